@@ -1,0 +1,33 @@
+"""Distributed batch scoring of base and RL-tuned language models on Ray.
+
+    import dlogp_ray
+    result = dlogp_ray.score(dlogp_ray.ScoreConfig.from_yaml("job.yaml"))
+    dlogp_ray.open_run(result.run).sql("SELECT avg(delta_logp) FROM tokens")
+
+Importing this package loads neither torch nor Ray.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlogp_ray.config import ScoreConfig
+    from dlogp_ray.pipelines.result import ScoreResult
+    from dlogp_ray.pipelines.score import score
+    from dlogp_ray.tables.run import Run, open_run
+
+__all__ = ["Run", "ScoreConfig", "ScoreResult", "open_run", "score"]
+
+_HOMES = {
+    "Run": "dlogp_ray.tables.run",
+    "ScoreConfig": "dlogp_ray.config",
+    "ScoreResult": "dlogp_ray.pipelines.result",
+    "open_run": "dlogp_ray.tables.run",
+    "score": "dlogp_ray.pipelines.score",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dlogp_ray' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,229 @@
+"""One frozen model per job: the only home of defaults, saved with the output.
+
+A config is YAML (or keyword arguments from Python). Unknown fields are refused. Credentials are
+never part of it: object stores take theirs from the environment or the usual files.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from dlogp_ray.errors import Refused
+
+BASE = "base"
+"""The name of the policy that the others are compared with."""
+
+CORPUS_COLUMNS = (
+    "sample_id",
+    "prompt_ids",
+    "response_ids",
+    "prompt",
+    "messages",
+    "response",
+    "generator",
+    "temperature",
+    "top_p",
+    "group_id",
+    "reward",
+    "response_mask",
+)
+
+CarryType = Literal["string", "int64", "float64", "bool"]
+
+_RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def _no_credentials(uri: str) -> str:
+    if "@" in urlsplit(uri).netloc:
+        raise ValueError(
+            "carries credentials in its address; take them out and set them in the environment"
+        )
+    return uri
+
+
+Uri = Annotated[str, Field(min_length=1), AfterValidator(_no_credentials)]
+
+
+class PolicySource(BaseModel):
+    """Where one policy comes from: a local folder, an fsspec URL, or a hub id with a revision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Uri
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    step: Annotated[int, Field(ge=0)] | None = None
+    """Training step of the checkpoint, written into the table."""
+
+
+def _as_source(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class ScoreConfig(BaseModel):
+    """A score job: corpus and policies in, a table of per-token statistics out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    corpus: Annotated[
+        tuple[Uri, ...], BeforeValidator(_as_list), Field(min_length=1)
+    ]
+    """JSONL or Parquet files, folders or globs, local or on any fsspec URL."""
+    policies: Annotated[
+        dict[str, Annotated[PolicySource, BeforeValidator(_as_source)]], Field(min_length=1)
+    ]
+    """By name. One alone, or one called ``base`` and any number of others."""
+    output: Uri
+    """Folder or URL under which the run's own folder is made."""
+    run_id: str
+    """Name of the run: ``^[a-z0-9][a-z0-9._-]{0,62}$``."""
+
+    columns: dict[str, str] = {}
+    """Standard column name -> the name that it has in this corpus."""
+    carry: tuple[str, ...] | dict[str, CarryType] = ()
+    """Metadata columns to carry into the table; a mapping also fixes their types."""
+    prompt_format: Literal["raw", "chat"] = "raw"
+    """How a text ``prompt`` becomes tokens: as it is, or as one user message of the chat template.
+    ``messages`` always go through the chat template."""
+    append_eos: bool = False
+    """Whether the end-of-sequence token is scored as the last token of a text response."""
+    tokenize_with: str | None = None
+    """Policy whose tokenizer and chat template text rows go through (default: the last one)."""
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Logits are divided by it before every statistic."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of weights and hidden states; auto is what the checkpoint was saved in. The statistics are
+    always float32."""
+
+    unit_tokens: Annotated[int, Field(ge=1)] = 2_000_000
+    """Prompt and response tokens of one work unit, about. One to five minutes of one actor is
+    right."""
+    token_budget: Annotated[int, Field(ge=1)] = 8_192
+    """Padded tokens of one forward pass; a longer sequence runs alone."""
+    actors: Annotated[int, Field(ge=1)] | None = None
+    """Scoring actors, each with all policies in memory (default: one a GPU, else one a CPU)."""
+    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    """Default: 1 where the cluster has GPUs, else 0."""
+    threads_per_actor: Annotated[int, Field(ge=1)] = 1
+    """CPU threads of one actor's tensor operations."""
+    max_unit_attempts: Annotated[int, Field(ge=1)] = 3
+    """How often a unit is tried when the process that scores it dies."""
+    max_rejected: Annotated[int, Field(ge=0)] = 0
+    """More rejected rows than this end the job with exit code 3 (all others are scored)."""
+    seal_partial: bool = False
+    """Seal the run although units failed; they are left out for good."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with a checkpoint."""
+    allow_pickle: bool = False
+    """Load checkpoints that hold no safetensors file; unpickling runs code."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not _RUN_ID.fullmatch(self.run_id):
+            raise ValueError(
+                f"run_id {self.run_id!r} must match ^{_RUN_ID.pattern}$ "
+                "(lower case, no path separators)"
+            )
+        for name in self.policies:
+            if not _POLICY_NAME.fullmatch(name):
+                raise ValueError(f"policy name {name!r} must match ^{_POLICY_NAME.pattern}$")
+        if len(self.policies) > 1 and BASE not in self.policies:
+            raise ValueError(
+                f"policies {', '.join(self.policies)}: with more than one, one must be called "
+                f"{BASE!r}: the others are compared with it"
+            )
+        if self.tokenize_with is not None and self.tokenize_with not in self.policies:
+            raise ValueError(
+                f"tokenize_with: no policy is called {self.tokenize_with!r}; "
+                f"there are {', '.join(self.policies)}"
+            )
+        unknown = sorted(set(self.columns) - set(CORPUS_COLUMNS))
+        if unknown:
+            raise ValueError(
+                f"columns: {', '.join(unknown)} is not a standard column; the left side of each "
+                f"entry is one of {', '.join(CORPUS_COLUMNS)}"
+            )
+        twice = sorted(set(self.carry) & set(CORPUS_COLUMNS))
+        if twice:
+            raise ValueError(f"carry: {', '.join(twice)} is in the table anyway; leave it out")
+        return self
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The policies that get a row a sample: all but the base, or the only one."""
+        others = tuple(name for name in self.policies if name != BASE)
+        return others or (BASE,)
+
+    @property
+    def tokenizer_policy(self) -> str:
+        """The policy whose tokenizer text rows go through."""
+        return self.tokenize_with or self.compared[-1]
+
+    @property
+    def run_uri(self) -> str:
+        """Where the run lives."""
+        return f"{self.output.rstrip('/')}/{self.run_id}"
+
+    @classmethod
+    def from_mapping(cls, values: object, *, source: str = "config") -> Self:
+        """Check ``values``; every problem is named with its field and the value that came.
+
+        Raises:
+            Refused: A field is unknown, missing, of the wrong type, or contradicts another.
+        """
+        if not isinstance(values, dict):
+            raise Refused(f"{source}: expected a mapping of fields, got {type(values).__name__}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = [_explain(problem, cls) for problem in error.errors()]
+            raise Refused(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides: Any) -> Self:
+        """Read a YAML file; ``overrides`` that are not None replace its fields.
+
+        Raises:
+            Refused: The file is missing, is not YAML, or does not pass the checks.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise Refused(f"config file {path}: {error.strerror}; give the path of a YAML file") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise Refused(f"config file {path} is not valid YAML: {error}") from None
+        if isinstance(values, dict):
+            values |= {key: value for key, value in overrides.items() if value is not None}
+        return cls.from_mapping(values, source=str(path))
+
+
+def _explain(problem: Any, model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = ", ".join(model.model_fields) if len(problem["loc"]) == 1 else "path, revision, step"
+        return f"{where}: unknown field; the fields are {known}"
+    if problem["type"] == "missing":
+        return f"{where}: is required and missing"
+    text = problem["msg"].removeprefix("Value error, ")
+    if not where or "credentials" in text:
+        return f"{where}: {text}".removeprefix(": ")
+    return f"{where}: {text} (got {problem['input']!r})"

@@ -1,0 +1,1 @@
+"""What goes in: row schema, column mapping, readers, deterministic work units."""

@@ -1,0 +1,87 @@
+"""Types of the metadata columns that a job carries along, fixed before the first row is scored."""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dlogp_ray.corpus.files import CorpusFile
+from dlogp_ray.corpus.reading import read_jsonl
+from dlogp_ray.errors import Refused, RowRejected
+from dlogp_ray.tables import store
+from dlogp_ray.tables.schemas import CARRY_TYPES, RESERVED
+
+_SAMPLE_ROWS = 1_000
+
+
+def carry_types(
+    carry: Sequence[str] | Mapping[str, str], first: CorpusFile
+) -> dict[str, str]:
+    """Name -> type ("string", "int64", "float64", "bool") of every carried column.
+
+    Types that the config does not give are read off the schema of the first corpus file, or off
+    its first 1,000 rows.
+
+    Raises:
+        Refused: A column is not there, holds values of several types, or has a name that the
+            table uses.
+    """
+    taken = sorted(set(carry) & RESERVED)
+    if taken:
+        raise Refused(f"carry: the table has a column {taken[0]!r} of its own; rename yours")
+    if isinstance(carry, Mapping):
+        return dict(carry)
+    if not carry:
+        return {}
+    if first.format == "parquet":
+        return _from_schema(carry, first)
+    head = islice(read_jsonl(first.uri, 0, None, first.compression), _SAMPLE_ROWS)
+    rows = [row for _, row in head if not isinstance(row, RowRejected)]
+    return {name: _from_values(name, [row.get(name) for row in rows], first) for name in carry}
+
+
+def _from_schema(carry: Sequence[str], file: CorpusFile) -> dict[str, str]:
+    filesystem, path = store.open_store(file.uri)
+    with filesystem.open(path, "rb") as raw:
+        schema = pq.ParquetFile(raw).schema_arrow
+    types = {}
+    for name in carry:
+        if name not in schema.names:
+            raise _missing(name, file)
+        kind = schema.field(name).type
+        for ours, test in (
+            ("bool", pa.types.is_boolean),
+            ("int64", pa.types.is_integer),
+            ("float64", pa.types.is_floating),
+        ):
+            if test(kind):
+                types[name] = ours
+        types.setdefault(name, "string")
+    return types
+
+
+def _from_values(name: str, values: list[Any], file: CorpusFile) -> str:
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        raise _missing(name, file)
+    if kinds <= {bool}:
+        return "bool"
+    if kinds <= {int}:
+        return "int64"
+    if kinds <= {int, float}:
+        return "float64"
+    if kinds <= {str, list, dict}:
+        return "string"
+    raise Refused(
+        f"carry: {name!r} holds values of several types in {file.uri} "
+        f"({', '.join(sorted(kind.__name__ for kind in kinds))})"
+    )
+
+
+def _missing(name: str, file: CorpusFile) -> Refused:
+    return Refused(
+        f"carry: the first rows of {file.uri} have no column {name!r}; correct the name, or give "
+        f"its type: carry: {{{name}: {' | '.join(CARRY_TYPES)}}}"
+    )

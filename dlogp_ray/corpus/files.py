@@ -1,0 +1,90 @@
+"""The corpus as a list of files, each with its size and version, in an order that never changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from dlogp_ray.errors import Refused
+from dlogp_ray.tables import store
+
+FileFormat = Literal["parquet", "jsonl"]
+
+_FORMATS: dict[str, FileFormat] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One file of the corpus.
+
+    Attributes:
+        uri: Absolute path or URL.
+        format: How it is read.
+        compression: Of the whole file, as Arrow names it, or None.
+        size_bytes: As stored.
+        version: The store's etag, or on a disk the time of the last change.
+    """
+
+    uri: str
+    format: FileFormat
+    compression: str | None
+    size_bytes: int
+    version: str
+
+
+def list_corpus(patterns: Sequence[str]) -> list[CorpusFile]:
+    """All files that the patterns name, sorted by address within each pattern.
+
+    A folder stands for every JSONL and Parquet file below it, except names that begin with ``_``
+    or ``.``; other files in it are left alone.
+
+    Raises:
+        Refused: A pattern names nothing, or a named file is of another kind.
+    """
+    files: dict[str, CorpusFile] = {}
+    for pattern in patterns:
+        found = _list_pattern(pattern)
+        if not found:
+            raise Refused(
+                f"corpus {pattern}: there is no JSONL or Parquet file there; expected a file, a "
+                "folder or a glob"
+            )
+        files |= {file.uri: file for file in found}
+    return list(files.values())
+
+
+def _list_pattern(pattern: str) -> list[CorpusFile]:
+    filesystem, path = store.open_store(pattern)
+    try:
+        if any(character in path for character in "*?["):
+            entries = filesystem.glob(path, detail=True)
+        elif filesystem.isfile(path):
+            entries = {path: filesystem.info(path)}
+            if _format(path)[0] is None:
+                raise Refused(
+                    f"corpus {pattern}: expected a name ending in {', '.join(_FORMATS)} (or one of "
+                    f"these and {', '.join(_COMPRESSIONS)}), got {PurePosixPath(path).name}"
+                )
+        else:
+            entries = filesystem.find(path, detail=True)
+    except (OSError, ImportError) as error:
+        raise Refused(f"corpus {pattern}: the store refused the listing: {error}") from None
+    files = []
+    for name, entry in sorted(entries.items()):
+        kind, compression = _format(name)
+        hidden = PurePosixPath(name).name.startswith(("_", "."))
+        if entry["type"] != "file" or kind is None or hidden:
+            continue
+        uri = name if store.is_local(pattern) else str(filesystem.unstrip_protocol(name))
+        files.append(CorpusFile(uri, kind, compression, int(entry["size"]), store.etag(entry)))
+    return files
+
+
+def _format(name: str) -> tuple[FileFormat | None, str | None]:
+    path = PurePosixPath(name)
+    compression = _COMPRESSIONS.get(path.suffix)
+    if compression:
+        kind = _FORMATS.get(path.with_suffix("").suffix)
+        return (kind, compression) if kind == "jsonl" else (None, None)
+    return _FORMATS.get(path.suffix), None

@@ -1,0 +1,259 @@
+"""What a corpus row must look like, and the one form that every row is brought to.
+
+A row that does not fit is rejected alone, with a status and an error that say what was expected
+and what came.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from dlogp_ray.corpus.reading import RawRow
+from dlogp_ray.corpus.text import TextTokenizer
+from dlogp_ray.errors import RowRejected
+from dlogp_ray.tables.schemas import CARRY_TYPES
+
+OK = "ok"
+
+_FIELDS = (
+    pa.field("sample_id", pa.string()),
+    pa.field("group_id", pa.string()),
+    pa.field("generator", pa.string()),
+    pa.field("temperature", pa.float32()),
+    pa.field("top_p", pa.float32()),
+    pa.field("reward", pa.float32()),
+    pa.field("from_text", pa.bool_(), nullable=False),
+    pa.field("prompt_ids", pa.list_(pa.int32())),
+    pa.field("response_ids", pa.list_(pa.int32())),
+    pa.field("response_mask", pa.list_(pa.bool_())),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error", pa.string()),
+    pa.field("source_file", pa.string(), nullable=False),
+    pa.field("source_offset", pa.int64(), nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """What the rows of a job are checked against.
+
+    Attributes:
+        vocab_size: Ids must be below it: the narrowest policy's.
+        max_tokens: Prompt and response together: the shortest policy's limit, None for none.
+        columns: Standard column name -> name in the corpus.
+        carry: Carried column -> its type, a key of ``CARRY_TYPES``.
+    """
+
+    vocab_size: int
+    max_tokens: int | None
+    columns: Mapping[str, str]
+    carry: Mapping[str, str]
+
+    def theirs(self, name: str) -> str:
+        """What the corpus calls the standard column ``name``."""
+        return self.columns.get(name, name)
+
+
+def unit_schema(rules: RowRules) -> pa.Schema:
+    """Schema of a unit's checked rows."""
+    carried = [pa.field(name, CARRY_TYPES[kind]) for name, kind in rules.carry.items()]
+    return pa.schema([*_FIELDS, *carried])
+
+
+def check_rows(
+    rows: Iterable[RawRow],
+    source_file: str,
+    rules: RowRules,
+    text_tokenizer: Callable[[], TextTokenizer],
+) -> pa.Table:
+    """Bring all rows of a unit to one form; a rejected row keeps its place, with empty lists.
+
+    Args:
+        rows: Raw rows with their offsets.
+        source_file: The file they come from.
+        rules: What they are checked against.
+        text_tokenizer: Called for rows that hold text.
+
+    Returns:
+        One row for each that came, by ``unit_schema``.
+    """
+    checked: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for offset, raw in rows:
+        row: dict[str, Any] = {"from_text": False, "status": OK, "error": None}
+        try:
+            if isinstance(raw, RowRejected):
+                raise raw
+            _fill(row, raw, rules, text_tokenizer)
+            if row["sample_id"] in seen:
+                raise RowRejected(
+                    "duplicate_sample_id",
+                    f"sample_id {row['sample_id']!r} stands earlier in the same unit",
+                )
+            seen.add(row["sample_id"])
+        except RowRejected as rejection:
+            row |= {"status": rejection.status, "error": rejection.error}
+            row |= {"prompt_ids": [], "response_ids": [], "response_mask": []}
+        row |= {"source_file": source_file, "source_offset": offset}
+        checked.append(row)
+    return pa.Table.from_pylist(checked, schema=unit_schema(rules))
+
+
+def _fill(
+    row: dict[str, Any],
+    raw: dict[str, Any],
+    rules: RowRules,
+    text_tokenizer: Callable[[], TextTokenizer],
+) -> None:
+    """Fill ``row`` field by field, so that a rejected row keeps what was read before."""
+
+    def value(name: str) -> Any:
+        return raw.get(rules.theirs(name))
+
+    row["sample_id"] = _identifier(rules.theirs("sample_id"), value("sample_id"))
+    if row["sample_id"] is None:
+        raise RowRejected("missing_column", f"there is no {rules.theirs('sample_id')!r}")
+    for name in ("group_id", "generator"):
+        row[name] = _identifier(rules.theirs(name), value(name))
+    for name in ("temperature", "top_p", "reward"):
+        row[name] = _number(rules.theirs(name), value(name))
+    for name, kind in rules.carry.items():
+        row[name] = _carried(name, raw.get(name), kind)
+
+    prompt_ids, response_ids, row["from_text"] = _ids(value, rules, text_tokenizer)
+    if not response_ids:
+        raise RowRejected("empty_response", "the response has no tokens")
+    if not prompt_ids:
+        raise RowRejected(
+            "empty_prompt",
+            "the prompt has no tokens, so that nothing predicts the response's first one; put the "
+            "beginning-of-sequence token there",
+        )
+    for name, ids in (("prompt", prompt_ids), ("response", response_ids)):
+        if min(ids) < 0 or max(ids) >= rules.vocab_size:
+            position, token = next(
+                (i, t) for i, t in enumerate(ids) if not 0 <= t < rules.vocab_size
+            )
+            raise RowRejected(
+                "id_outside_vocabulary",
+                f"{name} token {position} has id {token}; the policies' ids are 0 to "
+                f"{rules.vocab_size - 1}",
+            )
+    length = len(prompt_ids) + len(response_ids)
+    if rules.max_tokens is not None and length > rules.max_tokens:
+        raise RowRejected(
+            "too_long",
+            f"{len(prompt_ids)} prompt and {len(response_ids)} response tokens; the policies take "
+            f"{rules.max_tokens}",
+        )
+    mask = _mask(rules.theirs("response_mask"), value("response_mask"), len(response_ids))
+    row |= {"prompt_ids": prompt_ids, "response_ids": response_ids, "response_mask": mask}
+
+
+def _ids(
+    value: Callable[[str], Any], rules: RowRules, text_tokenizer: Callable[[], TextTokenizer]
+) -> tuple[list[int], list[int], bool]:
+    """Prompt ids, response ids, and whether they come from text."""
+    if value("prompt_ids") is not None or value("response_ids") is not None:
+        pair = []
+        for name in ("prompt_ids", "response_ids"):
+            if value(name) is None:
+                raise RowRejected(
+                    "missing_column",
+                    f"there is no {rules.theirs(name)!r}, although the other list of ids is there",
+                )
+            pair.append(_id_list(rules.theirs(name), value(name)))
+        return pair[0], pair[1], False
+
+    response, prompt, messages = value("response"), value("prompt"), value("messages")
+    if response is None:
+        raise RowRejected(
+            "missing_column",
+            f"there is neither {rules.theirs('response_ids')!r} nor {rules.theirs('response')!r}",
+        )
+    if (prompt is None) == (messages is None):
+        came = "neither" if prompt is None else "both"
+        raise RowRejected(
+            "missing_column",
+            f"expected one of {rules.theirs('prompt')!r} and {rules.theirs('messages')!r}, "
+            f"got {came}",
+        )
+    if not isinstance(response, str):
+        raise _wrong_type(rules.theirs("response"), "text", response)
+    tokenizer = text_tokenizer()
+    if messages is not None:
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            raise _wrong_type(rules.theirs("messages"), "a list of messages", messages)
+        prompt_ids = tokenizer.messages(messages)
+    else:
+        if not isinstance(prompt, str):
+            raise _wrong_type(rules.theirs("prompt"), "text", prompt)
+        prompt_ids = tokenizer.prompt(prompt)
+    # An empty text has no tokens of its own: an appended end of sequence does not make it one.
+    return prompt_ids, tokenizer.response(response) if response else [], True
+
+
+def _wrong_type(name: str, expected: str, came: Any) -> RowRejected:
+    shown = repr(came)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return RowRejected(
+        "wrong_type", f"{name!r}: expected {expected}, got {type(came).__name__} {shown}"
+    )
+
+
+def _id_list(name: str, value: Any) -> list[int]:
+    if not isinstance(value, list):
+        raise _wrong_type(name, "a list of integers", value)
+    for item in value:
+        if type(item) is not int:  # a bool is an int, but not an id
+            raise _wrong_type(name, "a list of integers", value)
+    return value
+
+
+def _mask(name: str, value: Any, length: int) -> list[bool]:
+    if value is None:
+        return [True] * length
+    if not isinstance(value, list) or not all(type(v) in (bool, int) and v in (0, 1) for v in value):
+        raise _wrong_type(name, "a list of true/false or 1/0", value)
+    if len(value) != length:
+        raise RowRejected(
+            "mask_length", f"{name!r} has {len(value)} values for {length} response tokens"
+        )
+    return [bool(v) for v in value]
+
+
+def _identifier(name: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if type(value) is int:
+        return str(value)
+    raise _wrong_type(name, "text or an integer", value)
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        return float(value)
+    raise _wrong_type(name, "a finite number", value)
+
+
+def _carried(name: str, value: Any, kind: str) -> Any:
+    if value is None:
+        return None
+    if kind == "string":
+        if isinstance(value, list | dict):
+            return json.dumps(value, default=str)
+        if isinstance(value, str):
+            return value
+    elif kind == "bool" and isinstance(value, bool):
+        return value
+    elif kind == "int64" and type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    elif kind == "float64" and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise _wrong_type(name, kind, value)

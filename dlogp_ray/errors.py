@@ -1,0 +1,60 @@
+"""What a caller can catch, and the exit codes of every command.
+
+A job ends with the highest code that applies.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    OK = 0
+    REFUSED = 2
+    """Refused before work began: a bad config, corpus, checkpoint or pair."""
+    REJECTED_ROWS = 3
+    """More rows were rejected than ``max_rejected`` allows, or sample ids occur twice."""
+    FAILED_UNITS = 4
+    """Some units could not be done; the others are."""
+    MISMATCH = 5
+    """The run exists and was made from something else, or the store is not fit."""
+    INTERRUPTED = 130
+    """Stopped by SIGINT; the same command resumes."""
+    TERMINATED = 143
+    """Stopped by SIGTERM; the same command resumes."""
+
+
+class DlogpError(Exception):
+    """An error that the user can act on; its text says what was expected, what came, what to do."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class Refused(DlogpError):
+    """The job is refused before any work: nothing has been written."""
+
+
+class FingerprintMismatch(DlogpError):
+    """The run exists, and its inputs, policies or settings are not these."""
+
+    exit_code = ExitCode.MISMATCH
+
+
+class Stopped(DlogpError):
+    """The job was asked to stop; what is committed stays, and the same command resumes."""
+
+    exit_code = ExitCode.TERMINATED
+
+
+class RowRejected(Exception):
+    """One corpus row cannot be scored; it is written with this status and error.
+
+    Args:
+        status: A short word for the cause, the table's ``status``.
+        error: What was expected and what came, the table's ``error``.
+    """
+
+    def __init__(self, status: str, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error

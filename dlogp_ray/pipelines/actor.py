@@ -1,0 +1,63 @@
+"""The stage of a unit that needs the policies: a plain class, loaded once, called once a unit."""
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from dlogp_ray.pipelines.planning import ScoreJob
+from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.scoring.scorer import PairScorer
+from dlogp_ray.scoring.unit import score_unit
+
+
+class ScoreUnit:
+    """Holds all policies; checked corpus rows -> score rows.
+
+    Args:
+        job: Which policies, and how.
+        device: Where they are held; None for a GPU where this process sees one.
+    """
+
+    def __init__(self, job: ScoreJob, device: str | None = None) -> None:
+        """Load the policies.
+
+        Raises:
+            Refused: One can't be loaded.
+        """
+        disable_progress_bar()
+        torch.set_num_threads(job.config.threads_per_actor)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.policies = {
+            name: Policy.load(
+                job.checkpoint(name),
+                dtype=job.config.dtype,
+                device=device,
+                trust_remote_code=job.config.trust_remote_code,
+                allow_pickle=job.config.allow_pickle,
+            )
+            for name in job.config.policies
+        }
+        self.scorer = PairScorer(
+            self.policies,
+            base=job.base,
+            token_budget=job.config.token_budget,
+            temperature=job.config.temperature,
+        )
+        self._job = job
+
+    def __call__(self, row: Row) -> Row:
+        """Score one unit."""
+
+        def work() -> Row:
+            config = self._job.config
+            scores = score_unit(
+                from_bytes(row["payload"]),
+                self.scorer,
+                base=self._job.base,
+                compared=config.compared,
+                steps={name: config.policies[name].step for name in config.compared},
+                carry=self._job.rules.carry,
+            )
+            return {"index": row["index"], "payload": to_bytes(scores), "error": ""}
+
+        return guarded("scoring", row, work)

@@ -1,0 +1,76 @@
+"""The Ray session and where the actors of a job go.
+
+A request for resources that nobody has, or actors that hold every CPU, make Ray wait without a
+word; so both are checked, and refused, before work begins.
+"""
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+
+import ray
+
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.errors import Refused
+
+IO_CPUS = 0.25
+"""CPU share of a task that reads or writes a unit."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many actors, and what each one holds."""
+
+    actors: int
+    cpus: float
+    gpus: float
+
+
+def start_ray() -> bool:
+    """Join the cluster that the environment names, or start a local session.
+
+    Returns:
+        True if this call started or joined it, so that the caller ends it.
+    """
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **local)
+    return True
+
+
+def place_actors(config: ScoreConfig, resources: dict[str, float]) -> Placement:
+    """Where the scoring actors go in a cluster with these ``resources``.
+
+    With GPUs: one actor a GPU, each with one CPU. Without: one actor a CPU (each computes with one
+    thread: two of them beat one with two), all together leaving one CPU to reading and writing.
+
+    Raises:
+        Refused: The cluster can't hold them.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    gpus_each = config.gpus_per_actor
+    if gpus_each is None:
+        gpus_each = 1.0 if gpus else 0.0
+    if gpus_each:
+        actors = config.actors or max(1, int(gpus / gpus_each))
+        cpus_each = min(1.0, max(0.0, cpus - 1) / actors)
+    else:
+        actors = config.actors or max(1, int(cpus))
+        cpus_each = min(float(config.threads_per_actor), max(cpus - 1, cpus / 2) / actors)
+    asked = f"{actors} actors with {gpus_each:g} GPUs each"
+    there = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs"
+    if actors * gpus_each > gpus:
+        raise Refused(
+            f"the job asks for {asked}, and {there}; lower actors or gpus_per_actor, or add nodes"
+        )
+    if cpus < 2 * IO_CPUS or (gpus_each and cpus <= 1):
+        raise Refused(f"the job asks for {asked} and CPUs to read and write, and {there}")
+    # Ray counts in ten-thousandths; rounding up could ask for more than there is.
+    return Placement(actors, int(cpus_each * 1000) / 1000, gpus_each)

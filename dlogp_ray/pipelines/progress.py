@@ -1,0 +1,74 @@
+"""Progress of a job: a bar with tokens/s and time left; without a terminal, a line now and then."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 15.0
+
+
+class UnitProgress:
+    """Counts units and tokens as they are committed.
+
+    Args:
+        units: How many are to be done.
+        tokens: Prompt and response tokens in them, about.
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, units: int, tokens: int, *, enabled: bool) -> None:
+        """Nothing is shown before the context is entered."""
+        self._units, self._tokens = units, tokens
+        self._enabled = enabled
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("scoring"),
+            BarColumn(),
+            TextColumn("{task.fields[units]} units  {task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not (enabled and sys.stderr.isatty()),
+        )
+        self._task = self._bar.add_task("", total=tokens, units=f"0/{units}", rate="")
+        self._done_units = self._done_tokens = 0
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Start the clock and the bar."""
+        self._started = self._last_line = time.monotonic()
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the context was entered."""
+        return time.monotonic() - self._started
+
+    def advance(self, tokens: int) -> None:
+        """One more unit, of so many prompt and response tokens, about."""
+        self._done_units += 1
+        self._done_tokens += tokens
+        rate = self._done_tokens / max(self.elapsed_s, 1e-9)
+        units, speed = f"{self._done_units}/{self._units}", f"{rate:,.0f} tokens/s"
+        self._bar.update(self._task, completed=self._done_tokens, units=units, rate=speed)
+        now = time.monotonic()
+        due = now - self._last_line > LINE_EVERY_S or self._done_units == self._units
+        if self._enabled and not sys.stderr.isatty() and due:
+            left_s = (self._tokens - self._done_tokens) / max(rate, 1e-9)
+            self._console.print(
+                f"scored {units} units, {speed}, {max(left_s, 0):,.0f} s left", highlight=False
+            )
+            self._last_line = now

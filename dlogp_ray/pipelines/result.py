@@ -1,0 +1,119 @@
+"""How a score job ended: what is in the run, the exit code, a table for people."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dlogp_ray.errors import ExitCode
+from dlogp_ray.tables.run import Run
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """The end of a score job.
+
+    Attributes:
+        run: Address of the run.
+        sealed: Whether the run is complete and closed.
+        units: Work units of the run.
+        units_done: Those whose object is there.
+        units_scored: Those that this call has scored.
+        units_failed: Those that could not be done: name -> cause.
+        rows: Rows of the table (samples x compared policies).
+        status: Rows by status; all but "ok" are rejected.
+        duplicate_sample_ids: Sample ids that stand in more than one unit.
+        tokens: Response tokens in the table.
+        seconds: Wall-clock time of this call.
+        exit_code: See ``errors.ExitCode``.
+    """
+
+    run: str
+    sealed: bool
+    units: int
+    units_done: int
+    units_scored: int
+    units_failed: dict[str, str]
+    rows: int
+    status: dict[str, int]
+    duplicate_sample_ids: int
+    tokens: int
+    seconds: float
+    exit_code: int
+
+    @property
+    def rejected(self) -> int:
+        """Rows that could not be scored."""
+        return self.rows - self.status.get("ok", 0)
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, for the last line of output."""
+        return asdict(self) | {"rejected": self.rejected}
+
+
+def summarise_run(run: Run, scored: int, seconds: float, max_rejected: int) -> ScoreResult:
+    """What is in the run, and the exit code that follows from it.
+
+    Args:
+        run: After the job.
+        scored: Units that this call has scored.
+        seconds: Wall-clock time of this call.
+        max_rejected: As the config says.
+    """
+    totals = run.totals()
+    failures = {name: record["cause"] for name, record in run.failures().items()}
+    code = exit_code(
+        failed_units=len(failures),
+        rejected=totals["rows"] - totals["status"].get("ok", 0),
+        duplicates=totals["duplicate_sample_ids"] + totals["status"].get("duplicate_sample_id", 0),
+        max_rejected=max_rejected,
+    )
+    return ScoreResult(
+        run=run.uri,
+        sealed=run.sealed,
+        units=run.planned,
+        units_done=totals["units"],
+        units_scored=scored,
+        units_failed=failures,
+        rows=totals["rows"],
+        status=totals["status"],
+        duplicate_sample_ids=totals["duplicate_sample_ids"],
+        tokens=totals["tokens"],
+        seconds=round(seconds, 1),
+        exit_code=int(code),
+    )
+
+
+def exit_code(
+    *, failed_units: int, rejected: int, duplicates: int, max_rejected: int
+) -> ExitCode:
+    """The highest code that applies."""
+    if failed_units:
+        return ExitCode.FAILED_UNITS
+    if duplicates or rejected > max_rejected:
+        return ExitCode.REJECTED_ROWS
+    return ExitCode.OK
+
+
+def print_result(result: ScoreResult, console: Console) -> None:
+    """A small table."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    state = "sealed" if result.sealed else "open: the same command goes on"
+    table.add_row("run", f"{result.run} ({state})")
+    table.add_row("units", f"{result.units_done} of {result.units}, {result.units_scored} just now")
+    table.add_row("rows", f"{result.rows:,}")
+    table.add_row("response tokens", f"{result.tokens:,}")
+    for status, count in sorted(result.status.items()):
+        if status != "ok":
+            table.add_row("rejected", f"{count:,} {status}")
+    if result.duplicate_sample_ids:
+        table.add_row(
+            "rejected", f"{result.duplicate_sample_ids:,} sample ids in several units (manifest)"
+        )
+    for name, cause in list(result.units_failed.items())[:5]:
+        table.add_row("failed", f"{name}: {cause}")
+    if len(result.units_failed) > 5:
+        table.add_row("failed", f"... and {len(result.units_failed) - 5} more, under failed/")
+    table.add_row("time", f"{result.seconds:.1f} s")
+    console.print(table, highlight=False, soft_wrap=True)

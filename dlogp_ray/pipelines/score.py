@@ -1,0 +1,191 @@
+"""The score job: corpus + policies -> a committed table of per-token statistics.
+
+    dlogp score job.yaml
+    ray job submit --working-dir . -- python jobs/score.py --config job.yaml
+    dlogp_ray.score(ScoreConfig.from_yaml("job.yaml"))
+
+The chain is one unit a row, from descriptor to receipt:
+
+    descriptors -> read and check (CPU tasks) -> score (actors) -> create the object (CPU tasks)
+
+What is committed is what is there: a unit that has no object afterwards has failed, whatever the
+receipts say.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.corpus.units import Unit, encode_units
+from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines.actor import ScoreUnit
+from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors, start_ray
+from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
+from dlogp_ray.pipelines.probe import Probe, probe
+from dlogp_ray.pipelines.progress import UnitProgress
+from dlogp_ray.pipelines.result import ScoreResult, summarise_run
+from dlogp_ray.pipelines.stages import read_unit, write_unit
+from dlogp_ray.pipelines.stopping import stop_on_sigterm
+from dlogp_ray.tables import store
+from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run
+from dlogp_ray.tables.sealing import seal
+
+PACKAGES = ("dlogp_ray", "ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
+
+
+def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
+    """Run the job, or what is missing of it.
+
+    Args:
+        config: The job.
+        progress: Show progress on standard error.
+
+    Raises:
+        Refused: The job can't begin; nothing was written.
+        FingerprintMismatch: The run exists and was made from something else.
+        Stopped: SIGTERM came; what is committed stays.
+    """
+    started = time.monotonic()
+    plan = plan_score(config)
+    run = _existing_run(plan)
+    before = set(run.committed()) if run else set()
+    missing = [unit for unit in plan.units if unit.name not in before]
+    if run is None or not run.sealed:
+        causes: dict[str, str] = {}
+        if run is None or missing:
+            with ray_session(), stop_on_sigterm():
+                placement = place_actors(plan.job.config, ray.cluster_resources())
+                probe(plan.job, placement)
+                run = begin_run(plan.job.run_uri, _run_info(plan), encode_units(plan.units))
+                causes = _score_units(plan.job, placement, missing, progress=progress)
+        _record_failures(run, missing, causes, config.max_unit_attempts)
+        if len(run.committed()) == run.planned or config.seal_partial:
+            seal(run, partial=config.seal_partial)
+    scored = len(set(run.committed()) - before)
+    seconds = time.monotonic() - started
+    return summarise_run(run, scored, seconds, config.max_rejected)
+
+
+def plan(config: ScoreConfig) -> tuple[ScorePlan, Placement, Probe, int]:
+    """What the job would do: units, actors, one actor's measured speed, units already done.
+
+    Raises:
+        Refused: The job could not begin.
+        FingerprintMismatch: The run exists and was made from something else.
+    """
+    made = plan_score(config)
+    run = _existing_run(made)
+    with ray_session():
+        placement = place_actors(made.job.config, ray.cluster_resources())
+        return made, placement, probe(made.job, placement), len(run.committed()) if run else 0
+
+
+def _existing_run(plan: ScorePlan) -> Run | None:
+    run = find_run(plan.job.run_uri)
+    if run is not None:
+        check_fingerprint(run, plan.fingerprint)
+    return run
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray for as long as the context lasts; a session that was there stays."""
+    ours = start_ray()
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _score_units(
+    job: ScoreJob, placement: Placement, units: Sequence[Unit], *, progress: bool
+) -> dict[str, str]:
+    """Score ``units``; the cause of each that reported an error, by unit."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    # A unit whose process dies loses its own block and no other.
+    context.max_errored_blocks = -1
+    # There is no other way yet to say how often an actor is restarted.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+
+    receipts = (
+        ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units))
+        .map(read_unit, fn_kwargs={"job": job}, num_cpus=IO_CPUS)
+        .map(
+            ScoreUnit,
+            fn_constructor_kwargs={"job": job},
+            compute=ActorPoolStrategy(size=placement.actors, max_tasks_in_flight_per_actor=1),
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus,
+            # A finite number of restarts fails the job with the first poison unit, and a pool
+            # that has used them up is not refilled: the attempts of a unit are counted instead.
+            max_restarts=-1,
+            max_task_retries=job.config.max_unit_attempts - 1,
+        )
+        .map(write_unit, fn_kwargs={"job": job}, num_cpus=IO_CPUS)
+    )
+
+    by_index = {unit.index: unit for unit in units}
+    causes: dict[str, str] = {}
+    with UnitProgress(len(units), sum(u.tokens for u in units), enabled=progress) as bar:
+        try:
+            for receipt in receipts.iter_rows():
+                unit = by_index[int(receipt["index"])]
+                if receipt["error"]:
+                    causes[unit.name] = receipt["error"]
+                bar.advance(unit.tokens)
+        except ray.exceptions.RayError as error:
+            # The whole stream ended; the units without an object carry the cause.
+            cause = f"Ray ended the job: {type(error).__name__}: {error}"
+            causes = {unit.name: cause for unit in units} | causes
+    return causes
+
+
+def _record_failures(
+    run: Run, tried: Sequence[Unit], causes: dict[str, str], attempts: int
+) -> None:
+    """Write ``failed/<unit>.json`` for units without an object; take back those of units done."""
+    committed = run.committed()
+    recorded = set(store.list_objects(run.path("failed")))
+    for unit in tried:
+        uri = run.path(f"failed/{unit.name}.json")
+        if unit.name not in committed:
+            died = f"the process that scored it died in each of {attempts} attempts"
+            record = {
+                "cause": causes.get(unit.name, died),
+                "attempts": 1 if unit.name in causes else attempts,
+                "unit": asdict(unit),
+            }
+            store.replace(uri, json.dumps(record, indent=2).encode())
+        elif f"{unit.name}.json" in recorded:
+            store.delete(uri)
+
+
+def _run_info(plan: ScorePlan) -> dict[str, Any]:
+    """``run.json``: what the run is made from."""
+    return {
+        "job": "score",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": plan.job.config.model_dump(mode="json"),
+        "carry": dict(plan.job.rules.carry),
+        "compared": plan.job.config.compared,
+        "units": {
+            "count": len(plan.units),
+            "tokens": plan.tokens,
+            "sha256": hashlib.sha256(encode_units(plan.units)).hexdigest(),
+        },
+        "fingerprint": plan.fingerprint,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }

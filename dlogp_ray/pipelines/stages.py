@@ -1,0 +1,89 @@
+"""The stages of a unit that run on CPUs: read and check before it is scored, create the object after.
+
+A unit is one row of the stream from its descriptor to its receipt; its corpus rows, then its
+scores, travel in that row as one Arrow payload. What goes wrong stays in the row, as ``error``.
+The stage between is ``actor.ScoreUnit``; this module does not import torch, which takes seconds
+and 300 MB in each process that reads or writes.
+"""
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from dlogp_ray.analysis.summary import summarise
+from dlogp_ray.config import CORPUS_COLUMNS
+from dlogp_ray.corpus.reading import read_jsonl, read_parquet
+from dlogp_ray.corpus.rows import check_rows
+from dlogp_ray.corpus.units import Unit, unit_name
+from dlogp_ray.pipelines.planning import ScoreJob
+from dlogp_ray.tables import store
+from dlogp_ray.tables.schemas import encode
+
+Row = dict[str, Any]
+
+
+def guarded(stage: str, row: Row, work: Callable[[], Row]) -> Row:
+    """The row that ``work`` makes; what it raises becomes the row's ``error``."""
+    if row.get("error"):
+        return row
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001  (recorded with the unit; the others go on)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
+        cause = f"{stage}: {type(error).__name__}: {error} ({where})"
+        return {"index": row["index"], "payload": b"", "error": cause}
+
+
+def read_unit(row: Row, *, job: ScoreJob) -> Row:
+    """Descriptor -> checked corpus rows."""
+
+    def work() -> Row:
+        unit = Unit(**{key: row[key] for key in Unit.__dataclass_fields__})
+        if unit.format == "parquet":
+            wanted = {job.rules.theirs(name) for name in CORPUS_COLUMNS} | set(job.rules.carry)
+            raw = read_parquet(unit.file, unit.start, unit.stop, wanted)
+        else:
+            stop = None if unit.compression else unit.stop
+            raw = read_jsonl(unit.file, unit.start, stop, unit.compression)
+        table = check_rows(raw, unit.file, job.rules, job.text_tokenizer)
+        return {"index": unit.index, "payload": to_bytes(table), "error": ""}
+
+    return guarded("reading", row, work)
+
+
+def write_unit(row: Row, *, job: ScoreJob) -> Row:
+    """Score rows -> the object, created unless it exists; the receipt."""
+    receipt: Row = {"index": row["index"], "rows": 0, "tokens": 0, "rejected": 0, "error": ""}
+
+    def work() -> Row:
+        scores = from_bytes(row["payload"])
+        summary = summarise(scores)
+        tokens = sum(map(len, scores["response_ids"]))
+        footer = {
+            "unit": row["index"],
+            "tokens": tokens,
+            "status": summary.status,
+            "summary": summary.model_dump(),
+        }
+        data = encode(scores, footer)
+        store.create(f"{job.run_uri}/scores/{unit_name(row['index'])}.parquet", data)
+        return receipt | {"rows": summary.rows, "tokens": tokens, "rejected": summary.rejected}
+
+    done = guarded("writing", row, work)
+    return receipt | {"error": done["error"]} if done["error"] else done
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """A table as an Arrow payload."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def from_bytes(data: bytes) -> pa.Table:
+    """The table of an Arrow payload."""
+    return pa.ipc.open_stream(data).read_all()

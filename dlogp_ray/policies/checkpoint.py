@@ -1,0 +1,213 @@
+"""A checkpoint before its weights are loaded: where its files are, whether they may be loaded.
+
+Nothing here needs a GPU or reads weights into memory. A checkpoint is a local folder, an fsspec
+URL (copied once into a local cache), or a hub id with an optional revision (from the local cache
+when offline).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from dlogp_ray.errors import Refused
+
+WEIGHTS = "*.safetensors"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_NOT_NUMBERS = {"generation_config.json", "trainer_state.json"}
+CACHE = Path(os.environ.get("DLOGP_CACHE", "~/.cache/dlogp_ray")).expanduser()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One policy's files on this machine.
+
+    Attributes:
+        name: The policy's name in the config.
+        source: What the config says.
+        folder: The local folder with config, weights and tokenizer.
+    """
+
+    name: str
+    source: str
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.json``; of a multimodal model, its text part is under ``text_config``."""
+        try:
+            values = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Refused(f"policy {self.name} ({self.source}): config.json is not JSON: {error}")
+        if not isinstance(values, dict):
+            raise Refused(f"policy {self.name} ({self.source}): config.json is not an object")
+        return values
+
+    @property
+    def saved_dtype(self) -> str:
+        """The dtype that the weights were saved in, as ``config.json`` states it."""
+        return str(self._text_value("dtype") or self._text_value("torch_dtype") or "float32")
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest sequence the model takes, None where its config states no limit."""
+        for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+            if isinstance(value := self._text_value(key), int):
+                return value
+        return None
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the lm head, as ``config.json`` states them (it may be padded)."""
+        value = self._text_value("vocab_size")
+        if not isinstance(value, int):
+            raise Refused(f"policy {self.name} ({self.source}): config.json has no vocab_size")
+        return value
+
+    def _text_value(self, key: str) -> Any:
+        if key in self.config:
+            return self.config[key]
+        return self.config.get("text_config", {}).get(key)
+
+    def identity(self) -> dict[str, str]:
+        """SHA-256 of every file that changes numbers: name -> hex digest.
+
+        Reads all weights once, at the disk's speed.
+        """
+        digests = {}
+        kinds = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin"}
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix in kinds and path.name not in _NOT_NUMBERS:
+                with path.open("rb") as file:
+                    digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
+
+
+def resolve(
+    name: str,
+    source: str,
+    revision: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Checkpoint:
+    """Find the checkpoint's files and check that they may be loaded.
+
+    Raises:
+        Refused: The checkpoint is missing or incomplete, is pickled, needs remote code, or
+            contradicts its revision.
+    """
+    checkpoint = Checkpoint(name, source, _local_folder(name, source, revision))
+    label = f"policy {name} ({source})"
+    if not (checkpoint.folder / "config.json").is_file():
+        raise Refused(
+            f"{label}: expected a folder in Hugging Face format, but there is no config.json in "
+            f"{checkpoint.folder}"
+        )
+    if not trust_remote_code:
+        _refuse_remote_code(label, checkpoint)
+    if not any(checkpoint.folder.glob(WEIGHTS)):
+        pickled = [path.name for kind in PICKLED for path in checkpoint.folder.glob(kind)]
+        if not pickled:
+            raise Refused(f"{label}: there are no weights (*.safetensors) in {checkpoint.folder}")
+        if not allow_pickle:
+            raise Refused(
+                f"{label}: the weights are pickled ({pickled[0]}), and unpickling runs code. "
+                "Convert them to safetensors, or set allow_pickle: true if you trust them"
+            )
+    return checkpoint
+
+
+def _refuse_remote_code(label: str, checkpoint: Checkpoint) -> None:
+    from transformers import CONFIG_MAPPING
+
+    kind = checkpoint.config.get("model_type")
+    if kind in CONFIG_MAPPING:
+        return
+    if "auto_map" in checkpoint.config:
+        raise Refused(
+            f"{label}: model_type {kind!r} needs Python code that comes with the checkpoint. "
+            "Set trust_remote_code: true if you trust it"
+        )
+    raise Refused(
+        f"{label}: the installed transformers knows no model_type {kind!r}; install a version "
+        "that does"
+    )
+
+
+def _local_folder(name: str, source: str, revision: str | None) -> Path:
+    label = f"policy {name} ({source})"
+    if "://" in source:
+        if revision is not None:
+            raise Refused(f"{label}: a revision belongs to a hub id, not to a URL")
+        return _copied(label, source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise Refused(f"{label}: a revision belongs to a hub id, and this is a local folder")
+        return path.resolve()
+    if path.is_file():
+        raise Refused(f"{label}: expected a checkpoint folder, got a file")
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise Refused(
+            f"{label}: there is no such folder, and it is not a hub id (owner/name) or a URL"
+        )
+    return _hub_snapshot(label, source, revision)
+
+
+def _hub_snapshot(label: str, hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "*.bin"]
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+    except LocalEntryNotFoundError:
+        at = f" at revision {revision}" if revision else ""
+        raise Refused(
+            f"{label}: there is no such folder, and hub id {hub_id}{at} is not in the local cache "
+            "and the hub is not reached; check the name, or download it where there is a network"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise Refused(f"{label}: the hub refused {hub_id}: {error}") from None
+
+
+def _copied(label: str, url: str) -> Path:
+    """Copy the folder at ``url`` into the cache, under a name made of its objects' versions."""
+    try:
+        filesystem, path = fsspec.url_to_fs(url)
+        if isinstance(filesystem, LocalFileSystem):
+            return Path(path)
+        entries = [entry for entry in filesystem.ls(path, detail=True) if entry["type"] == "file"]
+    except FileNotFoundError:
+        raise Refused(f"{label}: there is nothing at this address") from None
+    except (OSError, ImportError, ValueError) as error:
+        raise Refused(f"{label}: the store refused the listing: {error}") from None
+    versions = sorted(
+        (Path(entry["name"]).name, entry["size"], str(entry.get("ETag") or entry.get("created")))
+        for entry in entries
+    )
+    key = hashlib.sha256(json.dumps([url, versions]).encode()).hexdigest()[:32]
+    folder = CACHE / "policies" / key
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            copy = Path(temporary) / "copy"
+            copy.mkdir()
+            for entry in entries:
+                filesystem.get_file(entry["name"], str(copy / Path(entry["name"]).name))
+            try:
+                copy.rename(folder)
+            except OSError:  # another process was first
+                if not folder.is_dir():
+                    raise
+                shutil.rmtree(copy, ignore_errors=True)
+    return folder

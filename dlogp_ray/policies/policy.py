@@ -1,0 +1,193 @@
+"""One loaded policy: token ids -> hidden states -> float32 logits.
+
+A causal language model is split into its body and its lm head, so that the head runs on response
+positions only. Whether ``logits = head(body(ids))`` really holds for an architecture is tried out
+when it is loaded; one for which it does not is refused by name.
+
+Shapes: b sequences, s positions, n rows, h hidden size, v vocabulary (rows of the lm head).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dlogp_ray.errors import Refused
+from dlogp_ray.policies.checkpoint import Checkpoint
+
+VOCABULARY_TILE = 16_384
+"""Rows of the lm head that are brought to float32 at a time: 268 MB at h = 4,096."""
+
+
+@dataclass(frozen=True)
+class LmHead:
+    """The last linear layer with what the architecture does to its output.
+
+    Attributes:
+        weight: [v, h], in the policy's dtype.
+        bias: [v], or None.
+        scale: The logits are multiplied by it (Cohere, Granite).
+        softcap: Logits become ``softcap * tanh(logits / softcap)`` (Gemma), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def width(self) -> int:
+        """v: how many ids get a probability."""
+        return int(self.weight.shape[0])
+
+    def logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
+        """Logits in float32, whatever the policy's dtype.
+
+        The product of bfloat16 numbers is accumulated in float32; logits rounded to bfloat16
+        would be wrong by hundredths of a nat.
+        """
+        rows = hidden.float()
+        if self.weight.dtype == torch.float32:
+            out = rows @ self.weight.T
+        else:
+            out = rows.new_empty(len(rows), self.width)
+            for start in range(0, self.width, VOCABULARY_TILE):
+                tile = self.weight[start : start + VOCABULARY_TILE].float()
+                torch.mm(rows, tile.T, out=out[:, start : start + VOCABULARY_TILE])
+        return self.finish(out if self.bias is None else out.add_(self.bias.float()))
+
+    def finish(self, raw: Float[Tensor, "*rows v"]) -> Float[Tensor, "*rows v"]:
+        """Apply scale and soft cap, in place."""
+        if self.scale != 1.0:
+            raw.mul_(self.scale)
+        if self.softcap is not None:
+            raw.div_(self.softcap).tanh_().mul_(self.softcap)
+        return raw
+
+
+class Policy:
+    """A language model ready for scoring.
+
+    Attributes:
+        name: Its name in the job.
+        lm_head: Its last layer, for ``statistics``.
+    """
+
+    def __init__(self, name: str, model: Any) -> None:
+        """Take a loaded ``AutoModelForCausalLM``.
+
+        Raises:
+            Refused: The architecture does something between body and logits that is not known
+                here, or a weight is not finite.
+        """
+        self.name = name
+        self._model = model.eval()
+        decoder = model.get_decoder()
+        self._body = model.base_model if decoder is None or decoder is model else decoder
+        self.lm_head = _lm_head(model)
+        _check_finite(name, model)
+        self._check_split()
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        dtype: str = "auto",
+        device: str = "cpu",
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+    ) -> Self:
+        """Load the checkpoint's weights.
+
+        Raises:
+            Refused: They can't be loaded, some are missing, or ``__init__`` refuses the model.
+        """
+        from transformers import AutoModelForCausalLM
+
+        label = f"policy {checkpoint.name} ({checkpoint.source})"
+        wanted = checkpoint.saved_dtype if dtype == "auto" else dtype
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                dtype=getattr(torch, wanted),
+                trust_remote_code=trust_remote_code,
+                use_safetensors=None if allow_pickle else True,
+                output_loading_info=True,
+            )
+        except Exception as error:  # noqa: BLE001  (the library raises whatever its parsers raise)
+            raise Refused(f"{label} can't be loaded: {type(error).__name__}: {error}") from error
+        if info["missing_keys"] or info["mismatched_keys"]:
+            missing = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
+            raise Refused(
+                f"{label}: {len(missing)} weights are missing from the checkpoint or have another "
+                f"shape, {missing[0]} for one; they would be random"
+            )
+        return cls(checkpoint.name, model.requires_grad_(False).to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm_head.weight.device
+
+    @torch.inference_mode()
+    def hidden(self, ids: Int[Tensor, "b s"]) -> Float[Tensor, "b s h"]:
+        """The body's last hidden states.
+
+        Sequences are padded on the right: attention is causal, so that no real position sees the
+        padding and no mask is needed.
+        """
+        return self._body(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def _check_split(self) -> None:
+        ids = torch.arange(8, device=self.device).remainder(self.lm_head.width).unsqueeze(0)
+        seen: dict[str, Tensor] = {}
+        handle = self._model.get_output_embeddings().register_forward_hook(
+            lambda _module, args, output: seen.update(hidden=args[0], raw=output.clone())
+        )
+        try:
+            logits = self._model(input_ids=ids, use_cache=False).logits
+        finally:
+            handle.remove()
+        kind = type(self._model).__name__
+        if not torch.allclose(seen["hidden"], self.hidden(ids), rtol=1e-3, atol=1e-3):
+            raise Refused(
+                f"policy {self.name}: {kind} changes the hidden states between its body and its "
+                "lm head in a way that is not supported"
+            )
+        # The same operations in the same dtype may differ by how the library orders them:
+        # a few units in the last place of the largest logit.
+        ours = self.lm_head.finish(seen["raw"])
+        tolerance = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
+        worst = float((ours - logits).abs().max())
+        if not worst <= tolerance:
+            raise Refused(
+                f"policy {self.name}: {kind} does something to its logits that is not supported "
+                f"(they differ from lm_head(hidden) by {worst:.3g})"
+            )
+
+
+def _lm_head(model: Any) -> LmHead:
+    layer = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if divisor := getattr(config, "logits_scaling", None):
+        scale = scale / divisor
+    return LmHead(
+        weight=layer.weight.detach(),
+        bias=layer.bias.detach() if getattr(layer, "bias", None) is not None else None,
+        scale=float(scale),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _check_finite(name: str, model: Any) -> None:
+    for parameter_name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise Refused(
+                f"policy {name}: weight {parameter_name} holds NaN or infinite values; the "
+                "checkpoint is damaged"
+            )

@@ -1,0 +1,127 @@
+"""A unit's checked corpus rows -> its rows of the scores table."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dlogp_ray.scoring.scorer import MAX_MASS_OUTSIDE, Arrays, PairScorer, TokenSequence
+from dlogp_ray.tables.schemas import (
+    BASE_STATISTICS,
+    PAIR_STATISTICS,
+    RL_STATISTICS,
+    scores_schema,
+)
+
+_HASH_BYTES = 16
+
+
+def score_unit(
+    rows: pa.Table,
+    scorer: PairScorer,
+    *,
+    base: str | None,
+    compared: Sequence[str],
+    steps: Mapping[str, int | None],
+    carry: Mapping[str, str],
+) -> pa.Table:
+    """Score all rows that the corpus checks let through; the others keep their status.
+
+    Args:
+        rows: By ``corpus.rows.unit_schema``.
+        scorer: Holds all policies.
+        base: The policy that the others are compared with, None for a policy alone.
+        compared: The policies that get a row a sample.
+        steps: Training step of each, where known.
+        carry: Carried column -> type.
+
+    Returns:
+        ``len(rows) * len(compared)`` rows by ``tables.schemas.scores_schema``, those of one sample
+        next to each other.
+    """
+    samples = rows.to_pylist()
+    ok = [index for index, sample in enumerate(samples) if sample["status"] == "ok"]
+    sequences = [
+        TokenSequence(
+            np.asarray(samples[index]["prompt_ids"], dtype=np.int32),
+            np.asarray(samples[index]["response_ids"], dtype=np.int32),
+        )
+        for index in ok
+    ]
+    scored = dict(zip(ok, scorer.score(sequences), strict=True))
+    out = []
+    for index, sample in enumerate(samples):
+        for policy in compared:
+            row = _identity(sample, policy, steps.get(policy), carry)
+            out.append(row | _statistics(scored.get(index), policy, base, row))
+    return pa.Table.from_pylist(out, schema=scores_schema(carry))
+
+
+def token_hash(ids: Sequence[int]) -> str:
+    """BLAKE2b (16 bytes, hex) of token ids as little-endian int32: what joins tables to texts."""
+    data = np.asarray(ids, dtype="<i4").tobytes()
+    return hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()
+
+
+def _identity(
+    sample: dict[str, Any], policy: str, step: int | None, carry: Mapping[str, str]
+) -> dict[str, Any]:
+    kept = (
+        "sample_id group_id generator temperature top_p reward from_text response_ids "
+        "response_mask status error source_file source_offset"
+    ).split()
+    row = {name: sample[name] for name in (*kept, *carry)} | {"policy": policy, "step": step}
+    if sample["status"] == "ok":
+        row["token_hash"] = token_hash(sample["response_ids"])
+        row["prompt_hash"] = token_hash(sample["prompt_ids"])
+        row["prompt_len"] = len(sample["prompt_ids"])
+    return row
+
+
+def _statistics(
+    scored: dict[str, Arrays] | None, policy: str, base: str | None, row: dict[str, Any]
+) -> dict[str, Any]:
+    """The row's statistics; where they are not fit for the table, its rejection instead."""
+    columns = _columns(policy, base)
+    if scored is None:
+        return dict.fromkeys(columns, [])
+    arrays: Arrays = {}
+    if base is not None:
+        arrays |= {f"{key}_base": value for key, value in scored[base].items()}
+    alone_as_base = base is None and "logp_base" in columns
+    suffix = "base" if alone_as_base else "rl"
+    arrays |= {
+        key if key in PAIR_STATISTICS else f"{key}_{suffix}": value
+        for key, value in scored[policy].items()
+    }
+    if base is not None:
+        arrays["delta_logp"] = arrays["logp_rl"] - arrays["logp_base"]
+    problem = _problem({name: arrays[name] for name in columns}, arrays)
+    if problem:
+        status, error = problem
+        emptied = dict.fromkeys((*columns, "response_ids", "response_mask"), [])
+        return {"status": status, "error": error, **emptied}
+    return {name: arrays[name] for name in columns}
+
+
+def _columns(policy: str, base: str | None) -> tuple[str, ...]:
+    if base is not None:
+        return BASE_STATISTICS + RL_STATISTICS + PAIR_STATISTICS
+    return BASE_STATISTICS if policy == "base" else RL_STATISTICS
+
+
+def _problem(columns: Arrays, arrays: Arrays) -> tuple[str, str] | None:
+    for name, values in columns.items():
+        finite = np.isfinite(values)
+        if not finite.all():
+            position = int(np.argmin(finite))
+            return "not_finite", f"{name} is {values[position]} at response token {position}"
+    for name in ("outside_base", "outside_rl"):
+        if name in arrays and float(arrays[name].max()) > MAX_MASS_OUTSIDE:
+            return "mass_outside_vocabulary", (
+                f"one policy gives probability {float(arrays[name].max()):.3g} to ids that the "
+                f"other does not have (at most {MAX_MASS_OUTSIDE} can be left out)"
+            )
+    return None

@@ -1,0 +1,1 @@
+"""What every table goes through: schemas, conditional create, opening and sealing a run, SQL."""

@@ -1,0 +1,233 @@
+"""A run: the folder of one job's results, from its first object to its seal.
+
+    <output>/<run_id>/
+      run.json           what the run is made from; created first and once
+      units.parquet      the work units, fixed before the first is scored
+      scores/part-*      one object a unit; that it exists is the commit
+      failed/<unit>.json cause and attempts of a unit that could not be done
+      manifest.parquet   every object with rows, tokens, etag and content hash
+      _SUCCESS           the totals; the run is sealed
+
+    run = open_run("runs/my-run")
+    run.sql("SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy")
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from dlogp_ray.errors import FingerprintMismatch, Refused
+from dlogp_ray.tables import schemas, store
+
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in a store.
+
+    Attributes:
+        uri: Its folder or URL.
+        info: ``run.json``: config, fingerprint, package versions.
+    """
+
+    uri: str
+    info: Mapping[str, Any]
+
+    def path(self, name: str) -> str:
+        """Address of an object of the run."""
+        return f"{self.uri}/{name}"
+
+    def object_uri(self, unit: str) -> str:
+        """Address of a unit's object."""
+        return self.path(f"scores/{unit}.parquet")
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the run has ended: no object will come any more."""
+        return store.exists(self.path("_SUCCESS"))
+
+    def totals(self) -> dict[str, Any]:
+        """Counts over the run: what its seal says, or what the objects' footers say now.
+
+        Returns:
+            ``units``, ``rows`` (samples x compared policies), ``tokens`` (of their responses),
+            rows by ``status``, and ``duplicate_sample_ids`` (in several units; known once sealed).
+        """
+        if self.sealed:
+            return dict(json.loads(store.read(self.path("_SUCCESS"))))
+        return add_up([footer for _, footer in self.footers(self.committed())])
+
+    @cached_property
+    def planned(self) -> int:
+        """How many work units the run has."""
+        return int(self.info["units"]["count"])
+
+    def committed(self) -> dict[str, dict[str, Any]]:
+        """Units whose object is there: unit -> what the store's listing says of it."""
+        return {
+            name.removesuffix(".parquet"): entry
+            for name, entry in sorted(store.list_objects(self.path("scores")).items())
+            if name.endswith(".parquet")
+        }
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Units that could not be done: unit -> cause and attempts."""
+        names = store.list_objects(self.path("failed"))
+        return {
+            name.removesuffix(".json"): json.loads(store.read(self.path(f"failed/{name}")))
+            for name in sorted(names)
+        }
+
+    def object_uris(self) -> list[str]:
+        """Addresses of the run's objects: by its manifest once sealed, else what is there now."""
+        if self.sealed:
+            units = self.manifest()["unit"].to_pylist()
+        else:
+            units = list(self.committed())
+        return [self.object_uri(unit) for unit in units]
+
+    def manifest(self) -> pa.Table:
+        """Every object of a sealed run, one row each."""
+        data = store.read(self.path("manifest.parquet"))
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+
+    def footers(self, units: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The footer of each unit's object, read side by side: (unit, values)."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            yield from zip(units, pool.map(self._footer, units), strict=True)
+
+    def _footer(self, unit: str) -> dict[str, Any]:
+        filesystem, path = store.open_store(self.object_uri(unit))
+        with filesystem.open(path, "rb") as file:
+            return schemas.footer(pq.ParquetFile(file).metadata)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the scores table."""
+        return schemas.scores_schema(self.info["carry"])
+
+    def dataset(self, table: str = "scores") -> ds.Dataset:
+        """A table of the run as a pyarrow dataset.
+
+        Raises:
+            Refused: The run has no such table.
+        """
+        if table != "scores":
+            raise Refused(f"run {self.uri}: expected table 'scores', got {table!r}")
+        uris = self.object_uris()
+        if not uris:
+            return ds.dataset(self.schema.empty_table())
+        filesystem, _ = store.open_store(self.uri)
+        paths = [store.open_store(uri)[1] for uri in uris]
+        return ds.dataset(paths, schema=self.schema, filesystem=filesystem, format="parquet")
+
+    def sql(self, query: str) -> Any:
+        """Run a query over the views ``scores``, ``tokens`` and ``rejected``.
+
+        Returns:
+            A DuckDB relation: print it, or take ``.fetchall()``, ``.df()``, ``.arrow()``.
+
+        Raises:
+            Refused: DuckDB refuses the query.
+        """
+        from dlogp_ray.tables.sql import query_run
+
+        return query_run(self, query)
+
+
+def add_up(footers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The totals of objects with these footers."""
+    status: Counter[str] = Counter()
+    for footer in footers:
+        status.update(footer["status"])
+    return {
+        "units": len(footers),
+        "rows": status.total(),
+        "tokens": sum(footer["tokens"] for footer in footers),
+        "status": dict(status),
+        "duplicate_sample_ids": 0,
+    }
+
+
+def open_run(uri: str) -> Run:
+    """Open a run for reading.
+
+    Raises:
+        Refused: There is no run at this address.
+    """
+    uri = store.absolute(uri.rstrip("/"))
+    try:
+        return Run(uri, json.loads(store.read(f"{uri}/run.json")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refused(
+            f"{uri}: there is no run there (no run.json); give the folder <output>/<run_id>"
+        ) from None
+
+
+def find_run(uri: str) -> Run | None:
+    """The run at ``uri`` if there is one."""
+    return open_run(uri) if store.exists(f"{uri}/run.json") else None
+
+
+def check_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
+    """Check that an existing run was made from the same inputs, policies and settings.
+
+    Raises:
+        FingerprintMismatch: They differ; the differences are named.
+    """
+    differences = list(_differences(run.info["fingerprint"], json.loads(json.dumps(fingerprint))))
+    if differences:
+        raise FingerprintMismatch(
+            f"run {run.uri} exists and was made from something else:\n"
+            + "\n".join(f"  {line}" for line in differences[:10])
+            + "\nUse another run_id, or give what the run was made from"
+        )
+
+
+def _differences(stored: Any, given: Any, where: str = "") -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for key in sorted(stored.keys() | given.keys()):
+            name = f"{where} {key}".strip()
+            if key not in stored:
+                yield f"{name}: the run has none, now {_short(given[key])}"
+            elif key not in given:
+                yield f"{name}: the run has {_short(stored[key])}, now none"
+            else:
+                yield from _differences(stored[key], given[key], name)
+    elif stored != given:
+        yield f"{where}: the run has {_short(stored)}, now {_short(given)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def begin_run(uri: str, info: Mapping[str, Any], units: bytes) -> Run:
+    """Create ``run.json`` and ``units.parquet``, or join the run that is there.
+
+    Raises:
+        FingerprintMismatch: The run that is there was made from something else.
+    """
+    store.create(f"{uri}/run.json", json.dumps(info, indent=2).encode())
+    run = open_run(uri)
+    check_fingerprint(run, info["fingerprint"])
+    store.create(run.path("units.parquet"), units)
+    return run
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """A small Parquet object with page checksums."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()

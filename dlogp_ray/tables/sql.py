@@ -1,0 +1,79 @@
+"""SQL over a run: DuckDB views on its objects, nothing copied and nothing written.
+
+    scores      one row a sample and policy, response-aligned lists
+    tokens      one row a response token
+    rejected    rows of scores that could not be scored, with status and error
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from dlogp_ray.errors import Refused
+from dlogp_ray.tables import store
+from dlogp_ray.tables.schemas import STATISTICS
+
+if TYPE_CHECKING:
+    from dlogp_ray.tables.run import Run
+
+_PER_TOKEN = ("response_ids", "response_mask", *STATISTICS)
+_TOKEN_NAMES = {"response_ids": "token_id"}
+
+
+def connect(uri: str) -> duckdb.DuckDBPyConnection:
+    """An in-memory database that can read the store of ``uri``."""
+    connection = duckdb.connect()
+    connection.execute("SET enable_progress_bar = false")
+    if not store.is_local(uri):
+        connection.register_filesystem(store.open_store(uri)[0])
+    return connection
+
+
+def query_run(run: "Run", query: str) -> Any:
+    """Run ``query`` over the views of ``run``; a DuckDB relation.
+
+    Raises:
+        Refused: DuckDB refuses it.
+    """
+    connection = connect(run.uri)
+    _create_views(connection, run)
+    try:
+        relation = connection.sql(query)
+        if relation is None:
+            raise Refused(f"expected a query that returns rows, got: {query}")
+        return relation
+    except duckdb.Error as error:
+        raise Refused(
+            f"the query failed: {error}\nThere are the views scores, tokens and rejected; "
+            "DESCRIBE tokens lists columns"
+        ) from None
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
+    uris = run.object_uris()
+    if uris:
+        names = ", ".join(_quoted(uri) for uri in uris)
+        connection.execute(f"CREATE VIEW scores AS SELECT * FROM read_parquet([{names}])")
+    else:
+        connection.register("no_scores", run.schema.empty_table())
+        connection.execute("CREATE VIEW scores AS SELECT * FROM no_scores")
+    scalars = [name for name in run.schema.names if name not in _PER_TOKEN]
+    lists = [
+        f"unnest({name}) AS {_TOKEN_NAMES.get(name, name)}" for name in _PER_TOKEN
+    ]
+    selected = ", ".join(
+        ['unnest(range(len(response_ids))) AS "position"', *lists]
+        + [f'"{name}"' for name in scalars if name not in ("status", "error")]
+    )
+    connection.execute(f"CREATE VIEW tokens AS SELECT {selected} FROM scores WHERE status = 'ok'")
+    connection.execute("CREATE VIEW rejected AS SELECT * FROM scores WHERE status <> 'ok'")
+    if store.is_local(run.uri):
+        # A query sees the run's own files and nothing else on this machine.
+        folder = _quoted(store.absolute(run.uri) + "/")
+        connection.execute(f"SET allowed_directories = [{folder}]")
+        connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,106 @@
+"""What all tests share: tiny policies, corpora, one Ray session; shapes are checked as they run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Every annotated shape of these rooms is checked at every call.
+install_import_hook(["dlogp_ray.policies", "dlogp_ray.scoring"], "beartype.beartype")
+
+CHARACTERS = "0123456789+=abcdefghij"
+
+
+def make_tokenizer(characters: str = CHARACTERS) -> Any:
+    """One id a character, from 2 on; 0 pads and 1 ends a sequence."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<pad>": 0, "<eos>": 1} | {c: i + 2 for i, c in enumerate(characters)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
+    )
+
+
+def make_policy_folder(
+    folder: Path, seed: int, *, tokenizer: Any = None, dtype: str = "float32", **config: Any
+) -> Path:
+    """A checkpoint folder as a user has it: a tiny random Llama with logits that are not flat."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tokenizer or make_tokenizer()
+    torch.manual_seed(seed)
+    defaults = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**(defaults | config)))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)  # logits with a standard deviation of about 2
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any] | str]) -> Path:
+    """A JSONL file; a row that is a string is written as it stands."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def make_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Corpus rows with random ids: prompts of 1 to 8 tokens, responses of 1 to 30."""
+    import random
+
+    rng = random.Random(seed)
+    return [
+        {
+            "sample_id": f"s{index}",
+            "prompt_ids": [rng.randrange(2, 24) for _ in range(rng.randint(1, 8))],
+            "response_ids": [rng.randrange(2, 24) for _ in range(rng.randint(1, 30))],
+            "generator": rng.choice(["base", "rl"]),
+        }
+        for index in range(n)
+    ]
+
+
+@pytest.fixture(scope="session")
+def policy_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two policies of one tokenizer."""
+    root = tmp_path_factory.mktemp("policies")
+    return {
+        "base": make_policy_folder(root / "base", seed=0),
+        "rl": make_policy_folder(root / "rl", seed=1),
+    }
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Any:
+    """The one Ray session of the test suite; more CPUs than the machine has are only tokens."""
+    import ray
+
+    ray.init(
+        num_cpus=4,
+        object_store_memory=200 * 2**20,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        address="local",
+    )
+    yield
+    ray.shutdown()
