@@ -7,7 +7,6 @@ never part of it: object stores take theirs from the environment or the usual fi
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -46,8 +45,12 @@ _RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
+# In any link of a chain (simplecache::s3://…); abfs://container@account names no secret.
+_CREDENTIALS = re.compile(r"(?<!abfs)(?<!abfss)://[^/]*@")
+
+
 def _no_credentials(uri: str) -> str:
-    if "@" in urlsplit(uri).netloc:
+    if _CREDENTIALS.search(uri):
         raise ValueError(
             "carries credentials in its address; take them out and set them in the environment"
         )
@@ -82,9 +85,7 @@ class ScoreConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    corpus: Annotated[
-        tuple[Uri, ...], BeforeValidator(_as_list), Field(min_length=1)
-    ]
+    corpus: Annotated[tuple[Uri, ...], BeforeValidator(_as_list), Field(min_length=1)]
     """JSONL or Parquet files, folders or globs, local or on any fsspec URL."""
     policies: Annotated[
         dict[str, Annotated[PolicySource, BeforeValidator(_as_source)]], Field(min_length=1)
@@ -162,9 +163,6 @@ class ScoreConfig(BaseModel):
                 f"columns: {', '.join(unknown)} is not a standard column; the left side of each "
                 f"entry is one of {', '.join(CORPUS_COLUMNS)}"
             )
-        twice = sorted(set(self.carry) & set(CORPUS_COLUMNS))
-        if twice:
-            raise ValueError(f"carry: {', '.join(twice)} is in the table anyway; leave it out")
         return self
 
     @property
@@ -193,7 +191,7 @@ class ScoreConfig(BaseModel):
         if not isinstance(values, dict):
             raise Refused(f"{source}: expected a mapping of fields, got {type(values).__name__}")
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
             lines = [_explain(problem, cls) for problem in error.errors()]
             raise Refused(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
@@ -208,9 +206,15 @@ class ScoreConfig(BaseModel):
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise Refused(f"config file {path}: {error.strerror}; give the path of a YAML file") from None
+            raise Refused(
+                f"config file {path}: {error.strerror}; give the path of a YAML file"
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise Refused(f"config file {path} is not valid YAML: {error}") from None
+            cause = str(error)
+            # Without the line itself, which str() quotes: credentials may stand in it.
+            if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+                cause = f"line {error.problem_mark.line + 1}: {error.problem}"
+            raise Refused(f"config file {path} is not valid YAML: {cause}") from None
         if isinstance(values, dict):
             values |= {key: value for key, value in overrides.items() if value is not None}
         return cls.from_mapping(values, source=str(path))
@@ -219,11 +223,13 @@ class ScoreConfig(BaseModel):
 def _explain(problem: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = ", ".join(model.model_fields) if len(problem["loc"]) == 1 else "path, revision, step"
+        known = (
+            ", ".join(model.model_fields) if len(problem["loc"]) == 1 else "path, revision, step"
+        )
         return f"{where}: unknown field; the fields are {known}"
     if problem["type"] == "missing":
         return f"{where}: is required and missing"
     text = problem["msg"].removeprefix("Value error, ")
-    if not where or "credentials" in text:
+    if not where or _CREDENTIALS.search(repr(problem["input"])):
         return f"{where}: {text}".removeprefix(": ")
     return f"{where}: {text} (got {problem['input']!r})"

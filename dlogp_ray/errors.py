@@ -55,6 +55,7 @@ class RowRejected(Exception):
     """
 
     def __init__(self, status: str, error: str) -> None:
+        """Keep both for the table."""
         super().__init__(error)
         self.status = status
         self.error = error

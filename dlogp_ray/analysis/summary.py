@@ -53,8 +53,8 @@ class TokenSummary(BaseModel):
     def __add__(self, other: Self) -> Self:
         """The summary of both sets of tokens."""
         mine, theirs = self.model_dump(), other.model_dump()
-        return type(self)(
-            **{
+        return type(self).model_validate(
+            {
                 key: [a + b for a, b in zip(value, theirs[key], strict=True)]
                 if isinstance(value, list)
                 else value + theirs[key]

@@ -16,9 +16,7 @@ from dlogp_ray.tables.schemas import CARRY_TYPES, RESERVED
 _SAMPLE_ROWS = 1_000
 
 
-def carry_types(
-    carry: Sequence[str] | Mapping[str, str], first: CorpusFile
-) -> dict[str, str]:
+def carry_types(carry: Sequence[str] | Mapping[str, str], first: CorpusFile) -> dict[str, str]:
     """Name -> type ("string", "int64", "float64", "bool") of every carried column.
 
     Types that the config does not give are read off the schema of the first corpus file, or off
@@ -28,7 +26,7 @@ def carry_types(
         Refused: A column is not there, holds values of several types, or has a name that the
             table uses.
     """
-    taken = sorted(set(carry) & RESERVED)
+    taken = sorted(set(carry) & (RESERVED | {"prompt_ids", "position", "token_id"}))
     if taken:
         raise Refused(f"carry: the table has a column {taken[0]!r} of its own; rename yours")
     if isinstance(carry, Mapping):
@@ -38,28 +36,46 @@ def carry_types(
     if first.format == "parquet":
         return _from_schema(carry, first)
     head = islice(read_jsonl(first.uri, 0, None, first.compression), _SAMPLE_ROWS)
-    rows = [row for _, row in head if not isinstance(row, RowRejected)]
+    try:
+        rows = [row for _, row in head if not isinstance(row, RowRejected)]
+    except OSError as error:
+        raise Refused(f"corpus {first.uri}: can't be read: {error}") from None
     return {name: _from_values(name, [row.get(name) for row in rows], first) for name in carry}
 
 
 def _from_schema(carry: Sequence[str], file: CorpusFile) -> dict[str, str]:
     filesystem, path = store.open_store(file.uri)
-    with filesystem.open(path, "rb") as raw:
-        schema = pq.ParquetFile(raw).schema_arrow
+    try:
+        with filesystem.open(path, "rb") as raw:
+            schema = pq.ParquetFile(raw).schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
     types = {}
     for name in carry:
         if name not in schema.names:
             raise _missing(name, file)
         kind = schema.field(name).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
         for ours, test in (
             ("bool", pa.types.is_boolean),
             ("int64", pa.types.is_integer),
             ("float64", pa.types.is_floating),
+            ("string", _becomes_text),
         ):
             if test(kind):
                 types[name] = ours
-        types.setdefault(name, "string")
+        if name not in types:
+            raise Refused(
+                f"carry: {name!r} is a {kind} in {file.uri}; expected booleans, integers, floats, "
+                "text, or nested values, which are carried as JSON: cast it in the corpus"
+            )
     return types
+
+
+def _becomes_text(kind: pa.DataType) -> bool:
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(text or pa.types.is_null(kind) or pa.types.is_nested(kind))
 
 
 def _from_values(name: str, values: list[Any], file: CorpusFile) -> str:

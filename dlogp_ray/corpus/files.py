@@ -1,5 +1,6 @@
 """The corpus as a list of files, each with its size and version, in an order that never changes."""
 
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -36,8 +37,8 @@ class CorpusFile:
 def list_corpus(patterns: Sequence[str]) -> list[CorpusFile]:
     """All files that the patterns name, sorted by address within each pattern.
 
-    A folder stands for every JSONL and Parquet file below it, except names that begin with ``_``
-    or ``.``; other files in it are left alone.
+    A folder stands for every JSONL and Parquet file below it, except files and folders whose
+    names begin with ``_`` or ``.``; other files in it are left alone.
 
     Raises:
         Refused: A pattern names nothing, or a named file is of another kind.
@@ -55,28 +56,36 @@ def list_corpus(patterns: Sequence[str]) -> list[CorpusFile]:
 
 
 def _list_pattern(pattern: str) -> list[CorpusFile]:
-    filesystem, path = store.open_store(pattern)
+    is_glob = False
     try:
-        if any(character in path for character in "*?["):
-            entries = filesystem.glob(path, detail=True)
-        elif filesystem.isfile(path):
+        filesystem, path = store.open_store(pattern)
+        # First of all, for the name of a file may hold [ or ?.
+        if filesystem.isfile(path):
             entries = {path: filesystem.info(path)}
             if _format(path)[0] is None:
                 raise Refused(
                     f"corpus {pattern}: expected a name ending in {', '.join(_FORMATS)} (or one of "
                     f"these and {', '.join(_COMPRESSIONS)}), got {PurePosixPath(path).name}"
                 )
+        elif any(character in path for character in "*?["):
+            is_glob = True
+            entries = filesystem.glob(path, detail=True)
         else:
             entries = filesystem.find(path, detail=True)
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError) as error:
         raise Refused(f"corpus {pattern}: the store refused the listing: {error}") from None
     files = []
     for name, entry in sorted(entries.items()):
         kind, compression = _format(name)
-        hidden = PurePosixPath(name).name.startswith(("_", "."))
+        # What the pattern itself spells out is wanted, whatever it is called.
+        found = PurePosixPath(PurePosixPath(name).name if is_glob else name.removeprefix(path))
+        hidden = any(part.startswith(("_", ".")) for part in found.parts)
         if entry["type"] != "file" or kind is None or hidden:
             continue
-        uri = name if store.is_local(pattern) else str(filesystem.unstrip_protocol(name))
+        if store.is_local(pattern):
+            uri = posixpath.normpath(name)
+        else:
+            uri = str(filesystem.unstrip_protocol(name))
         files.append(CorpusFile(uri, kind, compression, int(entry["size"]), store.etag(entry)))
     return files
 

@@ -4,12 +4,14 @@ A row that does not fit is rejected alone, with a status and an error that say w
 and what came.
 """
 
+import contextlib
 import json
-import math
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from dlogp_ray.corpus.reading import RawRow
@@ -18,6 +20,8 @@ from dlogp_ray.errors import RowRejected
 from dlogp_ray.tables.schemas import CARRY_TYPES
 
 OK = "ok"
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 _FIELDS = (
     pa.field("sample_id", pa.string()),
@@ -184,25 +188,38 @@ def _ids(
         )
     if not isinstance(response, str):
         raise _wrong_type(rules.theirs("response"), "text", response)
+    _check_unicode(rules.theirs("response"), response)
     tokenizer = text_tokenizer()
     if messages is not None:
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
             raise _wrong_type(rules.theirs("messages"), "a list of messages", messages)
+        _check_unicode(rules.theirs("messages"), messages)
         prompt_ids = tokenizer.messages(messages)
     else:
         if not isinstance(prompt, str):
             raise _wrong_type(rules.theirs("prompt"), "text", prompt)
+        _check_unicode(rules.theirs("prompt"), prompt)
         prompt_ids = tokenizer.prompt(prompt)
     # An empty text has no tokens of its own: an appended end of sequence does not make it one.
     return prompt_ids, tokenizer.response(response) if response else [], True
 
 
 def _wrong_type(name: str, expected: str, came: Any) -> RowRejected:
-    shown = repr(came)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    shown = reprlib.repr(came)  # bounded: a value may be long, or nested deeper than repr() goes
     return RowRejected(
         "wrong_type", f"{name!r}: expected {expected}, got {type(came).__name__} {shown}"
     )
+
+
+def _check_unicode(name: str, value: Any) -> None:
+    r"""Reject half a surrogate pair, which JSON can spell (``"\ud800"``) and nothing can store."""
+    text = value if isinstance(value, str) else None
+    try:
+        (json.dumps(value, ensure_ascii=False, default=str) if text is None else text).encode()
+    except UnicodeEncodeError:
+        raise _wrong_type(name, "valid Unicode", value) from None
+    except RecursionError:
+        raise _wrong_type(name, "a value nested less deep", value) from None
 
 
 def _id_list(name: str, value: Any) -> list[int]:
@@ -217,7 +234,9 @@ def _id_list(name: str, value: Any) -> list[int]:
 def _mask(name: str, value: Any, length: int) -> list[bool]:
     if value is None:
         return [True] * length
-    if not isinstance(value, list) or not all(type(v) in (bool, int) and v in (0, 1) for v in value):
+    if not isinstance(value, list) or not all(
+        type(v) in (bool, int) and v in (0, 1) for v in value
+    ):
         raise _wrong_type(name, "a list of true/false or 1/0", value)
     if len(value) != length:
         raise RowRejected(
@@ -227,7 +246,10 @@ def _mask(name: str, value: Any, length: int) -> list[bool]:
 
 
 def _identifier(name: str, value: Any) -> str | None:
-    if value is None or isinstance(value, str):
+    if value is None:
+        return None
+    if isinstance(value, str):
+        _check_unicode(name, value)
         return value
     if type(value) is int:
         return str(value)
@@ -237,23 +259,24 @@ def _identifier(name: str, value: Any) -> str | None:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool | int | float) and math.isfinite(value):
+    # A comparison, for math.isfinite() fails on integers that no float holds.
+    if isinstance(value, bool | int | float) and -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
         return float(value)
-    raise _wrong_type(name, "a finite number", value)
+    raise _wrong_type(name, "a finite number within float32", value)
 
 
 def _carried(name: str, value: Any, kind: str) -> Any:
     if value is None:
         return None
     if kind == "string":
-        if isinstance(value, list | dict):
-            return json.dumps(value, default=str)
-        if isinstance(value, str):
-            return value
+        if isinstance(value, str | list | dict):
+            _check_unicode(name, value)
+            return value if isinstance(value, str) else json.dumps(value, default=str)
     elif kind == "bool" and isinstance(value, bool):
         return value
     elif kind == "int64" and type(value) is int and -(2**63) <= value < 2**63:
         return value
     elif kind == "float64" and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):  # an integer that no float holds
+            return float(value)
     raise _wrong_type(name, kind, value)

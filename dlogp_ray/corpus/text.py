@@ -52,7 +52,7 @@ class TextTokenizer:
             text = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
             )
-        except Exception as error:  # noqa: BLE001  (a template is a program and raises anything)
+        except Exception as error:
             raise RowRejected("chat_template", f"the chat template refuses it: {error}") from error
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 

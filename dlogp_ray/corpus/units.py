@@ -5,6 +5,7 @@ Parquet file, a range of bytes of a JSONL file (a line belongs to the range that
 byte), or one whole compressed file.
 """
 
+import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,7 @@ def cut_units(
         columns: Standard column name -> name in the corpus, for the estimate of tokens.
 
     Raises:
-        Refused: A Parquet file can't be read, or the corpus is empty.
+        Refused: A file can't be read, or the corpus is empty.
     """
     with ThreadPoolExecutor(_READERS) as pool:
         extents = list(pool.map(lambda file: _extent(file, columns), files))
@@ -109,7 +110,11 @@ def _extent(file: CorpusFile, columns: Mapping[str, str]) -> tuple[int, int]:
         length, tokens = _parquet_extent(file, columns)
     else:
         length = file.size_bytes
-        tokens = round(length * (_COMPRESSION_RATIO if file.compression else 1) * _density(file, columns))
+        expanded = length * (_COMPRESSION_RATIO if file.compression else 1)
+        try:
+            tokens = round(expanded * _density(file, columns))
+        except OSError as error:
+            raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
     return length, max(tokens, 1)
 
 
@@ -148,7 +153,8 @@ def _density(file: CorpusFile, columns: Mapping[str, str]) -> float:
                 continue
             ids = isinstance(value, list) and name.endswith("_ids")
             tokens += len(value) if ids else len(str(value)) // _BYTES_PER_TEXT_TOKEN
-        sampled += len(json.dumps(row))
+        with contextlib.suppress(RecursionError):  # nested as deep as json.loads goes
+            sampled += len(json.dumps(row))
     return tokens / sampled if sampled else 1 / _BYTES_PER_TEXT_TOKEN
 
 

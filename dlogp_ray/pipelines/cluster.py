@@ -28,7 +28,7 @@ class Placement:
 
 
 def start_ray() -> bool:
-    """Join the cluster that the environment names, or start a local session.
+    """Join the cluster that ``RAY_ADDRESS`` names (a submitted job has it), or start a local one.
 
     Returns:
         True if this call started or joined it, so that the caller ends it.
@@ -37,11 +37,21 @@ def start_ray() -> bool:
         return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Ray Data itself keeps arguments of its actors in the object store, and Ray's core prints an
+    # error about that for every pool whose actors may restart.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **local)
+        # "local" where no cluster is named: Ray would else look for the one that was last started
+        # on this machine, and wait for minutes if it is gone.
+        named = os.environ.get("RAY_ADDRESS")
+        ray.init(
+            address=named or "local",
+            include_dashboard=None if named else False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     return True
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import ray
 
 from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.planning import ScoreJob
-from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.scoring.scorer import TokenSequence
 
 _SEQUENCE_TOKENS = 256

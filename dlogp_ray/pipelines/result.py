@@ -7,7 +7,27 @@ from rich.console import Console
 from rich.table import Table
 
 from dlogp_ray.errors import ExitCode
+from dlogp_ray.pipelines.cluster import Placement
+from dlogp_ray.pipelines.planning import ScorePlan
+from dlogp_ray.pipelines.probe import Probe
 from dlogp_ray.tables.run import Run
+
+
+@dataclass(frozen=True)
+class ScorePreview:
+    """What a score job would do.
+
+    Attributes:
+        plan: Its units.
+        placement: Its actors.
+        probe: What one of them was seen to do.
+        units_done: Units whose object is there already.
+    """
+
+    plan: ScorePlan
+    placement: Placement
+    probe: Probe
+    units_done: int
 
 
 @dataclass(frozen=True)
@@ -85,9 +105,42 @@ def summarise_run(run: Run, scored: int, seconds: float, max_rejected: int) -> S
     )
 
 
-def exit_code(
-    *, failed_units: int, rejected: int, duplicates: int, max_rejected: int
-) -> ExitCode:
+UNIT_SECONDS = (60, 300)
+"""One to five minutes of one actor: little is lost with it, and little is spent on it."""
+
+
+def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
+    """What the job would do, for people; the same as a JSON document is returned."""
+    made, placement = plan.plan, plan.placement
+    hours = made.tokens / (plan.probe.tokens_per_s * placement.actors) / 3600
+    per_unit_s = made.tokens / len(made.units) / plan.probe.tokens_per_s
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("run", made.job.run_uri)
+    table.add_row("units", f"{len(made.units):,}, {plan.units_done:,} of them done")
+    table.add_row("tokens", f"about {made.tokens:,}, prompts and responses")
+    table.add_row("bytes", f"{made.size_bytes:,}")
+    table.add_row("actors", f"{placement.actors} on {plan.probe.device}")
+    speed = f"{plan.probe.tokens_per_s:,.0f} tokens/s"
+    table.add_row("expected", f"{hours:.2g} hours at {speed} an actor (one measured alone)")
+    if not UNIT_SECONDS[0] <= per_unit_s <= UNIT_SECONDS[1] and len(made.units) > 1:
+        better = int(plan.probe.tokens_per_s * UNIT_SECONDS[1] / 2)
+        table.add_row(
+            "hint", f"a unit takes {per_unit_s:,.0f} s; unit_tokens: {better} takes 150 s"
+        )
+    console.print(table, highlight=False, soft_wrap=True)
+    return {
+        "run": made.job.run_uri,
+        "units": len(made.units),
+        "units_done": plan.units_done,
+        "tokens": made.tokens,
+        "bytes": made.size_bytes,
+        "actors": placement.actors,
+        "tokens_per_s_per_actor": round(plan.probe.tokens_per_s),
+        "hours": hours,
+    }
+
+
+def exit_code(*, failed_units: int, rejected: int, duplicates: int, max_rejected: int) -> ExitCode:
     """The highest code that applies."""
     if failed_units:
         return ExitCode.FAILED_UNITS

@@ -28,13 +28,12 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import Unit, encode_units
-from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors, start_ray
 from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
-from dlogp_ray.pipelines.probe import Probe, probe
+from dlogp_ray.pipelines.probe import probe
 from dlogp_ray.pipelines.progress import UnitProgress
-from dlogp_ray.pipelines.result import ScoreResult, summarise_run
+from dlogp_ray.pipelines.result import ScorePreview, ScoreResult, summarise_run
 from dlogp_ray.pipelines.stages import read_unit, write_unit
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 from dlogp_ray.tables import store
@@ -77,18 +76,19 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
     return summarise_run(run, scored, seconds, config.max_rejected)
 
 
-def plan(config: ScoreConfig) -> tuple[ScorePlan, Placement, Probe, int]:
-    """What the job would do: units, actors, one actor's measured speed, units already done.
+def preview(config: ScoreConfig) -> ScorePreview:
+    """What the job would do, with one actor's speed measured on made-up sequences.
 
     Raises:
         Refused: The job could not begin.
         FingerprintMismatch: The run exists and was made from something else.
     """
-    made = plan_score(config)
-    run = _existing_run(made)
+    plan = plan_score(config)
+    run = _existing_run(plan)
     with ray_session():
-        placement = place_actors(made.job.config, ray.cluster_resources())
-        return made, placement, probe(made.job, placement), len(run.committed()) if run else 0
+        placement = place_actors(plan.job.config, ray.cluster_resources())
+        seen = probe(plan.job, placement)
+    return ScorePreview(plan, placement, seen, len(run.committed()) if run else 0)
 
 
 def _existing_run(plan: ScorePlan) -> Run | None:
@@ -120,9 +120,12 @@ def _score_units(
     # There is no other way yet to say how often an actor is restarted.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
 
+    # Any: Ray annotates `map` for functions of one argument, not for classes or fn_kwargs.
+    descriptors: Any = ray.data.from_items(
+        [asdict(unit) for unit in units], override_num_blocks=len(units)
+    )
     receipts = (
-        ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units))
-        .map(read_unit, fn_kwargs={"job": job}, num_cpus=IO_CPUS)
+        descriptors.map(read_unit, fn_kwargs={"job": job}, num_cpus=IO_CPUS)
         .map(
             ScoreUnit,
             fn_constructor_kwargs={"job": job},

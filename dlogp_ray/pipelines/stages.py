@@ -1,4 +1,4 @@
-"""The stages of a unit that run on CPUs: read and check before it is scored, create the object after.
+"""The stages of a unit that run on CPUs: read and check it, and create its object at the end.
 
 A unit is one row of the stream from its descriptor to its receipt; its corpus rows, then its
 scores, travel in that row as one Arrow payload. What goes wrong stays in the row, as ``error``.

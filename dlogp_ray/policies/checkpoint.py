@@ -46,7 +46,9 @@ class Checkpoint:
         try:
             values = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
-            raise Refused(f"policy {self.name} ({self.source}): config.json is not JSON: {error}")
+            raise Refused(
+                f"policy {self.name} ({self.source}): config.json is not JSON: {error}"
+            ) from None
         if not isinstance(values, dict):
             raise Refused(f"policy {self.name} ({self.source}): config.json is not an object")
         return values

@@ -8,7 +8,7 @@ Shapes: b sequences, s positions, n rows, h hidden size, v vocabulary (rows of t
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -99,7 +99,7 @@ class Policy:
         device: str = "cpu",
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
-    ) -> Self:
+    ) -> "Policy":
         """Load the checkpoint's weights.
 
         Raises:
@@ -110,17 +110,20 @@ class Policy:
         label = f"policy {checkpoint.name} ({checkpoint.source})"
         wanted = checkpoint.saved_dtype if dtype == "auto" else dtype
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 dtype=getattr(torch, wanted),
                 trust_remote_code=trust_remote_code,
                 use_safetensors=None if allow_pickle else True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are named below
             )
-        except Exception as error:  # noqa: BLE001  (the library raises whatever its parsers raise)
+        except Exception as error:
             raise Refused(f"{label} can't be loaded: {type(error).__name__}: {error}") from error
+        model, info = loaded
         if info["missing_keys"] or info["mismatched_keys"]:
-            missing = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
+            mismatched = [key for key, *_shapes in info["mismatched_keys"]]
+            missing = sorted((*info["missing_keys"], *mismatched))
             raise Refused(
                 f"{label}: {len(missing)} weights are missing from the checkpoint or have another "
                 f"shape, {missing[0]} for one; they would be random"

@@ -32,7 +32,7 @@ def load_tokenizer_folder(folder: Path, label: str, *, trust_remote_code: bool =
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # noqa: BLE001  (the library raises whatever its parsers raise)
+    except Exception as error:
         raise Refused(f"{label}: its tokenizer can't be loaded: {error}") from error
 
 

@@ -96,7 +96,10 @@ class PairScorer:
             for name, values in statistics.items()
         }
         return [
-            {name: {key: parts[i] for key, parts in values.items()} for name, values in split.items()}
+            {
+                name: {key: parts[i] for key, parts in values.items()}
+                for name, values in split.items()
+            }
             for i in range(len(batch))
         ]
 

@@ -86,7 +86,7 @@ def _statistics(
     """The row's statistics; where they are not fit for the table, its rejection instead."""
     columns = _columns(policy, base)
     if scored is None:
-        return dict.fromkeys(columns, [])
+        return {name: [] for name in columns}
     arrays: Arrays = {}
     if base is not None:
         arrays |= {f"{key}_base": value for key, value in scored[base].items()}
@@ -101,7 +101,7 @@ def _statistics(
     problem = _problem({name: arrays[name] for name in columns}, arrays)
     if problem:
         status, error = problem
-        emptied = dict.fromkeys((*columns, "response_ids", "response_mask"), [])
+        emptied: dict[str, Any] = {name: [] for name in (*columns, "response_ids", "response_mask")}
         return {"status": status, "error": error, **emptied}
     return {name: arrays[name] for name in columns}
 

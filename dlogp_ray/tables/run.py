@@ -1,15 +1,15 @@
 """A run: the folder of one job's results, from its first object to its seal.
 
-    <output>/<run_id>/
-      run.json           what the run is made from; created first and once
-      units.parquet      the work units, fixed before the first is scored
-      scores/part-*      one object a unit; that it exists is the commit
-      failed/<unit>.json cause and attempts of a unit that could not be done
-      manifest.parquet   every object with rows, tokens, etag and content hash
-      _SUCCESS           the totals; the run is sealed
+<output>/<run_id>/
+  run.json           what the run is made from; created first and once
+  units.parquet      the work units, fixed before the first is scored
+  scores/part-*      one object a unit; that it exists is the commit
+  failed/<unit>.json cause and attempts of a unit that could not be done
+  manifest.parquet   every object with rows, tokens, etag and content hash
+  _SUCCESS           the totals; the run is sealed
 
-    run = open_run("runs/my-run")
-    run.sql("SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy")
+run = open_run("runs/my-run")
+run.sql("SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy")
 """
 
 import io

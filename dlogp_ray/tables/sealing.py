@@ -62,7 +62,8 @@ def seal(run: Run, *, partial: bool = False) -> Run:
         "duplicate_sample_ids": len({i for ids in duplicates.values() for i in ids}),
     }
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    store.create(run.path("manifest.parquet"), encode_table(table))
+    # Without its marker, a manifest is left from a seal that died, and the run may have gone on.
+    store.replace(run.path("manifest.parquet"), encode_table(table))
     store.create(run.path("_SUCCESS"), json.dumps(success, indent=2).encode())
     return run
 

@@ -1,8 +1,8 @@
 """SQL over a run: DuckDB views on its objects, nothing copied and nothing written.
 
-    scores      one row a sample and policy, response-aligned lists
-    tokens      one row a response token
-    rejected    rows of scores that could not be scored, with status and error
+scores      one row a sample and policy, response-aligned lists
+tokens      one row a response token
+rejected    rows of scores that could not be scored, with status and error
 """
 
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,10 @@ def query_run(run: "Run", query: str) -> Any:
     connection = connect(run.uri)
     _create_views(connection, run)
     try:
-        relation = connection.sql(query)
+        # COPY, ATTACH and CREATE could write, even over the run's own objects.
+        statements = connection.extract_statements(query)
+        selects = all(one.type == duckdb.StatementType.SELECT for one in statements)
+        relation = connection.sql(query) if selects else None
         if relation is None:
             raise Refused(f"expected a query that returns rows, got: {query}")
         return relation
@@ -58,9 +61,7 @@ def _create_views(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
         connection.register("no_scores", run.schema.empty_table())
         connection.execute("CREATE VIEW scores AS SELECT * FROM no_scores")
     scalars = [name for name in run.schema.names if name not in _PER_TOKEN]
-    lists = [
-        f"unnest({name}) AS {_TOKEN_NAMES.get(name, name)}" for name in _PER_TOKEN
-    ]
+    lists = [f"unnest({name}) AS {_TOKEN_NAMES.get(name, name)}" for name in _PER_TOKEN]
     selected = ", ".join(
         ['unnest(range(len(response_ids))) AS "position"', *lists]
         + [f'"{name}"' for name in scalars if name not in ("status", "error")]

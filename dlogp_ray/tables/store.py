@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def _create_local(path: Path, data: bytes) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         return False
+    try:
+        with _temporary(path, data) as temporary:
+            os.link(temporary, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, data: bytes) -> Iterator[str]:
+    """A file beside ``path`` that holds ``data``; it is gone afterwards, whatever happened."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".creating-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -69,12 +81,9 @@ def _create_local(path: Path, data: bytes) -> bool:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
+        yield temporary
     finally:
-        os.unlink(temporary)
-    return True
+        Path(temporary).unlink(missing_ok=True)
 
 
 def replace(uri: str, data: bytes) -> None:
@@ -82,11 +91,8 @@ def replace(uri: str, data: bytes) -> None:
     filesystem, path = open_store(uri)
     if isinstance(filesystem, LocalFileSystem):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=Path(path).parent, prefix=".creating-", delete=False
-        ) as file:
-            file.write(data)
-        os.replace(file.name, path)
+        with _temporary(Path(path), data) as temporary:
+            os.replace(temporary, path)
     else:
         filesystem.pipe_file(path, data)
 

@@ -1,0 +1,131 @@
+"""What is in a run, at a glance: how far it is, what it says, what was rejected and why."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
+from dlogp_ray.tables.run import Run
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A run at a glance.
+
+    Attributes:
+        run: Its address.
+        info: Its ``run.json``.
+        sealed: Whether it is closed.
+        units: Planned work units.
+        units_done: Those whose object is there.
+        summary: Of all objects.
+        rejected: Up to three examples a status: status, count, sample_id, source, error.
+        failures: Units that could not be done, with cause and attempts.
+    """
+
+    run: str
+    info: dict[str, Any]
+    sealed: bool
+    units: int
+    units_done: int
+    summary: Summary
+    rejected: list[dict[str, Any]]
+    failures: dict[str, dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as one document, without the histograms."""
+        fields = asdict(self) | {"summary": self.summary.model_dump()}
+        for generators in fields["summary"]["groups"].values():
+            for group in generators.values():
+                del group["delta_histogram"]
+        return fields
+
+
+def overview(run: Run) -> Overview:
+    """Read the footers of all objects, and some of the rejected rows."""
+    committed = run.committed()
+    footers = run.footers(committed)
+    summary = Summary.merge(Summary.model_validate(f["summary"]) for _, f in footers)
+    return Overview(
+        run=run.uri,
+        info=dict(run.info),
+        sealed=run.sealed,
+        units=run.planned,
+        units_done=len(committed),
+        summary=summary,
+        rejected=_rejected(run) if summary.rejected else [],
+        failures=run.failures(),
+    )
+
+
+def _rejected(run: Run) -> list[dict[str, Any]]:
+    rows = run.sql(
+        f"""
+        SELECT status, count(*) OVER (PARTITION BY status) AS count, sample_id,
+               source_file || ':' || source_offset AS source, error
+        FROM rejected
+        QUALIFY row_number() OVER (PARTITION BY status ORDER BY source_file, source_offset)
+                <= {_EXAMPLES}
+        ORDER BY status, source_file, source_offset
+        """
+    )
+    found: list[dict[str, Any]] = rows.to_arrow_table().to_pylist()
+    return found
+
+
+def print_overview(seen: Overview, console: Console) -> None:
+    """Print it for people."""
+    config = seen.info["config"]
+    share = f"{seen.units_done} of {seen.units} units ({seen.units_done / seen.units:.0%})"
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.add_row("run", f"{seen.run} ({'sealed' if seen.sealed else 'not sealed'})")
+    facts.add_row("created", seen.info["created"])
+    facts.add_row("corpus", ", ".join(config["corpus"]))
+    for name, source in config["policies"].items():
+        step = f", step {source['step']}" if source["step"] is not None else ""
+        facts.add_row(f"policy {name}", f"{source['path']}{step}")
+    facts.add_row("progress", share)
+    facts.add_row("rows", f"{seen.summary.rows:,}, {seen.summary.rejected:,} of them rejected")
+    console.print(facts, highlight=False, soft_wrap=True)
+    if seen.summary.groups:
+        console.print()
+        console.print(_groups(seen.summary), highlight=False)
+    if seen.rejected:
+        console.print("\nrejected rows (the first of each kind)")
+    for row in seen.rejected:
+        name = row["sample_id"] or "no sample_id"
+        line = f"  {row['status']} ({row['count']:,}): {name} at {row['source']}: {row['error']}"
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    for unit, record in seen.failures.items():
+        line = f"failed {unit} after {record['attempts']} attempts: {record['cause']}"
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _groups(summary: Summary) -> Table:
+    shown = (0.1, 0.5, 1.0)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("policy", "text of"):
+        table.add_column(heading)
+    for heading in ("samples", "tokens", "mean Δ", *(f"|Δ| > {t:g}" for t in shown)):
+        table.add_column(heading, justify="right")
+    for policy, generators in summary.groups.items():
+        for generator, group in generators.items():
+            shares = [
+                f"{group.delta_above[DELTA_THRESHOLDS.index(t)] / max(group.tokens, 1):.2%}"
+                for t in shown
+            ]
+            mean = f"{group.delta_sum / max(group.tokens, 1):+.4f}"
+            compared = sum(group.delta_histogram) > 0
+            table.add_row(
+                policy,
+                generator or "unnamed",
+                f"{group.samples:,}",
+                f"{group.tokens:,}",
+                *([mean, *shares] if compared else ["no base"] + [""] * len(shown)),
+            )
+    return table

@@ -1,0 +1,145 @@
+"""The command line: ``dlogp score | show | query | demo``.
+
+Everything heavy is imported by the command that needs it, so that ``--help`` is quick.
+"""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.errors import DlogpError, ExitCode
+
+EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected (more than
+max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 the run exists and
+was made from something else; 130 and 143 stopped, the same command resumes."""
+
+app = typer.Typer(
+    help="Score model generations with a base policy and its RL-tuned versions; query the tables.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run: <output>/<run_id>.")]
+
+
+class Format(StrEnum):
+    """How ``query`` prints rows."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.command(epilog=EXIT_CODES)
+def score(
+    config: Annotated[Path, typer.Argument(help="The job, a YAML file.")],
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print units, tokens, bytes and hours, and stop.")
+    ] = False,
+    actors: Annotated[
+        int | None, typer.Option(help="Number of scoring actors, instead of the config's.")
+    ] = None,
+    seal_partial: Annotated[
+        bool, typer.Option("--seal-partial", help="Seal the run although units failed.")
+    ] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+) -> None:
+    """Score a corpus; run it again to do what is missing. The last line printed is JSON."""
+    job = ScoreConfig.from_yaml(config, actors=actors, seal_partial=seal_partial or None)
+    from rich.console import Console
+
+    from dlogp_ray.pipelines.result import print_plan, print_result
+    from dlogp_ray.pipelines.score import preview
+    from dlogp_ray.pipelines.score import score as run_job
+
+    if plan:
+        typer.echo(json.dumps(print_plan(preview(job), Console())))
+        return
+    result = run_job(job, progress=progress)
+    print_result(result, Console())
+    typer.echo(json.dumps(result.as_json()))
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def show(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """What ran, how far it is, its totals, and what was rejected or failed and why."""
+    from rich.console import Console
+
+    from dlogp_ray.analysis.overview import overview, print_overview
+    from dlogp_ray.tables.run import open_run
+
+    found = overview(open_run(run))
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    else:
+        print_overview(found, Console())
+
+
+@app.command()
+def query(
+    run: RunArgument,
+    sql: Annotated[str, typer.Argument(help="DuckDB SQL over scores, tokens and rejected.")],
+    output_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+) -> None:
+    """Query a run's tables: views scores (a row a sample), tokens (a row a token), rejected."""
+    from dlogp_ray.tables.run import open_run
+
+    opened = open_run(run)
+    if not opened.sealed:
+        share = f"{len(opened.committed())} of {opened.planned} units"
+        typer.echo(f"dlogp: the run is not sealed; the answer covers {share}", err=True)
+    relation = opened.sql(sql)
+    if output_format is Format.TABLE:
+        relation.show(max_rows=200, max_width=200)
+    elif output_format is Format.CSV:
+        from pyarrow import csv
+
+        csv.write_csv(relation.to_arrow_table(), sys.stdout.buffer)
+    else:
+        for row in relation.to_arrow_table().to_pylist():
+            typer.echo(json.dumps(row, default=str))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the corpus and the run go.")] = Path(
+        "demo-runs"
+    ),
+    problems: Annotated[
+        int, typer.Option(min=1, help="Held-out problems, one response each.")
+    ] = 2000,
+) -> None:
+    """The main job on the embedded pair: sample, score, and see where RL changed the policy."""
+    from dlogp_ray.demo.walkthrough import run_demo
+
+    raise typer.Exit(run_demo(output, problems))
+
+
+def main() -> None:
+    """Run the command line; every expected error is one message and its exit code."""
+    try:
+        app()
+    except DlogpError as error:
+        typer.echo(f"dlogp: {error}", err=True)
+        sys.exit(int(error.exit_code))
+    except KeyboardInterrupt:
+        typer.echo(
+            "dlogp: interrupted; what is committed stays, the same command goes on", err=True
+        )
+        sys.exit(int(ExitCode.INTERRUPTED))
+
+
+if __name__ == "__main__":
+    main()

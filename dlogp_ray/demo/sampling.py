@@ -1,0 +1,92 @@
+"""Samples of a demo policy on given problems, as the rows of a corpus, with verifier rewards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dlogp_ray.demo.task import MAX_RESPONSE_TOKENS, Problem, verify
+
+# Wide enough that the per-step overhead of `generate` is small, narrow enough for a laptop's cache.
+BATCH_SIZE = 512
+
+
+def sample_corpus(
+    checkpoint: str | Path,
+    problems: Sequence[Problem],
+    samples_per_problem: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Draw responses of one policy from its full-vocabulary distribution, and grade them.
+
+    Args:
+        checkpoint: a policy's folder; the folder's name is the rows' `generator`.
+        problems: the problems, each at most once, so that every `sample_id` is unique.
+        samples_per_problem: independent responses to each problem.
+        seed: of the draws; torch's global random state is left as it was.
+        temperature: divides the logits, > 0.
+
+    Returns:
+        One row a response, problem by problem: `sample_id` ("base/347+589/0"), `prompt_ids` and
+        `response_ids` (lists of ints; the latter ends with the end-of-sequence token unless the
+        response was cut at `MAX_RESPONSE_TOKENS`), `prompt` and `response` (text without special
+        tokens), `generator`, `temperature`, `top_p` (always 1), `group_id` ("347+589") and
+        `reward` (1.0 where the verifier accepts the response, else 0.0).
+
+    Raises:
+        ValueError: a problem occurs twice.
+    """
+    if len(set(problems)) < len(problems):
+        raise ValueError("expected distinct problems, since they make the sample ids; one is twice")
+    folder = Path(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # Any: the library's own annotations do not let `generate` be called.
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tasks = [(problem, i) for problem in problems for i in range(samples_per_problem)]
+    rows = []
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(seed)
+        for start in range(0, len(tasks), BATCH_SIZE):
+            batch = tasks[start : start + BATCH_SIZE]
+            prompts = tokenizer([problem.prompt for problem, _ in batch])["input_ids"]
+            padded = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+            sequences = model.generate(
+                **padded,
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=MAX_RESPONSE_TOKENS,
+            )
+            responses = [
+                _up_to_eos(ids, tokenizer.eos_token_id)
+                for ids in sequences[:, padded["input_ids"].shape[1] :].tolist()
+            ]
+            texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+            for (problem, i), prompt_ids, response_ids, response in zip(
+                batch, prompts, responses, texts, strict=True
+            ):
+                group_id = problem.prompt.removesuffix("=")
+                rows.append(
+                    {
+                        "sample_id": f"{folder.name}/{group_id}/{i}",
+                        "prompt_ids": prompt_ids,
+                        "response_ids": response_ids,
+                        "prompt": problem.prompt,
+                        "response": response,
+                        "generator": folder.name,
+                        "temperature": temperature,
+                        "top_p": 1.0,
+                        "group_id": group_id,
+                        "reward": float(verify(problem.prompt, response)),
+                    }
+                )
+    return rows
+
+
+def _up_to_eos(ids: list[int], eos_token_id: int) -> list[int]:
+    """`ids` up to and including the first end-of-sequence token; all of them if there is none."""
+    return ids[: ids.index(eos_token_id) + 1] if eos_token_id in ids else ids

@@ -1,0 +1,113 @@
+"""The driver is killed or stopped in the middle; the same command goes on where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import make_rows, write_jsonl
+
+import dlogp_ray
+
+pytestmark = pytest.mark.ray
+
+START_TIMEOUT_S = 180
+
+
+def command(config: Path) -> list[str]:
+    return [sys.executable, "-m", "dlogp_ray.cli", "score", str(config), "--no-progress"]
+
+
+def start(config: Path) -> subprocess.Popen[str]:
+    """A driver of its own with a Ray of its own."""
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        command(config),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_objects(run: Path, n: int, driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while len(list(run.glob("scores/part-*"))) < n:
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline, "no object came"
+        time.sleep(0.005)
+
+
+def committed(run: Path) -> dict[str, str]:
+    """Unit -> content hash of its object."""
+    opened = dlogp_ray.open_run(str(run))
+    return {unit: footer["content_hash"] for unit, footer in opened.footers(opened.committed())}
+
+
+@pytest.fixture
+def write_job(policy_folders: dict[str, Path], tmp_path: Path) -> Any:
+    write_jsonl(tmp_path / "corpus.jsonl", make_rows(400))
+
+    def write(run_id: str) -> Path:
+        path = tmp_path / f"{run_id}.yaml"
+        job = {
+            "corpus": str(tmp_path / "corpus.jsonl"),
+            "policies": {name: str(folder) for name, folder in policy_folders.items()},
+            "output": str(tmp_path / "runs"),
+            "run_id": run_id,
+            "unit_tokens": 60,
+            "actors": 1,
+        }
+        path.write_text(yaml.safe_dump(job))
+        return path
+
+    return write
+
+
+def test_a_killed_and_a_stopped_driver_lose_nothing_and_do_nothing_twice(
+    write_job: Any, tmp_path: Path
+) -> None:
+    undisturbed, disturbed = tmp_path / "runs/undisturbed", tmp_path / "runs/disturbed"
+    driver = start(write_job("undisturbed"))
+    output, log = driver.communicate(timeout=START_TIMEOUT_S)
+    assert driver.returncode == 0, log
+    units = json.loads(output.splitlines()[-1])["units"]
+    assert units > 100
+
+    job = write_job("disturbed")
+    driver = start(job)
+    wait_for_objects(disturbed, 3, driver)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(3)  # what its workers still had in hand may come to an end
+    after_kill = committed(disturbed)
+    assert 3 <= len(after_kill) < units
+
+    driver = start(job)
+    wait_for_objects(disturbed, len(after_kill) + 3, driver)
+    driver.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    _, log = driver.communicate(timeout=60)
+    assert driver.returncode == 143, log
+    assert time.monotonic() - asked < 15
+    assert "the same command goes on" in log
+    after_stop = committed(disturbed)
+    assert after_kill.items() <= after_stop.items()
+    assert len(after_stop) < units
+    assert not dlogp_ray.open_run(str(disturbed)).sealed
+
+    driver = start(job)
+    output, log = driver.communicate(timeout=START_TIMEOUT_S)
+    assert driver.returncode == 0, log
+    result = json.loads(output.splitlines()[-1])
+    assert result["units_scored"] == units - len(after_stop)
+    assert result["rows"] == 400
+    # Content hashes cover every value of every row: the same rows, none missing, none twice.
+    assert committed(disturbed) == committed(undisturbed)

@@ -1,0 +1,296 @@
+"""A run from its first object to its seal: hand-made objects, so that every total is known."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dlogp_ray.errors import ExitCode, FingerprintMismatch, Refused
+from dlogp_ray.tables import store
+from dlogp_ray.tables.content_hash import content_hash
+from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run, open_run
+from dlogp_ray.tables.schemas import encode, scores_schema
+from dlogp_ray.tables.sealing import duplicate_sample_ids, seal
+
+FINGERPRINT = {"policies": {"base": {"dtype": "bfloat16"}, "rl": {}}, "temperature": 1.0}
+
+
+def make_run(uri: Path | str, units: int = 2) -> Run:
+    info = {"fingerprint": FINGERPRINT, "units": {"count": units}, "carry": {"level": "int64"}}
+    return begin_run(str(uri), info, b"units")
+
+
+def scored(sample_id: str, delta: list[float], **changes: Any) -> dict[str, Any]:
+    """A row of a pair with these Δlog p; what a query here does not ask for is null."""
+    return {
+        "sample_id": sample_id,
+        "policy": "rl",
+        "status": "ok",
+        "source_file": "corpus.jsonl",
+        "source_offset": 0,
+        "from_text": False,
+        "response_ids": list(range(2, 2 + len(delta))),
+        "response_mask": [True] * len(delta),
+        "delta_logp": delta,
+        "level": 5,
+    } | changes
+
+
+def rejected(sample_id: str) -> dict[str, Any]:
+    return scored(sample_id, [], status="too_long", error="expected less")
+
+
+def put_unit(run: Run, index: int, rows: list[dict[str, Any]]) -> pa.Table:
+    table = pa.Table.from_pylist(rows, schema=scores_schema({"level": "int64"}))
+    states = table["status"].to_pylist()
+    footer = {
+        "unit": index,
+        "tokens": sum(len(row["response_ids"]) for row in rows),
+        "status": {state: states.count(state) for state in states},
+    }
+    assert store.create(run.object_uri(f"part-{index:08d}"), encode(table, footer))
+    return table
+
+
+FIRST = [scored("s0", [0.5, -1.0]), rejected("s1")]
+SECOND = [scored("s2", [2.0])]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Two units: s0 with Δ 0.5, -1.0; s1 rejected; s2 with Δ 2.0."""
+    run = make_run(tmp_path / "out" / "r")
+    put_unit(run, 0, FIRST)
+    put_unit(run, 1, SECOND)
+    return run
+
+
+def test_a_run_begins_once_and_is_joined_after_that(tmp_path: Path) -> None:
+    uri = str(tmp_path / "r")
+    assert find_run(uri) is None
+    first = make_run(uri)
+    written = store.read(f"{uri}/run.json")
+    info = dict(first.info) | {"when": "later"}
+    again = begin_run(uri, info, b"other units")
+    assert again.info == first.info
+    assert store.read(f"{uri}/run.json") == written
+    assert store.read(f"{uri}/units.parquet") == b"units"
+    assert open_run(uri + "/").info == first.info
+    assert find_run(uri) == first
+
+
+def test_there_must_be_a_run_to_open(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"there is no run there \(no run\.json\)"):
+        open_run(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (FINGERPRINT | {"temperature": 0.7}, "temperature: the run has 1.0, now 0.7"),
+        (
+            FINGERPRINT | {"policies": {"base": {"dtype": "float32"}, "rl": {}}},
+            'policies base dtype: the run has "bfloat16", now "float32"',
+        ),
+        (FINGERPRINT | {"seed": 1}, "seed: the run has none, now 1"),
+        ({"policies": FINGERPRINT["policies"]}, "temperature: the run has 1.0, now none"),
+    ],
+)
+def test_another_fingerprint_is_refused_by_its_key(
+    given: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "r")
+    with pytest.raises(FingerprintMismatch) as caught:
+        begin_run(run.uri, {"fingerprint": given, "units": {"count": 9}}, b"")
+    assert named in str(caught.value)
+    assert str(caught.value).count("\n") == 2  # one difference, one line; then what to do
+    assert caught.value.exit_code == ExitCode.MISMATCH == 5
+
+
+def test_the_same_fingerprint_passes_in_any_form_that_json_makes_equal(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    reordered = dict(reversed(FINGERPRINT.items()))
+    check_fingerprint(run, reordered)
+    tuples = Run("r", {"fingerprint": json.loads(json.dumps({"files": [("a", 1)]}))})
+    check_fingerprint(tuples, {"files": [("a", 1)]})
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_the_views(sealed: bool, run: Run) -> None:
+    if sealed:
+        seal(run)
+    assert run.sealed is sealed
+    # delta 0.5 - 1.0 + 2.0 over three tokens
+    assert run.sql("SELECT count(*), sum(delta_logp) FROM tokens").fetchall() == [(3, 1.5)]
+    assert run.sql("SELECT count(*) FROM scores").fetchall() == [(3,)]
+    assert run.sql("SELECT sample_id, status, error FROM rejected").fetchall() == [
+        ("s1", "too_long", "expected less")
+    ]
+    by_token = run.sql(
+        "SELECT sample_id, position, token_id, delta_logp, level FROM tokens ORDER BY ALL"
+    )
+    assert by_token.fetchall() == [
+        ("s0", 0, 2, 0.5, 5),
+        ("s0", 1, 3, -1.0, 5),
+        ("s2", 0, 2, 2.0, 5),
+    ]
+    # what the job did not compute is there, and null
+    assert run.sql("SELECT DISTINCT js FROM tokens").fetchall() == [(None,)]
+
+
+def test_a_run_in_a_store_has_the_same_views() -> None:
+    run = make_run("memory://run-tests/r")
+    put_unit(run, 0, FIRST)
+    put_unit(run, 1, SECOND)
+    assert run.sql("SELECT count(*), sum(delta_logp) FROM tokens").fetchall() == [(3, 1.5)]
+    assert seal(run).totals()["rows"] == 3
+    assert len(run.dataset().to_table()) == 3
+
+
+def test_an_empty_run_has_empty_views(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    for view in ("scores", "tokens", "rejected"):
+        assert run.sql(f"SELECT * FROM {view}").fetchall() == []
+    assert run.dataset().to_table().equals(run.schema.empty_table())
+    assert run.totals() == {
+        "units": 0,
+        "rows": 0,
+        "tokens": 0,
+        "status": {},
+        "duplicate_sample_ids": 0,
+    }
+
+
+def test_the_dataset_is_the_objects(run: Run) -> None:
+    dataset = run.dataset("scores")
+    assert dataset.schema.equals(scores_schema({"level": "int64"}))
+    assert dataset.to_table()["sample_id"].to_pylist() == ["s0", "s1", "s2"]
+    with pytest.raises(Refused, match=r"expected table 'scores', got 'tokens'"):
+        run.dataset("tokens")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('{run}/../beside.txt')",
+        "SELECT * FROM '{run}-2/run.json'",
+        "SET enable_external_access = true",
+        "SELECT nothing FROM tokens",
+        "SELEKT 1",
+        "",
+    ],
+)
+def test_a_query_sees_the_run_and_nothing_else(query: str, run: Run) -> None:
+    (Path(run.uri).parent / "beside.txt").write_text("secret")
+    make_run(f"{run.uri}-2")
+    with pytest.raises(Refused):
+        run.sql(query.format(run=run.uri)).fetchall()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY (SELECT 1) TO '{run}/../out.csv'",
+        "COPY (SELECT 1) TO '{run}/out.csv'",
+        "COPY (SELECT 1) TO '{run}/scores/part-00000000.parquet'",
+        "SELECT 1; COPY (SELECT 1) TO '{run}/out.csv'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{run}/out.csv'",
+        "ATTACH '{run}/a.db'",
+        "CREATE TABLE a AS SELECT 1",
+        "DROP VIEW scores",
+    ],
+)
+def test_a_query_writes_nothing(query: str, run: Run) -> None:
+    def everything() -> dict[Path, bytes]:
+        files = (path for path in Path(run.uri).parent.rglob("*") if path.is_file())
+        return {path: path.read_bytes() for path in files}
+
+    before = everything()
+    with pytest.raises(Refused, match="expected a query that returns rows"):
+        run.sql(query.format(run=run.uri))
+    assert everything() == before
+
+
+def test_totals_are_those_of_the_footers_until_the_seal(run: Run) -> None:
+    # 3 rows of which s1 is rejected; 2 + 0 + 1 tokens
+    totals = {
+        "units": 2,
+        "rows": 3,
+        "tokens": 3,
+        "status": {"ok": 2, "too_long": 1},
+        "duplicate_sample_ids": 0,
+    }
+    assert run.totals() == totals
+    assert seal(run).totals() == totals | {"units_missing": 0}
+    assert json.loads(store.read(run.path("_SUCCESS"))) == run.totals()
+
+
+def test_the_manifest_describes_every_object(run: Run) -> None:
+    rows = seal(run).manifest().to_pylist()
+    sizes = [os.path.getsize(run.object_uri(f"part-0000000{index}")) for index in (0, 1)]
+    assert [row["unit"] for row in rows] == ["part-00000000", "part-00000001"]
+    assert [row["rows"] for row in rows] == [2, 1]
+    assert [row["tokens"] for row in rows] == [2, 1]
+    assert [dict(row["status"]) for row in rows] == [{"ok": 1, "too_long": 1}, {"ok": 1}]
+    assert [row["size_bytes"] for row in rows] == sizes
+    schema = scores_schema({"level": "int64"})
+    assert [row["content_hash"] for row in rows] == [
+        content_hash(pa.Table.from_pylist(unit, schema=schema)) for unit in (FIRST, SECOND)
+    ]
+    assert [row["duplicate_sample_ids"] for row in rows] == [[], []]
+
+
+def test_a_sealed_run_stays_as_it_is(run: Run) -> None:
+    manifest = seal(run).manifest()
+    put_unit(run, 2, [scored("s9", [1.0])])
+    assert seal(run).manifest().equals(manifest)
+    assert run.sql("SELECT count(*) FROM scores").fetchall() == [(3,)]
+
+
+def test_ids_in_several_units_are_found(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", units=3)
+    two_policies = [scored("a", [1.0]), scored("a", [2.0], policy="later")]
+    put_unit(run, 0, [*two_policies, scored("b", [1.0]), scored(None, [1.0])])  # type: ignore[arg-type]
+    put_unit(run, 1, [scored("b", [1.0]), rejected("c"), scored(None, [1.0])])  # type: ignore[arg-type]
+    put_unit(run, 2, [scored("c", [1.0]), scored("b", [1.0])])
+    # a stands twice in one unit, once for each policy; no id is no duplicate
+    found = {"part-00000000": ["b"], "part-00000001": ["b", "c"], "part-00000002": ["b", "c"]}
+    assert duplicate_sample_ids(run) == found
+    seal(run)
+    assert run.totals()["duplicate_sample_ids"] == 2
+    manifest = run.manifest().to_pylist()
+    assert {row["unit"]: row["duplicate_sample_ids"] for row in manifest} == found
+
+
+def test_a_run_with_missing_units_is_sealed_only_by_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", units=3)
+    put_unit(run, 0, FIRST)
+    with pytest.raises(Refused, match=r"2 of 3 units are missing"):
+        seal(run)
+    assert not run.sealed
+    assert seal(run, partial=True).totals()["units_missing"] == 2
+    assert len(run.manifest()) == 1
+
+
+def test_a_seal_that_was_interrupted_describes_what_is_there_at_the_end(run: Run) -> None:
+    # a partial seal died between manifest and marker, and the run went on
+    seal(run)
+    os.remove(run.path("_SUCCESS"))
+    put_unit(run, 2, [scored("s9", [1.0])])
+    seal(run, partial=True)
+    assert run.totals()["rows"] == sum(run.manifest()["rows"].to_pylist()) == 4
+
+
+def test_failures_are_read_back(run: Run) -> None:
+    store.replace(run.path("failed/part-00000001.json"), b'{"cause": "out of memory"}')
+    assert run.failures() == {"part-00000001": {"cause": "out of memory"}}
+
+
+def test_an_object_is_a_plain_parquet_file(run: Run) -> None:
+    table = pq.read_table(run.object_uri("part-00000000"))
+    assert table["delta_logp"].to_pylist() == [[0.5, -1.0], []]

@@ -1,0 +1,222 @@
+"""The score job's config: every refusal names the field, what was expected and what came."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from dlogp_ray.config import PolicySource, ScoreConfig
+from dlogp_ray.errors import ExitCode, Refused
+
+VALID: dict[str, Any] = {
+    "corpus": "corpus.jsonl",
+    "policies": {"base": "models/base", "rl": {"path": "models/rl", "step": 400}},
+    "output": "runs",
+    "run_id": "first",
+}
+
+
+def make(**fields: Any) -> ScoreConfig:
+    return ScoreConfig.from_mapping(VALID | fields)
+
+
+def refusal(**fields: Any) -> str:
+    with pytest.raises(Refused) as caught:
+        make(**fields)
+    assert caught.value.exit_code == ExitCode.REFUSED == 2
+    return str(caught.value)
+
+
+def test_strings_stand_for_a_list_of_one_and_for_a_path() -> None:
+    config = make()
+    assert config.corpus == ("corpus.jsonl",)
+    assert config.policies["base"] == PolicySource(path="models/base", revision=None, step=None)
+    assert config.policies["rl"].step == 400
+    assert make(corpus=["a", "b"]).corpus == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"budget": 1}, ["budget: unknown field", "token_budget"]),
+        ({"policies": {"base": {"path": "p", "setp": 1}}}, ["policies.base.setp: unknown", "step"]),
+        ({1: 2}, ["1: Keys should be strings"]),
+        ({"corpus": []}, ["corpus: ", "at least 1 item"]),
+        ({"corpus": ""}, ["corpus.0: ", "at least 1 character"]),
+        ({"corpus": None}, ["corpus: ", "(got None)"]),
+        ({"policies": {}}, ["policies: ", "at least 1 item"]),
+        ({"policies": "models/rl"}, ["policies: ", "dictionary", "(got 'models/rl')"]),
+        ({"policies": {"base": {}}}, ["policies.base.path: is required and missing"]),
+        ({"policies": {"base": {"path": "p", "step": -1}}}, ["policies.base.step: ", "(got -1)"]),
+        ({"policies": {"r/l": "p"}}, ["policy name 'r/l' must match"]),
+        ({"policies": {"a": "p", "b": "q"}}, ["policies a, b", "one must be called 'base'"]),
+        ({"tokenize_with": "sft"}, ["no policy is called 'sft'", "there are base, rl"]),
+        ({"columns": {"completion": "response"}}, ["columns: completion", "one of sample_id, "]),
+        ({"carry": {"x": "int"}}, ["carry", "'string', 'int64', 'float64' or 'bool'", "'int'"]),
+        ({"prompt_format": "Chat"}, ["prompt_format: ", "'raw' or 'chat'", "(got 'Chat')"]),
+        ({"dtype": "fp16"}, ["dtype: ", "'bfloat16'", "(got 'fp16')"]),
+        ({"temperature": 0}, ["temperature: ", "greater than 0", "(got 0)"]),
+        ({"temperature": float("inf")}, ["temperature: ", "finite", "(got inf)"]),
+        ({"temperature": float("nan")}, ["temperature: ", "(got nan)"]),
+        ({"unit_tokens": 0}, ["unit_tokens: ", "(got 0)"]),
+        ({"token_budget": "many"}, ["token_budget: ", "integer", "(got 'many')"]),
+        ({"actors": 0}, ["actors: ", "(got 0)"]),
+        ({"gpus_per_actor": -1}, ["gpus_per_actor: ", "(got -1)"]),
+        ({"max_unit_attempts": 0}, ["max_unit_attempts: ", "(got 0)"]),
+        ({"max_rejected": -1}, ["max_rejected: ", "(got -1)"]),
+    ],
+    ids=str,
+)
+def test_refusals(fields: dict[Any, Any], named: list[str]) -> None:
+    with pytest.raises(Refused) as caught:
+        ScoreConfig.from_mapping(VALID | fields)
+    for part in named:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "run_id",
+    ["", "..", ".hidden", "a/b", "a\\b", "../a", "/a", "Run", "-a", "a b", "é", "a\n", "a" * 64],
+)
+def test_a_bad_run_id_is_refused(run_id: str) -> None:
+    text = refusal(run_id=run_id)
+    assert f"run_id {run_id!r} must match ^[a-z0-9][a-z0-9._-]{{0,62}}$" in text
+
+
+@pytest.mark.parametrize("run_id", ["a", "0", "2026-01-01_run.v2", "a" * 63, "a..b"])
+def test_a_good_run_id(run_id: str) -> None:
+    assert make(run_id=run_id).run_uri == f"runs/{run_id}"
+
+
+def test_the_run_s_address_has_one_slash() -> None:
+    assert make(output="s3://bucket/runs/").run_uri == "s3://bucket/runs/first"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = refusal(run_idd="x", temperature=0, actors=0)
+    assert all(name in text for name in ("run_idd", "temperature", "actors"))
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(Refused) as caught:
+        ScoreConfig.from_mapping({"corpus": "c"}, source="job.yaml")
+    assert str(caught.value).startswith("job.yaml:\n")
+    for name in ("policies", "output", "run_id"):
+        assert f"{name}: is required and missing" in str(caught.value)
+
+
+SECRET = "s3://AKIAKEY:HUSHHUSH@bucket/x"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"corpus": SECRET},
+        {"corpus": ["a", SECRET]},
+        {"corpus": [[SECRET]]},
+        {"corpus": {"a": SECRET}},
+        {"corpus": f"simplecache::{SECRET}"},
+        {"output": SECRET},
+        {"policies": {"base": SECRET}},
+        {"policies": {"base": {"path": SECRET, "step": 1}}},
+        {"policies": {"base": [SECRET]}},
+        {"output": "https://HUSHHUSH@host/x"},
+    ],
+    ids=str,
+)
+def test_credentials_in_an_address_are_refused_and_not_repeated(fields: dict[str, Any]) -> None:
+    text = refusal(**fields)
+    assert "HUSHHUSH" not in text
+    assert next(iter(fields)) in text
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf://datasets/owner/name@main/data.jsonl",
+        "s3://bucket/user@host/a.jsonl",
+        "user@host/a",
+        "abfs://container@account.dfs.core.windows.net/x",
+        "abfss://container@account.dfs.core.windows.net/x",
+    ],
+)
+def test_an_at_sign_alone_is_no_credential(uri: str) -> None:
+    assert make(corpus=uri).corpus == (uri,)
+
+
+def test_who_is_compared_and_who_tokenizes() -> None:
+    three = {"early": "a", "base": "b", "late": "c"}
+    config = make(policies=three)
+    assert (config.compared, config.tokenizer_policy) == (("early", "late"), "late")
+    assert make(policies=three, tokenize_with="base").tokenizer_policy == "base"
+    for name in ("base", "rl"):  # one alone may have either name
+        alone = make(policies={name: "a"})
+        assert (alone.compared, alone.tokenizer_policy) == ((name,), name)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = make()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.temperature = 2.0  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.policies["rl"].step = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("mode", ["python", "json"])
+@pytest.mark.parametrize("carry", [["a", "b"], {"a": "int64"}], ids=["names", "types"])
+def test_what_is_saved_reads_back_the_same(mode: str, carry: Any) -> None:
+    config = make(columns={"response": "completion"}, carry=carry, temperature=0.7, actors=3)
+    assert ScoreConfig.from_mapping(config.model_dump(mode=mode)) == config
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_yaml_and_its_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, yaml.safe_dump(VALID | {"actors": 2, "temperature": 0.5}))
+    assert ScoreConfig.from_yaml(path) == make(actors=2, temperature=0.5)
+    # None leaves the file's value; a false or zero override is a value.
+    changed = ScoreConfig.from_yaml(path, actors=3, temperature=None, seal_partial=False)
+    assert (changed.actors, changed.temperature, changed.seal_partial) == (3, 0.5, False)
+    with pytest.raises(Refused, match=r"actors: .*got 0"):
+        ScoreConfig.from_yaml(path, actors=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("corpus: [a", "not valid YAML"),
+        ("- corpus", "expected a mapping of fields, got list"),
+        ("", "expected a mapping of fields, got NoneType"),
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("corpus: a\nunknown: 1", "unknown: unknown field"),
+    ],
+)
+def test_a_file_that_holds_no_config_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(Refused) as caught:
+        ScoreConfig.from_yaml(path)
+    assert named in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_line_that_is_no_yaml_is_named_and_not_repeated(tmp_path: Path) -> None:
+    path = write(tmp_path, f"run_id: a\ncorpus: {SECRET}: [\n")
+    with pytest.raises(Refused, match="not valid YAML: line 2: ") as caught:
+        ScoreConfig.from_yaml(path)
+    assert "HUSHHUSH" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"absent\.yaml: No such file.*give the path of a YAML file"):
+        ScoreConfig.from_yaml(tmp_path / "absent.yaml")
+    with pytest.raises(Refused, match="Is a directory"):
+        ScoreConfig.from_yaml(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"corpus: \xff")
+    with pytest.raises(Refused, match="not valid YAML"):
+        ScoreConfig.from_yaml(tmp_path / "bytes.yaml")
