@@ -129,7 +129,9 @@ def _score_units(
         .map(
             ScoreUnit,
             fn_constructor_kwargs={"job": job},
-            compute=ActorPoolStrategy(size=placement.actors, max_tasks_in_flight_per_actor=1),
+            compute=ActorPoolStrategy(
+                size=min(placement.actors, len(units)), max_tasks_in_flight_per_actor=1
+            ),
             num_cpus=placement.cpus,
             num_gpus=placement.gpus,
             # A finite number of restarts fails the job with the first poison unit, and a pool

@@ -14,6 +14,7 @@ import yaml
 from conftest import make_rows, write_jsonl
 
 import dlogp_ray
+from dlogp_ray.config import ScoreConfig
 
 pytestmark = pytest.mark.ray
 
@@ -72,13 +73,10 @@ def write_job(policy_folders: dict[str, Path], tmp_path: Path) -> Any:
 
 
 def test_a_killed_and_a_stopped_driver_lose_nothing_and_do_nothing_twice(
-    write_job: Any, tmp_path: Path
+    write_job: Any, tmp_path: Path, ray_session: Any
 ) -> None:
     undisturbed, disturbed = tmp_path / "runs/undisturbed", tmp_path / "runs/disturbed"
-    driver = start(write_job("undisturbed"))
-    output, log = driver.communicate(timeout=START_TIMEOUT_S)
-    assert driver.returncode == 0, log
-    units = json.loads(output.splitlines()[-1])["units"]
+    units = dlogp_ray.score(ScoreConfig.from_yaml(write_job("undisturbed")), progress=False).units
     assert units > 100
 
     job = write_job("disturbed")

@@ -1,0 +1,153 @@
+"""The command line: what it prints, and how it ends."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import make_rows, write_jsonl
+
+import dlogp_ray
+from dlogp_ray import cli
+from dlogp_ray.config import ScoreConfig
+
+
+@pytest.fixture(scope="module")
+def run(
+    policy_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, ray_session: Any
+) -> str:
+    """A finished run of four good rows and a rejected one."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = ScoreConfig.from_mapping(
+        {
+            "corpus": str(write_jsonl(folder / "c.jsonl", [*make_rows(4), "no json"])),
+            "policies": {name: str(path) for name, path in policy_folders.items()},
+            "output": str(folder / "runs"),
+            "run_id": "cli",
+            "actors": 1,
+        }
+    )
+    return dlogp_ray.score(config, progress=False).run
+
+
+def call(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `dlogp WORDS`."""
+    monkeypatch.setattr(sys, "argv", ["dlogp", *words])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    captured = capfd.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.ray
+def test_show_says_what_is_there_and_what_was_rejected(
+    run: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = call(monkeypatch, capfd, "show", run)
+    assert code == 0
+    for expected in ("sealed", "1 of 1 units", "5, 1 of them rejected", "malformed (1)"):
+        assert expected in out
+    code, out, _ = call(monkeypatch, capfd, "show", run, "--json")
+    seen = json.loads(out)
+    assert seen["summary"]["status"] == {"ok": 4, "malformed": 1}
+    assert seen["rejected"][0]["status"] == "malformed"
+
+
+@pytest.mark.ray
+def test_query_prints_tables_csv_and_json(
+    run: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sql = "SELECT sample_id, len(response_ids) AS n FROM scores WHERE status = 'ok' ORDER BY 1"
+    expected = [(row["sample_id"], len(row["response_ids"])) for row in make_rows(4)]
+    _, out, _ = call(monkeypatch, capfd, "query", run, sql, "--format", "json")
+    assert [tuple(json.loads(line).values()) for line in out.splitlines()] == expected
+    _, out, _ = call(monkeypatch, capfd, "query", run, sql, "--format", "csv")
+    assert [(i, int(n)) for i, n in list(csv.reader(io.StringIO(out)))[1:]] == expected
+    _, out, _ = call(monkeypatch, capfd, "query", run, sql)
+    assert all(name in out for name, _ in expected)
+
+
+@pytest.mark.ray
+def test_an_unsealed_run_says_what_share_answers(
+    run: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seal = Path(run) / "_SUCCESS"
+    content = seal.read_bytes()
+    seal.unlink()
+    try:
+        code, _, err = call(monkeypatch, capfd, "query", run, "SELECT 1")
+    finally:
+        seal.write_bytes(content)
+    assert code == 0
+    assert "not sealed" in err
+    assert "1 of 1 units" in err
+
+
+@pytest.mark.ray
+def test_plan_prints_units_tokens_bytes_and_hours_and_writes_nothing(
+    run: str,
+    tmp_path: Path,
+    policy_folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    rows = make_rows(50)
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows)
+    job = {
+        "corpus": str(corpus),
+        "policies": {name: str(path) for name, path in policy_folders.items()},
+        "output": str(tmp_path / "runs"),
+        "run_id": "planned",
+        "unit_tokens": 200,
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    code, out, _ = call(monkeypatch, capfd, "score", str(tmp_path / "job.yaml"), "--plan")
+    assert code == 0
+    plan = json.loads(out.splitlines()[-1])
+    tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows)
+    # JSON written with other white space: the estimate by tokens a byte is good to a few percent.
+    assert plan["tokens"] == pytest.approx(tokens, rel=0.05)
+    assert plan["units"] == -(-plan["tokens"] // 200)
+    assert plan["bytes"] == pytest.approx(corpus.stat().st_size, abs=plan["units"])
+    assert plan["hours"] > 0
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["score", "absent.yaml"], 2, "absent.yaml"),
+        (["show", "absent"], 2, "there is no run there"),
+        (["query", "absent", "SELECT 1"], 2, "there is no run there"),
+        (["unheard-of"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_message_and_an_exit_code(
+    words: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    ended, out, err = call(monkeypatch, capfd, *words)
+    assert (ended, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_help_of_the_job_entry_point() -> None:
+    entry = Path(__file__).parents[1] / "jobs/score.py"
+    done = subprocess.run([sys.executable, entry, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "--plan" in done.stdout
+    assert "Exit codes" in done.stdout

@@ -1,0 +1,68 @@
+"""What the README says is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from dlogp_ray.cli import app
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.errors import ExitCode
+from dlogp_ray.tables.schemas import scores_schema
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def fenced(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_job_file_shows_every_field_with_its_default() -> None:
+    (text,) = fenced("yaml")
+    shown = yaml.safe_load(text)
+    assert set(shown) == set(ScoreConfig.model_fields)
+    required = {name: shown[name] for name in ("corpus", "policies", "output", "run_id")}
+    config = ScoreConfig.from_mapping(shown)
+    assert config == ScoreConfig.from_mapping(required)
+
+
+def test_every_column_is_explained() -> None:
+    explained = set(
+        re.findall(r"`(\w+)`", README.split("### What comes out")[1].split("Views:")[0])
+    )
+    assert set(scores_schema({}).names) - explained == set()
+
+
+def test_every_exit_code_is_explained() -> None:
+    table = README.split("### Exit codes")[1].split("Rows are rejected")[0]
+    listed = {
+        int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.M) for code in row.split(",")
+    }
+    assert listed == {int(code) for code in ExitCode}
+
+
+def test_every_command_and_file_of_the_tree_is_there() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {name for name in re.findall(r"^dlogp (\w+)", README, re.MULTILINE)} <= set(commands)
+    tree = README.split("## Files")[1]
+    modules = {
+        path.name for path in (ROOT / "dlogp_ray").rglob("*.py") if path.parent.name != "demo"
+    }
+    missing = {name for name in modules - {"__init__.py"} if name not in tree}
+    assert missing == set()
+    for name in re.findall(r"(\w+\.py)\b", tree):
+        assert list(ROOT.glob(f"*/**/{name}")), name
+
+
+@pytest.mark.parametrize("code", fenced("json"))
+def test_the_corpus_row_passes_the_checks(code: str) -> None:
+    import json
+
+    from dlogp_ray.corpus.rows import RowRules, check_rows
+
+    rules = RowRules(vocab_size=151_936, max_tokens=None, columns={}, carry={})
+    table = check_rows([(0, json.loads(code))], "readme", rules, lambda: pytest.fail("no text"))
+    assert table["status"].to_pylist() == ["ok"]
