@@ -6,7 +6,11 @@ word; so both are checked, and refused, before work begins.
 
 import logging
 import os
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -40,8 +44,9 @@ def start_ray() -> bool:
     # Ray Data itself keeps arguments of its actors in the object store, and Ray's core prints an
     # error about that for every pool whose actors may restart.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    # A lost unit is recorded with its cause; the stack of Ray's own threads stays in Ray's log.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings(), _standard_error_on_failure():
         warnings.simplefilter("ignore", FutureWarning)
         # "local" where no cluster is named: Ray would else look for the one that was last started
         # on this machine, and wait for minutes if it is gone.
@@ -53,6 +58,24 @@ def start_ray() -> bool:
             log_to_driver=False,
         )
     return True
+
+
+@contextmanager
+def _standard_error_on_failure() -> Iterator[None]:
+    """Hold back what Ray's core, which is not Python, writes as it starts; show it if it fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def place_actors(config: ScoreConfig, resources: dict[str, float]) -> Placement:
