@@ -103,6 +103,11 @@ def place_actors(config: ScoreConfig, resources: dict[str, float]) -> Placement:
         raise Refused(
             f"the job asks for {asked}, and {there}; lower actors or gpus_per_actor, or add nodes"
         )
+    if not gpus_each and actors > max(cpus, 1):
+        raise Refused(
+            f"the job asks for {actors} actors, and {there}; more actors than CPUs only take each "
+            "other's time and memory: lower actors"
+        )
     if cpus < 2 * IO_CPUS or (gpus_each and cpus <= 1):
         raise Refused(f"the job asks for {asked} and CPUs to read and write, and {there}")
     # Ray counts in ten-thousandths; rounding up could ask for more than there is.

@@ -27,7 +27,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.corpus.units import Unit, encode_units
+from dlogp_ray.corpus.units import Unit, decode_units, encode_units
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors, start_ray
 from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
@@ -59,7 +59,7 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
     plan = plan_score(config)
     run = _existing_run(plan)
     before = set(run.committed()) if run else set()
-    missing = [unit for unit in plan.units if unit.name not in before]
+    missing = [unit for unit in _fixed_units(run, plan) if unit.name not in before]
     if run is None or not run.sealed:
         causes: dict[str, str] = {}
         if run is None or missing:
@@ -96,6 +96,13 @@ def _existing_run(plan: ScorePlan) -> Run | None:
     if run is not None:
         check_fingerprint(run, plan.fingerprint)
     return run
+
+
+def _fixed_units(run: Run | None, plan: ScorePlan) -> list[Unit]:
+    """The run's own list of units where it has one: another version may cut another way."""
+    if run is None or not store.exists(run.path("units.parquet")):
+        return plan.units
+    return decode_units(store.read(run.path("units.parquet")))
 
 
 @contextmanager

@@ -101,6 +101,27 @@ def test_only_missing_units_are_done(tmp_path: Path, make_config: Any) -> None:
     assert rows_of(whole.run) == undisturbed
 
 
+def test_a_run_goes_on_with_its_own_units_whatever_would_be_cut_now(
+    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlogp_ray.pipelines import planning
+
+    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
+    config = make_config(corpus=str(corpus))
+    whole = dlogp_ray.score(config, progress=False)
+    undisturbed = rows_of(whole.run)
+    for name in ("_SUCCESS", "manifest.parquet", "scores/part-00000001.parquet"):
+        (Path(whole.run) / name).unlink()
+    cut = planning.cut_units
+    # As a later version may do: twice as many units of the same corpus.
+    monkeypatch.setattr(
+        planning, "cut_units", lambda files, n, columns: cut(files, n // 2, columns)
+    )
+    again = dlogp_ray.score(config, progress=False)
+    assert (again.units, again.units_scored) == (whole.units, 1)
+    assert rows_of(whole.run) == undisturbed
+
+
 def test_a_copy_of_the_policy_changes_nothing_exactly(tmp_path: Path, make_config: Any) -> None:
     folders = {n: str(make_policy_folder(tmp_path / n, seed=5)) for n in ("base", "copy")}
     corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(20))
