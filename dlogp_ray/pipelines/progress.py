@@ -27,8 +27,9 @@ class UnitProgress:
         self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("scoring"),
-            BarColumn(),
-            TextColumn("{task.fields[units]} units  {task.fields[rate]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[units]} units"),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not (enabled and sys.stderr.isatty()),
