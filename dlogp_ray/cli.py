@@ -16,7 +16,8 @@ from dlogp_ray.errors import DlogpError, ExitCode
 
 EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected (more than
 max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 the run exists and
-was made from something else; 130 and 143 stopped, the same command resumes."""
+was made from something else; 6 an object of the run is missing or can't be read; 130 and 143
+stopped, the same command resumes."""
 
 app = typer.Typer(
     help="Score model generations with a base policy and its RL-tuned versions; query the tables.",
@@ -104,9 +105,15 @@ def query(
     if output_format is Format.TABLE:
         relation.show(max_rows=200, max_width=200)
     elif output_format is Format.CSV:
-        from pyarrow import csv
+        import csv
 
-        csv.write_csv(relation.to_arrow_table(), sys.stdout.buffer)
+        writer = csv.writer(sys.stdout)
+        writer.writerow(relation.columns)
+        for row in relation.to_arrow_table().to_pylist():
+            writer.writerow(
+                json.dumps(v, default=str) if isinstance(v, list | dict) else v
+                for v in row.values()
+            )
     else:
         for row in relation.to_arrow_table().to_pylist():
             typer.echo(json.dumps(row, default=str))

@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     """Some units could not be done; the others are."""
     MISMATCH = 5
     """The run exists and was made from something else, or the store is not fit."""
+    DAMAGED = 6
+    """An object of the run is missing or can't be read."""
     INTERRUPTED = 130
     """Stopped by SIGINT; the same command resumes."""
     TERMINATED = 143
@@ -38,6 +40,12 @@ class FingerprintMismatch(DlogpError):
     """The run exists, and its inputs, policies or settings are not these."""
 
     exit_code = ExitCode.MISMATCH
+
+
+class Damaged(DlogpError):
+    """An object of a run is missing or can't be read; it is named, with what to do."""
+
+    exit_code = ExitCode.DAMAGED
 
 
 class Stopped(DlogpError):

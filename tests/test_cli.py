@@ -73,6 +73,10 @@ def test_query_prints_tables_csv_and_json(
     assert [tuple(json.loads(line).values()) for line in out.splitlines()] == expected
     _, out, _ = call(monkeypatch, capfd, "query", run, sql, "--format", "csv")
     assert [(i, int(n)) for i, n in list(csv.reader(io.StringIO(out)))[1:]] == expected
+    lists = "SELECT sample_id, response_ids FROM scores WHERE status = 'ok' ORDER BY 1"
+    _, out, _ = call(monkeypatch, capfd, "query", run, lists, "--format", "csv")
+    found = [(i, json.loads(ids)) for i, ids in list(csv.reader(io.StringIO(out)))[1:]]
+    assert found == [(row["sample_id"], row["response_ids"]) for row in make_rows(4)]
     _, out, _ = call(monkeypatch, capfd, "query", run, sql)
     assert all(name in out for name, _ in expected)
 

@@ -51,7 +51,7 @@ def read_jsonl(uri: str, start: int, stop: int | None, compression: str | None) 
 
 def _parse(line: bytes) -> dict[str, Any] | RowRejected:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return RowRejected("malformed", f"not a line of JSON: {error}")
     if not isinstance(row, dict):

@@ -193,6 +193,9 @@ def _ids(
     if messages is not None:
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
             raise _wrong_type(rules.theirs("messages"), "a list of messages", messages)
+        for message in messages:
+            if "role" not in message or not {"content", "tool_calls"} & message.keys():
+                raise _wrong_type(rules.theirs("messages"), "messages of role and content", message)
         _check_unicode(rules.theirs("messages"), messages)
         prompt_ids = tokenizer.messages(messages)
     else:

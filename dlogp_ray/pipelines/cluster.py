@@ -6,6 +6,7 @@ word; so both are checked, and refused, before work begins.
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 import warnings
@@ -20,6 +21,7 @@ from dlogp_ray.errors import Refused
 
 IO_CPUS = 0.25
 """CPU share of a task that reads or writes a unit."""
+_CONNECT_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ def start_ray() -> bool:
 
     Returns:
         True if this call started or joined it, so that the caller ends it.
+
+    Raises:
+        Refused: Nothing answers at ``RAY_ADDRESS``.
     """
     if ray.is_initialized():
         return False
@@ -46,18 +51,40 @@ def start_ray() -> bool:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A lost unit is recorded with its cause; the stack of Ray's own threads stays in Ray's log.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # "local" where no cluster is named: Ray would else look for the one that was last started on
+    # this machine, and wait for minutes if it is gone.
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    _check_answers(address)
     with warnings.catch_warnings(), _standard_error_on_failure():
         warnings.simplefilter("ignore", FutureWarning)
-        # "local" where no cluster is named: Ray would else look for the one that was last started
-        # on this machine, and wait for minutes if it is gone.
-        named = os.environ.get("RAY_ADDRESS")
-        ray.init(
-            address=named or "local",
-            include_dashboard=None if named else False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except ConnectionError as error:
+            raise _no_cluster(address, error) from None
     return True
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes to reach an address where nobody is."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> Refused:
+    return Refused(
+        f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); correct it, or unset it "
+        "to start Ray on this machine"
+    )
 
 
 @contextmanager

@@ -155,6 +155,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         "temperature": config.temperature,
         "unit_tokens": config.unit_tokens,
     }
+    store.check_writable(config.run_uri)
     units = cut_units(files, config.unit_tokens, config.columns)
     return ScorePlan(ScoreJob(config, rules, config.run_uri), units, fingerprint)
 

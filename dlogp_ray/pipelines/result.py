@@ -121,7 +121,8 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
     table.add_row("bytes", f"{made.size_bytes:,}")
     table.add_row("actors", f"{placement.actors} on {plan.probe.device}")
     speed = f"{plan.probe.tokens_per_s:,.0f} tokens/s"
-    table.add_row("expected", f"{hours:.2g} hours at {speed} an actor (one measured alone)")
+    took = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    table.add_row("expected", f"{took} at {speed} an actor (one measured alone)")
     if not UNIT_SECONDS[0] <= per_unit_s <= UNIT_SECONDS[1] and len(made.units) > 1:
         better = int(plan.probe.tokens_per_s * UNIT_SECONDS[1] / 2)
         table.add_row(

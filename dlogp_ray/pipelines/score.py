@@ -55,23 +55,30 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
         FingerprintMismatch: The run exists and was made from something else.
         Stopped: SIGTERM came; what is committed stays.
     """
+    with stop_on_sigterm():
+        return _score(config, progress)
+
+
+def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
     started = time.monotonic()
     plan = plan_score(config)
     run = _existing_run(plan)
     before = set(run.committed()) if run else set()
     missing = [unit for unit in _fixed_units(run, plan) if unit.name not in before]
-    if run is None or not run.sealed:
+    scored = 0
+    if run is not None and run.sealed:
+        run.check_objects()
+    else:
         causes: dict[str, str] = {}
         if run is None or missing:
-            with ray_session(), stop_on_sigterm():
+            with ray_session():
                 placement = place_actors(plan.job.config, ray.cluster_resources())
                 probe(plan.job, placement)
                 run = begin_run(plan.job.run_uri, _run_info(plan), encode_units(plan.units))
-                causes = _score_units(plan.job, placement, missing, progress=progress)
+                scored, causes = _score_units(plan.job, placement, missing, progress=progress)
         _record_failures(run, missing, causes, config.max_unit_attempts)
         if len(run.committed()) == run.planned or config.seal_partial:
             seal(run, partial=config.seal_partial)
-    scored = len(set(run.committed()) - before)
     seconds = time.monotonic() - started
     return summarise_run(run, scored, seconds, config.max_rejected)
 
@@ -110,7 +117,8 @@ def ray_session() -> Iterator[None]:
     """Ray for as long as the context lasts; a session that was there stays."""
     ours = start_ray()
     try:
-        yield
+        with stop_on_sigterm():  # again: starting Ray puts its own handler in place
+            yield
     finally:
         if ours:
             ray.shutdown()
@@ -118,8 +126,8 @@ def ray_session() -> Iterator[None]:
 
 def _score_units(
     job: ScoreJob, placement: Placement, units: Sequence[Unit], *, progress: bool
-) -> dict[str, str]:
-    """Score ``units``; the cause of each that reported an error, by unit."""
+) -> tuple[int, dict[str, str]]:
+    """Score ``units``: how many objects this call created, and the cause of each reported error."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     # A unit whose process dies loses its own block and no other.
@@ -150,19 +158,20 @@ def _score_units(
     )
 
     by_index = {unit.index: unit for unit in units}
-    causes: dict[str, str] = {}
+    created, causes = 0, dict[str, str]()
     with UnitProgress(len(units), sum(u.tokens for u in units), enabled=progress) as bar:
         try:
             for receipt in receipts.iter_rows():
                 unit = by_index[int(receipt["index"])]
                 if receipt["error"]:
                     causes[unit.name] = receipt["error"]
+                created += bool(receipt["created"])
                 bar.advance(unit.tokens)
         except ray.exceptions.RayError as error:
             # The whole stream ended; the units without an object carry the cause.
             cause = f"Ray ended the job: {type(error).__name__}: {error}"
             causes = {unit.name: cause for unit in units} | causes
-    return causes
+    return created, causes
 
 
 def _record_failures(

@@ -55,25 +55,23 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
 
 
 def write_unit(row: Row, *, job: ScoreJob) -> Row:
-    """Score rows -> the object, created unless it exists; the receipt."""
-    receipt: Row = {"index": row["index"], "rows": 0, "tokens": 0, "rejected": 0, "error": ""}
+    """Score rows -> the object, created unless it exists; the receipt says whether it was."""
 
     def work() -> Row:
         scores = from_bytes(row["payload"])
         summary = summarise(scores)
-        tokens = sum(map(len, scores["response_ids"]))
         footer = {
             "unit": row["index"],
-            "tokens": tokens,
+            "tokens": sum(map(len, scores["response_ids"])),
             "status": summary.status,
             "summary": summary.model_dump(),
         }
-        data = encode(scores, footer)
-        store.create(f"{job.run_uri}/scores/{unit_name(row['index'])}.parquet", data)
-        return receipt | {"rows": summary.rows, "tokens": tokens, "rejected": summary.rejected}
+        uri = f"{job.run_uri}/scores/{unit_name(row['index'])}.parquet"
+        created = store.create(uri, encode(scores, footer))
+        return {"index": row["index"], "created": created, "error": ""}
 
     done = guarded("writing", row, work)
-    return receipt | {"error": done["error"]} if done["error"] else done
+    return {"index": row["index"], "created": done.get("created", False), "error": done["error"]}
 
 
 def to_bytes(table: pa.Table) -> bytes:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from dlogp_ray.errors import FingerprintMismatch, Refused
+from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.tables import schemas, store
 
 _READERS = 16
@@ -107,9 +107,37 @@ class Run:
             yield from zip(units, pool.map(self._footer, units), strict=True)
 
     def _footer(self, unit: str) -> dict[str, Any]:
-        filesystem, path = store.open_store(self.object_uri(unit))
-        with filesystem.open(path, "rb") as file:
-            return schemas.footer(pq.ParquetFile(file).metadata)
+        uri = self.object_uri(unit)
+        filesystem, path = store.open_store(uri)
+        try:
+            with filesystem.open(path, "rb") as file:
+                return schemas.footer(pq.ParquetFile(file).metadata)
+        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            raise Damaged(
+                f"{uri} can't be read ({error}). Delete it if it is there, and _SUCCESS if the "
+                "run is sealed; the job's own command then scores its unit again"
+            ) from None
+
+    def check_objects(self) -> None:
+        """Check that every object of a sealed run is there, with the size that the manifest says.
+
+        Raises:
+            Damaged: Some are not; they are named.
+        """
+        committed = self.committed()
+        wrong = []
+        for row in self.manifest().select(["unit", "size_bytes"]).to_pylist():
+            entry = committed.get(row["unit"])
+            if entry is None:
+                wrong.append(f"{row['unit']} is missing")
+            elif entry["size"] != row["size_bytes"]:
+                wrong.append(f"{row['unit']} has {entry['size']} bytes, not {row['size_bytes']}")
+        if wrong:
+            raise Damaged(
+                f"run {self.uri} is sealed, but of its objects {len(wrong)} are not what the "
+                f"manifest says: {'; '.join(wrong[:10])}. Put them back; or delete them and "
+                "_SUCCESS, and the job's own command scores their units again"
+            )
 
     @property
     def schema(self) -> pa.Schema:

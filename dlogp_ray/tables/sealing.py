@@ -42,8 +42,8 @@ def seal(run: Run, *, partial: bool = False) -> Run:
     missing = run.planned - len(committed)
     if missing and not partial:
         raise Refused(f"run {run.uri}: {missing} of {run.planned} units are missing")
-    duplicates = duplicate_sample_ids(run) if len(committed) > 1 else {}
     footers = dict(run.footers(committed))
+    duplicates = duplicate_sample_ids(run) if len(committed) > 1 else {}
     rows = [
         {
             "unit": unit,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import Damaged, Refused
 from dlogp_ray.tables import store
 from dlogp_ray.tables.schemas import STATISTICS
 
@@ -36,7 +36,13 @@ def query_run(run: "Run", query: str) -> Any:
         Refused: DuckDB refuses it.
     """
     connection = connect(run.uri)
-    _create_views(connection, run)
+    try:
+        _create_views(connection, run)
+    except duckdb.Error as error:
+        raise Damaged(
+            f"run {run.uri}: an object is missing or can't be read: {error}. `dlogp score` with "
+            "the run's job names it, and says what to do"
+        ) from None
     try:
         # COPY, ATTACH and CREATE could write, even over the run's own objects.
         statements = connection.extract_statements(query)

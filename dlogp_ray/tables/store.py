@@ -15,6 +15,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from dlogp_ray.errors import Refused
+
 
 def open_store(uri: str) -> tuple[Any, str]:
     """The fsspec filesystem of ``uri`` and the path in it (absolute on a local disk)."""
@@ -84,6 +86,32 @@ def _temporary(path: Path, data: bytes) -> Iterator[str]:
         yield temporary
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def check_writable(uri: str) -> None:
+    """Check that objects can be created under ``uri`` on a local disk; nothing is left behind.
+
+    Raises:
+        Refused: They can't.
+    """
+    filesystem, path = open_store(uri)
+    if not isinstance(filesystem, LocalFileSystem):
+        return
+    folder = Path(path)
+    try:
+        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        finally:
+            for parent in made:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+    except OSError as error:
+        raise Refused(
+            f"{uri}: nothing can be written there ({error}); give a folder that can"
+        ) from None
 
 
 def replace(uri: str, data: bytes) -> None:

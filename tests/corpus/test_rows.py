@@ -330,6 +330,10 @@ def test_messages_without_a_template_or_against_it() -> None:
     [
         ({"response": 3}, "'response': expected text, got int 3"),
         ({"prompt": ["1"]}, "'prompt': expected text, got list ['1']"),
+        (
+            {"prompt": None, "messages": [{"role": "user"}]},
+            "'messages': expected messages of role and content",
+        ),
         ({"prompt": "\ud800"}, "'prompt': expected valid Unicode"),
         ({"response": "\ud800"}, "'response': expected valid Unicode"),
         (
@@ -338,7 +342,7 @@ def test_messages_without_a_template_or_against_it() -> None:
         ),
         ({"prompt": None, "messages": ["hi"]}, "'messages': expected a list of messages, got list"),
         (
-            {"prompt": None, "messages": [{"content": "\ud800"}]},
+            {"prompt": None, "messages": [{"role": "user", "content": "\ud800"}]},
             "'messages': expected valid Unicode",
         ),
     ],
@@ -397,7 +401,7 @@ def test_a_value_nested_deeper_than_python_walks_is_rejected_alone() -> None:
         value = [value]
     status, error = rejection(GOOD | {"x": value}, rules=rules(x="string"))
     assert (status, "nested less deep" in error) == ("wrong_type", True)
-    message = TEXT | {"prompt": None, "messages": [{"content": value}]}
+    message = TEXT | {"prompt": None, "messages": [{"role": "user", "content": value}]}
     status, error = rejection(message, tokenizer=TOKENIZER)
     assert (status, "nested less deep" in error) == ("wrong_type", True)
     assert rejection(GOOD | {"response_ids": value})[0] == "wrong_type"

@@ -1,5 +1,6 @@
 """Where actors go: they fit, they leave room for reading and writing, or the job is refused."""
 
+import socket
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors
+from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors, start_ray
 
 
 def config(**fields: Any) -> ScoreConfig:
@@ -72,3 +73,15 @@ def test_there_is_always_room_to_read_and_write(
     assert placed.actors * placed.cpus + 2 * IO_CPUS <= cpus
     assert placed.actors * placed.gpus <= gpus
     assert placed.cpus > 0
+
+
+def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(Refused, match="no Ray cluster answers"):
+        start_ray()

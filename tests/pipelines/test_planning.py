@@ -297,3 +297,15 @@ def test_a_relative_output_in_a_submitted_job_is_refused(
     assert "absolute path or a URL" in text
     outside = make_config(corpus=str(corpus), output=str(tmp_path / "runs"))
     assert plan_score(outside).job.run_uri == f"{tmp_path}/runs/test"
+
+
+@pytest.mark.parametrize("blocked", ["a file", "a folder that cannot be made"])
+def test_an_output_that_cannot_be_written(
+    make_config: Any, corpus: Path, tmp_path: Path, blocked: str
+) -> None:
+    output = corpus if blocked == "a file" else Path("/proc/dlogp-ray")
+    with pytest.raises(Refused, match="nothing can be written there"):
+        plan_score(make_config(corpus=str(corpus), output=str(output)))
+    # Where it can, looking leaves nothing behind.
+    plan_score(make_config(corpus=str(corpus), output=str(tmp_path / "new/deeper")))
+    assert not (tmp_path / "new").exists()

@@ -14,7 +14,7 @@ from conftest import make_policy_folder, make_rows, write_jsonl
 
 import dlogp_ray
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.errors import FingerprintMismatch, Refused
+from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -320,6 +320,31 @@ def test_a_damaged_part_of_a_corpus_file_fails_its_unit_and_a_partial_run_can_be
     assert sealed.sealed
     assert sealed.exit_code == 4
     assert sealed.rows == result.rows
+
+
+def test_damaged_objects_are_named_and_their_units_done_again_once_deleted(
+    tmp_path: Path, make_config: Any
+) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
+    config = make_config(corpus=str(corpus))
+    run = Path(dlogp_ray.score(config, progress=False).run)
+    undisturbed = rows_of(str(run))
+    truncated, missing = run / "scores/part-00000001.parquet", run / "scores/part-00000000.parquet"
+    truncated.write_bytes(truncated.read_bytes()[:3000])
+    missing.unlink()
+    with pytest.raises(Damaged, match="part-00000000 is missing; part-00000001 has 3000 bytes"):
+        dlogp_ray.score(config, progress=False)
+    with pytest.raises(Damaged):
+        dlogp_ray.open_run(str(run)).sql("SELECT count(*) FROM scores")
+
+    (run / "_SUCCESS").unlink()
+    with pytest.raises(Damaged, match=r"part-00000001.parquet can't be read") as error:
+        dlogp_ray.score(config, progress=False)  # does the missing one, and can't seal
+    assert error.value.exit_code == 6
+    truncated.unlink()
+    mended = dlogp_ray.score(config, progress=False)
+    assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, 1, True)
+    assert rows_of(str(run)) == undisturbed
 
 
 def test_text_rows_go_through_the_tokenizer(tmp_path: Path, make_config: Any) -> None:
