@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.errors import DlogpError, ExitCode
+from dlogp_ray.errors import DlogpError, Interrupted
 
 EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected (more than
 max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 the run exists and
@@ -64,7 +64,12 @@ def score(
     if plan:
         typer.echo(json.dumps(print_plan(preview(job), Console())))
         return
-    result = run_job(job, progress=progress)
+    try:
+        result = run_job(job, progress=progress)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted; what is committed stays, the same command goes on"
+        ) from None
     print_result(result, Console())
     typer.echo(json.dumps(result.as_json()))
     raise typer.Exit(result.exit_code)
@@ -141,11 +146,6 @@ def main() -> None:
     except DlogpError as error:
         typer.echo(f"dlogp: {error}", err=True)
         sys.exit(int(error.exit_code))
-    except KeyboardInterrupt:
-        typer.echo(
-            "dlogp: interrupted; what is committed stays, the same command goes on", err=True
-        )
-        sys.exit(int(ExitCode.INTERRUPTED))
 
 
 if __name__ == "__main__":

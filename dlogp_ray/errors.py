@@ -54,6 +54,12 @@ class Stopped(DlogpError):
     exit_code = ExitCode.TERMINATED
 
 
+class Interrupted(Stopped):
+    """The same, by SIGINT at the command line."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class RowRejected(Exception):
     """One corpus row cannot be scored; it is written with this status and error.
 

@@ -88,24 +88,27 @@ def test_a_killed_and_a_stopped_driver_lose_nothing_and_do_nothing_twice(
     after_kill = committed(disturbed)
     assert 3 <= len(after_kill) < units
 
-    driver = start(job)
-    wait_for_objects(disturbed, len(after_kill) + 3, driver)
-    driver.send_signal(signal.SIGTERM)
-    asked = time.monotonic()
-    _, log = driver.communicate(timeout=60)
-    assert driver.returncode == 143, log
-    assert time.monotonic() - asked < 15
-    assert "the same command goes on" in log
-    after_stop = committed(disturbed)
-    assert after_kill.items() <= after_stop.items()
-    assert len(after_stop) < units
-    assert not dlogp_ray.open_run(str(disturbed)).sealed
+    before = after_kill
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        driver = start(job)
+        wait_for_objects(disturbed, len(before) + 3, driver)
+        driver.send_signal(number)
+        asked = time.monotonic()
+        _, log = driver.communicate(timeout=60)
+        assert driver.returncode == code, log
+        assert time.monotonic() - asked < 15
+        assert "the same command goes on" in log
+        after = committed(disturbed)
+        assert before.items() <= after.items()
+        assert len(after) < units
+        assert not dlogp_ray.open_run(str(disturbed)).sealed
+        before = after
 
     driver = start(job)
     output, log = driver.communicate(timeout=START_TIMEOUT_S)
     assert driver.returncode == 0, log
     result = json.loads(output.splitlines()[-1])
-    assert result["units_scored"] == units - len(after_stop)
+    assert result["units_scored"] == units - len(before)
     assert result["rows"] == 400
     # Content hashes cover every value of every row: the same rows, none missing, none twice.
     assert committed(disturbed) == committed(undisturbed)
