@@ -3,6 +3,7 @@
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
 from dlogp_ray.policies.policy import Policy
@@ -15,18 +16,22 @@ class ScoreUnit:
 
     Args:
         job: Which policies, and how.
-        device: Where they are held; None for a GPU where this process sees one.
+        device: Where they are held, as torch names it.
     """
 
-    def __init__(self, job: ScoreJob, device: str | None = None) -> None:
+    def __init__(self, job: ScoreJob, device: str) -> None:
         """Load the policies.
 
         Raises:
-            Refused: One can't be loaded.
+            Refused: One can't be loaded, or torch has no such device.
         """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise Refused(
+                "Ray gave the actor a GPU, and torch sees none: install a torch build for it, or "
+                "set gpus_per_actor: 0"
+            )
         disable_progress_bar()
         torch.set_num_threads(job.config.threads_per_actor)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.policies = {
             name: Policy.load(
                 job.checkpoint(name),

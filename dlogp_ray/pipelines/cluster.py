@@ -32,6 +32,11 @@ class Placement:
     cpus: float
     gpus: float
 
+    @property
+    def device(self) -> str:
+        """Where an actor holds the policies, as torch names it."""
+        return "cuda" if self.gpus else "cpu"
+
 
 def start_ray() -> bool:
     """Join the cluster that ``RAY_ADDRESS`` names (a submitted job has it), or start a local one.
@@ -44,7 +49,6 @@ def start_ray() -> bool:
     """
     if ray.is_initialized():
         return False
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Ray Data itself keeps arguments of its actors in the object store, and Ray's core prints an
     # error about that for every pool whose actors may restart.

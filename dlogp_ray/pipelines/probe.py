@@ -44,7 +44,7 @@ def probe(job: ScoreJob, placement: Placement) -> Probe:
         num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
     )
     try:
-        seen: Probe = ray.get(remote.remote(job))
+        seen: Probe = ray.get(remote.remote(job, placement.device))
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, Refused):
@@ -64,8 +64,8 @@ def probe(job: ScoreJob, placement: Placement) -> Probe:
     return seen
 
 
-def _probe(job: ScoreJob) -> Probe:
-    unit = ScoreUnit(job)
+def _probe(job: ScoreJob, device: str) -> Probe:
+    unit = ScoreUnit(job, device)
     tokens = _SEQUENCE_TOKENS
     if job.rules.max_tokens is not None:
         tokens = min(tokens, job.rules.max_tokens)
@@ -81,7 +81,7 @@ def _probe(job: ScoreJob) -> Probe:
     unit.scorer.score(sequences)
     seconds = time.monotonic() - started
     return Probe(
-        device=str(next(iter(unit.policies.values())).device),
+        device=device,
         widths={name: policy.lm_head.width for name, policy in unit.policies.items()},
         tokens_per_s=len(sequences) * tokens / seconds,
     )

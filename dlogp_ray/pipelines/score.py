@@ -143,7 +143,7 @@ def _score_units(
         descriptors.map(read_unit, fn_kwargs={"job": job}, num_cpus=IO_CPUS)
         .map(
             ScoreUnit,
-            fn_constructor_kwargs={"job": job},
+            fn_constructor_kwargs={"job": job, "device": placement.device},
             compute=ActorPoolStrategy(
                 size=min(placement.actors, len(units)), max_tasks_in_flight_per_actor=1
             ),

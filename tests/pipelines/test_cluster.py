@@ -4,12 +4,16 @@ import socket
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dlogp_ray.config import ScoreConfig
+from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors, start_ray
+from dlogp_ray.pipelines.planning import ScoreJob
 
 
 def config(**fields: Any) -> ScoreConfig:
@@ -85,3 +89,10 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.Monk
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(Refused, match="no Ray cluster answers"):
         start_ray()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+def test_a_gpu_that_torch_does_not_see_is_refused() -> None:
+    rules = RowRules(vocab_size=2, max_tokens=None, columns={}, carry={})
+    with pytest.raises(Refused, match="torch sees none"):
+        ScoreUnit(ScoreJob(config(), rules, "run"), "cuda")
