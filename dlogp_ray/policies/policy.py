@@ -7,18 +7,22 @@ when it is loaded; one for which it does not is refused by name.
 Shapes: b sequences, s positions, n rows, h hidden size, v vocabulary (rows of the lm head).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import Checkpoint
 
 VOCABULARY_TILE = 16_384
 """Rows of the lm head that are brought to float32 at a time: 268 MB at h = 4,096."""
+ATTENTION_BYTES = 256 * 2**20
+"""The most that the plain attention's weights of one layer may take."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Policy:
         decoder = model.get_decoder()
         self._body = model.base_model if decoder is None or decoder is model else decoder
         self.lm_head = _lm_head(model)
+        self._heads = getattr(model.config.get_text_config(), "num_attention_heads", 1)
         _check_finite(name, model)
         self._check_split()
 
@@ -142,7 +147,21 @@ class Policy:
         Sequences are padded on the right: attention is causal, so that no real position sees the
         padding and no mask is needed.
         """
-        return self._body(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        with self._attention(ids):
+            return self._body(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    def _attention(self, ids: Tensor) -> AbstractContextManager[None]:
+        """Torch's plain attention where it is the exact one and fits; else its own choice.
+
+        In float32 on a CPU, the fused kernel's exponential is good to about 20 bits: on the demo
+        pair's 87,029 tokens, other batches moved KL by up to 1.7e-5 nats with it and by 2.6e-6
+        without. The plain one holds all attention weights of a layer.
+        """
+        weights_bytes = 4 * ids.numel() * ids.shape[1] * self._heads
+        exact = self.device.type == "cpu" and self.lm_head.weight.dtype == torch.float32
+        if exact and weights_bytes <= ATTENTION_BYTES:
+            return sdpa_kernel(SDPBackend.MATH)
+        return nullcontext()
 
     @torch.inference_mode()
     def _check_split(self) -> None:
