@@ -53,6 +53,7 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
     Raises:
         Refused: The job can't begin; nothing was written.
         FingerprintMismatch: The run exists and was made from something else.
+        Damaged: An object of the run is missing or can't be read; it is named.
         Stopped: SIGTERM came; what is committed stays.
     """
     with stop_on_sigterm():
