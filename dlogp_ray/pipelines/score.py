@@ -35,7 +35,7 @@ from dlogp_ray.pipelines.probe import probe
 from dlogp_ray.pipelines.progress import UnitProgress
 from dlogp_ray.pipelines.result import ScorePreview, ScoreResult, summarise_run
 from dlogp_ray.pipelines.stages import read_unit, write_unit
-from dlogp_ray.pipelines.stopping import stop_on_sigterm
+from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
 from dlogp_ray.tables import store
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run
 from dlogp_ray.tables.sealing import seal
@@ -72,11 +72,13 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
     else:
         causes: dict[str, str] = {}
         if run is None or missing:
-            with ray_session():
+            with ray_session() as stop:
                 placement = place_actors(plan.job.config, ray.cluster_resources())
                 probe(plan.job, placement)
                 run = begin_run(plan.job.run_uri, _run_info(plan), encode_units(plan.units))
-                scored, causes = _score_units(plan.job, placement, missing, progress=progress)
+                scored, causes = _score_units(
+                    plan.job, placement, missing, stop, progress=progress
+                )
         _record_failures(run, missing, causes, config.max_unit_attempts)
         if len(run.committed()) == run.planned or config.seal_partial:
             seal(run, partial=config.seal_partial)
@@ -114,19 +116,24 @@ def _fixed_units(run: Run | None, plan: ScorePlan) -> list[Unit]:
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session() -> Iterator[StopRequest]:
     """Ray for as long as the context lasts; a session that was there stays."""
     ours = start_ray()
     try:
-        with stop_on_sigterm():  # again: starting Ray puts its own handler in place
-            yield
+        with stop_on_sigterm() as stop:  # again: starting Ray puts its own handler in place
+            yield stop
     finally:
         if ours:
             ray.shutdown()
 
 
 def _score_units(
-    job: ScoreJob, placement: Placement, units: Sequence[Unit], *, progress: bool
+    job: ScoreJob,
+    placement: Placement,
+    units: Sequence[Unit],
+    stop: StopRequest,
+    *,
+    progress: bool,
 ) -> tuple[int, dict[str, str]]:
     """Score ``units``: how many objects this call created, and the cause of each reported error."""
     context = DataContext.get_current()
@@ -168,6 +175,7 @@ def _score_units(
                     causes[unit.name] = receipt["error"]
                 created += bool(receipt["created"])
                 bar.advance(unit.tokens)
+                stop.check()
         except ray.exceptions.RayError as error:
             # The whole stream ended; the units without an object carry the cause.
             cause = f"Ray ended the job: {type(error).__name__}: {error}"

@@ -9,21 +9,45 @@ from types import FrameType
 from dlogp_ray.errors import Stopped
 
 
-@contextmanager
-def stop_on_sigterm() -> Iterator[None]:
-    """Raise ``Stopped`` in the main thread when SIGTERM comes; elsewhere do nothing.
+class StopRequest:
+    """Whether SIGTERM came."""
 
-    Ray's own handler, which exits at once, is put back afterwards.
+    def __init__(self) -> None:
+        """Not yet."""
+        self.came = False
+
+    def check(self) -> None:
+        """Raise ``Stopped`` if it came.
+
+        The exception that the signal raises can get lost: where it meets a callback or a
+        finaliser of a library, Python or the library drops it. So a long loop asks in between.
+        """
+        if self.came:
+            raise Stopped("stopped by SIGTERM; what is committed stays, the same command goes on")
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[StopRequest]:
+    """Raise ``Stopped`` when SIGTERM comes, in the main thread; elsewhere do nothing.
+
+    What the signal itself raises is a ``KeyboardInterrupt``, which libraries let through where
+    they would handle an ``Exception``. Ray's own handler, which exits at once, is put back
+    afterwards.
     """
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield request
         return
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Stopped("stopped by SIGTERM; what is committed stays, the same command goes on")
+        request.came = True
+        raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield request
+    except KeyboardInterrupt:
+        request.check()
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
