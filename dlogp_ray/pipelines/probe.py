@@ -14,7 +14,7 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.planning import ScoreJob
-from dlogp_ray.scoring.scorer import TokenSequence
+from dlogp_ray.scoring.packing import TokenSequence
 
 _SEQUENCE_TOKENS = 256
 

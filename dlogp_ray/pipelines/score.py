@@ -76,9 +76,7 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
                 placement = place_actors(plan.job.config, ray.cluster_resources())
                 probe(plan.job, placement)
                 run = begin_run(plan.job.run_uri, _run_info(plan), encode_units(plan.units))
-                scored, causes = _score_units(
-                    plan.job, placement, missing, stop, progress=progress
-                )
+                scored, causes = _score_units(plan.job, placement, missing, stop, progress=progress)
         _record_failures(run, missing, causes, config.max_unit_attempts)
         if len(run.committed()) == run.planned or config.seal_partial:
             seal(run, partial=config.seal_partial)

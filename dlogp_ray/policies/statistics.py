@@ -1,34 +1,49 @@
 """Per-token statistics of one or two policies from their hidden states, exact over the vocabulary.
 
-Definitions: METHODS of the README ("The columns"); sources: arXiv 2603.22117 (Δlog p, KL) and
+Definitions: "The columns" of the README; sources: arXiv 2603.22117 (Δlog p, KL) and
 arXiv 2603.22446 (Jensen-Shannon, ranks). Natural logarithms; log-probabilities, entropies and
-divergences in nats. Everything is reduced in float32, in chunks of rows, so that [n, v] is never
-in memory for all rows at once.
+divergences in nats.
 
-Shapes: n rows (response tokens), h hidden size, v vocabulary (rows of the lm head).
+The rows go through in small chunks, so that [n, v] never exists; of a chunk, the logits of two
+policies are held, however many policies there are. Two passes over their vocabulary tiles:
+
+    1  largest logit and sum of exponentials, online       -> log-sum-exp, first choice
+    2  everything that needs probabilities, as sums        -> entropy, KL, JS, ranks
+
+The second pass works on normalised log-probabilities: the divergences of equal policies are then
+exactly 0, and no small divergence is the difference of two large numbers.
+
+Shapes: n rows (response tokens), r rows of a chunk, w ids of a tile, h hidden size, v vocabulary.
 """
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from dlogp_ray.policies.policy import LmHead
+from dlogp_ray.policies.lm_head import LmHead
 
-CHUNK_BYTES = 256 * 2**20
-"""Memory for one chunk's [rows, v] float32 arrays."""
-_ARRAYS_PER_POLICY = 4
-_MAX_CHUNK_ROWS = 8_192
+HELD_BYTES = {"cpu": 40 * 2**20, "cuda": 2**30}
+"""Memory for the logits of one chunk. On a CPU, with a float32 tile of the lm head and the
+temporaries of one tile, below 64 MB up to h = 1,024."""
+TILE_ELEMENTS = 2**17
+"""Numbers of one tile where nothing is compiled: its temporaries stay in a core's cache."""
+SAMPLED_STATISTICS = ("logp", "outside")
+"""What a job gets that asks for the sampled tokens only."""
+_LN2 = math.log(2)
 
 Statistics = dict[str, Shaped[Tensor, " n"]]
 
 
-def chunk_rows(widths: list[int]) -> int:
-    """How many rows of logits over heads of these ``widths`` fit into ``CHUNK_BYTES``."""
-    bytes_a_row = 4 * _ARRAYS_PER_POLICY * sum(widths)
-    return max(1, min(_MAX_CHUNK_ROWS, CHUNK_BYTES // bytes_a_row))
+def chunk_rows(widths: list[int], device_type: str = "cpu") -> int:
+    """How many rows of the two widest heads' logits fit into ``HELD_BYTES``."""
+    held = HELD_BYTES.get(device_type, HELD_BYTES["cpu"])
+    return max(1, held // (4 * sum(sorted(widths)[-2:])))
 
 
 @torch.inference_mode()
@@ -39,6 +54,8 @@ def score_rows(
     *,
     base: str | None,
     temperature: float = 1.0,
+    sampled_only: bool = False,
+    compiled: bool = False,
 ) -> dict[str, Statistics]:
     """All statistics of every policy, and of every other policy against ``base``.
 
@@ -48,24 +65,42 @@ def score_rows(
         targets: [n] token ids, all below the narrowest head's width.
         base: The policy that the others are compared with, None for none.
         temperature: Logits are divided by it.
+        sampled_only: Only ``SAMPLED_STATISTICS``, which need a single pass.
+        compiled: Let ``torch.compile`` fuse each pass (seconds, once a process).
 
     Returns:
-        By policy: for the base its own statistics, for every other its own and the pair's; each
-        [n], named as ``policy_statistics`` and ``pair_statistics`` name them.
+        By policy, each [n]: ``logp``; ``entropy`` H = −Σ π log π; ``max_logp`` log max π;
+        ``rank``, the number of ids with a strictly higher probability than the target;
+        ``top1_id``, the lowest id of the highest probability; ``outside``, the probability of ids
+        that another policy does not have. For every policy but the base also ``kl_rl_base``
+        KL(π_RL ‖ π_base), ``kl_base_rl``; ``js``, the Jensen-Shannon divergence with
+        m = ½(π_base + π_RL), in [0, ln 2]; ``top1_agree``; ``logp_base_of_rl_top1`` and
+        ``rank_base_of_rl_top1``, how the base sees the RL policy's first choice.
     """
+    first = next(iter(heads.values()))
     common = min(head.width for head in heads.values())
-    rows = chunk_rows([head.width for head in heads.values()])
+    rows = min(
+        chunk_rows([head.width for head in heads.values()], first.weight.device.type),
+        max(1, len(targets)),
+    )
+    ordered = [name for name in heads if name == base] + [name for name in heads if name != base]
+    buffers = _Buffers(rows, first.weight.device)
     chunks: dict[str, list[Statistics]] = {name: [] for name in heads}
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
-        logps = {
-            name: _log_softmax(head.logits(hidden[name][part]), temperature)
-            for name, head in heads.items()
-        }
-        for name, logp in logps.items():
-            statistics = policy_statistics(logp, targets[part], common)
-            if base is not None and name != base:
-                statistics |= pair_statistics(logps[base][:, :common], logp[:, :common])
+        of_base: _Distribution | None = None
+        for name in ordered:
+            logits = heads[name].logits(
+                hidden[name][part], buffers.get(name == base, len(targets[part]), heads[name].width)
+            )
+            if temperature != 1.0:
+                logits /= temperature
+            policy = _Distribution(logits, targets[part], common, compiled)
+            statistics = policy.sampled() if sampled_only else policy.statistics()
+            if of_base is not None and not sampled_only:
+                statistics |= _pair(of_base, policy)
+            if name == base:
+                of_base = policy
             chunks[name].append(statistics)
     return {
         name: {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
@@ -73,71 +108,151 @@ def score_rows(
     }
 
 
-def _log_softmax(logits: Float[Tensor, "n v"], temperature: float) -> Float[Tensor, "n v"]:
-    if temperature != 1.0:
-        logits /= temperature
-    return torch.log_softmax(logits, dim=-1)
+class _Buffers:
+    """Two areas for logits, the base's and that of the policy in turn, used again and again."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._rows, self._device = rows, device
+        self._areas: dict[bool, Tensor] = {}
+
+    def get(self, is_base: bool, rows: int, width: int) -> Tensor:
+        area = self._areas.get(is_base)
+        if area is None or len(area) < self._rows * width:
+            area = self._areas[is_base] = torch.empty(self._rows * width, device=self._device)
+        return area[: rows * width].view(rows, width)
 
 
-def policy_statistics(
-    logp: Float[Tensor, "n v"], targets: Int[Tensor, " n"], common: int
-) -> Statistics:
-    """What one policy says of each target.
+class _Distribution:
+    """One policy's logits over a chunk, normalised by the first pass."""
 
-    Args:
-        logp: Log-probabilities over the policy's own head, nats.
-        targets: Token ids.
-        common: The ids below this exist in every policy; the first choice is taken among them.
+    def __init__(
+        self, logits: Float[Tensor, "r v"], targets: Int[Tensor, " r"], common: int, compiled: bool
+    ) -> None:
+        self.logits, self.targets, self.common, self.compiled = logits, targets, common, compiled
+        inside, outside = self._tiles(0, common), self._tiles(common, logits.shape[1])
+        parts = [self._run(normaliser, logits[:, tile]) for tile in inside]
+        maxima, sums, ids = (torch.stack(column) for column in zip(*parts, strict=True))
+        offsets = torch.tensor([tile.start for tile in inside], device=logits.device)
+        self.max_logit, which = maxima.max(0)
+        self.top1 = (ids + offsets[:, None]).gather(0, which[None]).squeeze(0)
+        all_maxima, all_sums = maxima, sums
+        if outside:
+            more = [self._run(normaliser, logits[:, tile])[:2] for tile in outside]
+            more_maxima, more_sums = (torch.stack(column) for column in zip(*more, strict=True))
+            all_maxima, all_sums = torch.cat([maxima, more_maxima]), torch.cat([sums, more_sums])
+        # log Σ exp of tiles with sums of exp(z − max): exact where a tile is all −inf, too.
+        self.lse = torch.logsumexp(all_maxima + all_sums.log(), 0)
+        self.outside = torch.zeros_like(self.lse)
+        if outside:
+            self.outside = (more_maxima + more_sums.log() - self.lse).exp().sum(0)
+        self.target_logit = logits.gather(1, targets[:, None]).squeeze(1)
 
-    Returns:
-        ``logp``; ``entropy`` H = −Σ π log π; ``max_logp`` log max π; ``rank``, the number of ids
-        with a strictly higher probability than the target; ``top1_id``, the lowest id of the
-        highest probability; ``outside``, the probability of the ids from ``common`` on.
+    def sampled(self) -> Statistics:
+        return {"logp": self.target_logit - self.lse, "outside": self.outside}
+
+    def statistics(self) -> Statistics:
+        tiles = self._tiles(0, self.common) + self._tiles(self.common, self.logits.shape[1])
+        parts = [
+            self._run(own_sums, self.logits[:, tile], self.lse, self.target_logit) for tile in tiles
+        ]
+        entropy, rank = (torch.stack(column).sum(0) for column in zip(*parts, strict=True))
+        return self.sampled() | {
+            "entropy": entropy,
+            "max_logp": self.max_logit - self.lse,
+            "rank": rank.to(torch.int32),
+            "top1_id": self.top1.to(torch.int32),
+        }
+
+    def _tiles(self, start: int, stop: int) -> list[slice]:
+        """Slices of the vocabulary; a compiled pass needs no cutting."""
+        step = max(1, stop - start)
+        if not self.compiled:
+            step = max(256, TILE_ELEMENTS // max(1, len(self.logits)))
+        return [slice(at, min(at + step, stop)) for at in range(start, stop, step)]
+
+    def _run(self, function: Callable[..., Any], *tensors: Tensor) -> Any:
+        return (_compile(function) if self.compiled else function)(*tensors)
+
+
+def _pair(base: _Distribution, rl: _Distribution) -> Statistics:
+    logit_of_top1 = base.logits.gather(1, rl.top1[:, None]).squeeze(1)
+    parts = [
+        base._run(
+            pair_sums,
+            base.logits[:, tile],
+            rl.logits[:, tile],
+            base.lse,
+            rl.lse,
+            logit_of_top1,
+        )
+        for tile in base._tiles(0, base.common)
+    ]
+    kl_rl_base, kl_base_rl, js, rank = (
+        torch.stack(column).sum(0) for column in zip(*parts, strict=True)
+    )
+    return {
+        "kl_rl_base": kl_rl_base.clamp_(min=0),
+        "kl_base_rl": kl_base_rl.clamp_(min=0),
+        "js": js.clamp_(0, _LN2),
+        "top1_agree": rl.top1 == base.top1,
+        "logp_base_of_rl_top1": logit_of_top1 - base.lse,
+        "rank_base_of_rl_top1": rank.to(torch.int32),
+    }
+
+
+def normaliser(
+    logits: Float[Tensor, "r w"],
+) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Int[Tensor, " r"]]:
+    """First pass over a tile: its largest logit, Σ exp(logit − largest), and where the largest is.
+
+    A tile of nothing but −inf has sum 0.
     """
-    target_logp = logp.gather(1, targets[:, None]).squeeze(1)
-    probability = logp.exp()
+    largest, where = logits.max(-1)
+    shift = largest.clamp(min=torch.finfo(torch.float32).min)
+    return shift, (logits - shift[:, None]).exp().sum(-1), where
+
+
+def own_sums(
+    logits: Float[Tensor, "r w"], lse: Float[Tensor, " r"], target_logit: Float[Tensor, " r"]
+) -> tuple[Float[Tensor, " r"], Int[Tensor, " r"]]:
+    """Second pass over a tile of one policy: its share of the entropy and of the target's rank."""
+    logp = logits - lse[:, None]
+    p = logp.exp()
     # An id with probability 0 has logp −inf and adds 0, not NaN.
-    entropy = torch.special.entr(probability).sum(-1)
-    max_logp, top1 = logp[:, :common].max(-1)
-    return {
-        "logp": target_logp,
-        "entropy": entropy,
-        "max_logp": max_logp,
-        "rank": (logp > target_logp[:, None]).sum(-1, dtype=torch.int32),
-        "top1_id": top1.to(torch.int32),
-        "outside": probability[:, common:].sum(-1),
-    }
+    entropy = torch.where(p > 0, -p * logp, 0.0).sum(-1)
+    return entropy, (logits > target_logit[:, None]).sum(-1)
 
 
-def pair_statistics(base: Float[Tensor, "n c"], rl: Float[Tensor, "n c"]) -> Statistics:
-    """What changed between two policies at each position, over the ids that both have.
+def pair_sums(
+    base: Float[Tensor, "r w"],
+    rl: Float[Tensor, "r w"],
+    lse_base: Float[Tensor, " r"],
+    lse_rl: Float[Tensor, " r"],
+    base_logit_of_rl_top1: Float[Tensor, " r"],
+) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Float[Tensor, " r"], Int[Tensor, " r"]]:
+    """Second pass over a tile of two policies: shares of both KL, of JS and of the rank.
 
-    Args:
-        base: Log-probabilities of the base policy, nats.
-        rl: Those of the other policy.
-
-    Returns:
-        ``kl_rl_base`` KL(π_RL ‖ π_base), ``kl_base_rl``; ``js``, the Jensen-Shannon divergence
-        with m = ½(π_base + π_RL), in [0, ln 2]; ``top1_agree``; ``logp_base_of_rl_top1`` and
-        ``rank_base_of_rl_top1``, how the base sees the RL policy's first choice.
+    With δ = log π_RL − log π_base, log(m / π_base) = softplus(δ) − ln 2 and
+    log(m / π_RL) = softplus(−δ) − ln 2, where softplus(δ) = max(δ, 0) + log1p(exp(−|δ|)):
+    exactly ln 2 at δ = 0.
     """
-    p_base, p_rl = base.exp(), rl.exp()
-    delta = rl - base
-    # log m − log π_base = softplus(delta) − ln 2: exactly 0 where the two agree, and no
-    # difference of nearly equal entropies. Where a probability is 0 its term is 0, not NaN.
-    js_base = torch.where(p_base > 0, p_base * (math.log(2) - _softplus(delta)), 0.0).sum(-1)
-    js_rl = torch.where(p_rl > 0, p_rl * (math.log(2) - _softplus(-delta)), 0.0).sum(-1)
-    top1 = rl.argmax(-1, keepdim=True)
-    logp_of_top1 = base.gather(1, top1)
-    return {
-        "kl_rl_base": torch.where(p_rl > 0, p_rl * delta, 0.0).sum(-1).clamp_(min=0),
-        "kl_base_rl": torch.where(p_base > 0, -p_base * delta, 0.0).sum(-1).clamp_(min=0),
-        "js": ((js_base + js_rl) / 2).clamp_(0, math.log(2)),
-        "top1_agree": top1.squeeze(1) == base.argmax(-1),
-        "logp_base_of_rl_top1": logp_of_top1.squeeze(1),
-        "rank_base_of_rl_top1": (base > logp_of_top1).sum(-1, dtype=torch.int32),
-    }
+    logp_base, logp_rl = base - lse_base[:, None], rl - lse_rl[:, None]
+    p_base, p_rl = logp_base.exp(), logp_rl.exp()
+    delta = logp_rl - logp_base
+    rest = _LN2 - torch.log1p((-delta.abs()).exp())
+    js_base = p_base * (rest - delta.clamp(min=0))
+    js_rl = p_rl * (rest + delta.clamp(max=0))
+    # Where a probability is 0 its terms are 0, not NaN.
+    there_base, there_rl = p_base > 0, p_rl > 0
+    return (
+        torch.where(there_rl, p_rl * delta, 0.0).sum(-1),
+        torch.where(there_base, -p_base * delta, 0.0).sum(-1),
+        (torch.where(there_base, js_base, 0.0) + torch.where(there_rl, js_rl, 0.0)).sum(-1) / 2,
+        (base > base_logit_of_rl_top1[:, None]).sum(-1),
+    )
 
 
-def _softplus(x: Tensor) -> Tensor:
-    return torch.logaddexp(x, x.new_zeros(()))
+@cache
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    # Unwrapped: a decorator that checks shapes, as the tests have it, can't be traced.
+    return torch.compile(inspect.unwrap(function), dynamic=True)

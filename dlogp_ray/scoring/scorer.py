@@ -1,33 +1,32 @@
 """Run all policies over the same texts and return their statistics per response token.
 
-    prompt    p0 p1 p2                    hidden state at:   p2 y0 y1
-    response           y0 y1 y2           predicts:          y0 y1 y2
-
-The lm heads run on exactly these positions, one for each response token.
+The bodies run over packed passes that share prompts, or, for an architecture that can't be packed,
+over batches padded on the right; the lm heads run on the positions that predict response tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.attention import Layout, Past
+from dlogp_ray.policies.policy import Batching, Policy
 from dlogp_ray.policies.statistics import score_rows
-from dlogp_ray.scoring.packing import token_budget_batches
+from dlogp_ray.scoring.packing import (
+    Pass,
+    TokenSequence,
+    places,
+    plan_passes,
+    token_budget_batches,
+)
 
 MAX_MASS_OUTSIDE = 1e-3
 """The most probability that a policy may give to ids that another policy does not have."""
 
 Arrays = dict[str, np.ndarray]
-
-
-class TokenSequence(NamedTuple):
-    """One prompt with its response: two int32 arrays of token ids, neither of them empty."""
-
-    prompt_ids: np.ndarray
-    response_ids: np.ndarray
+Predicted = tuple[dict[str, Tensor], np.ndarray]
+"""By policy the hidden states [m, h] that predict m response tokens, and the tokens' places [m]."""
 
 
 class PairScorer:
@@ -36,8 +35,10 @@ class PairScorer:
     Args:
         policies: By name; all on one device.
         base: The one that the others are compared with, None for a policy alone.
-        token_budget: Padded tokens of one forward pass.
+        token_budget: Tokens of one forward pass.
         temperature: Logits are divided by it.
+        sampled_only: Only the statistics of the sampled tokens: log-probabilities.
+        compiled: Whether the statistics' passes are compiled.
     """
 
     def __init__(
@@ -47,13 +48,18 @@ class PairScorer:
         base: str | None,
         token_budget: int,
         temperature: float = 1.0,
+        sampled_only: bool = False,
+        compiled: bool = False,
     ) -> None:
         """Keep the policies; nothing runs yet."""
         self._policies = dict(policies)
         self._base = base
         self._token_budget = token_budget
         self._temperature = temperature
+        self._sampled_only = sampled_only
+        self._compiled = compiled
         self._device = next(iter(self._policies.values())).device
+        self._batching = min(policy.batching for policy in self._policies.values())
 
     def score(self, sequences: Sequence[TokenSequence]) -> list[dict[str, Arrays]]:
         """Score sequences, in any number and order.
@@ -62,17 +68,71 @@ class PairScorer:
             For each sequence, by policy, arrays of the response's length named as
             ``policies.statistics`` names them.
         """
-        results: list[dict[str, Arrays]] = [{} for _ in sequences]
-        lengths = [len(s.prompt_ids) + len(s.response_ids) - 1 for s in sequences]
-        for batch in token_budget_batches(lengths, self._token_budget):
-            for index, arrays in zip(
-                batch, self._score_batch([sequences[i] for i in batch]), strict=True
-            ):
-                results[index] = arrays
-        return results
+        if not sequences:
+            return []
+        targets = np.concatenate([sequence.response_ids for sequence in sequences])
+        results: dict[str, Arrays] = {name: {} for name in self._policies}
+        for hidden, where in self._hidden(sequences):
+            statistics = score_rows(
+                hidden,
+                {name: policy.lm_head for name, policy in self._policies.items()},
+                torch.from_numpy(targets[where].astype(np.int64)).to(self._device),
+                base=self._base,
+                temperature=self._temperature,
+                sampled_only=self._sampled_only,
+                compiled=self._compiled,
+            )
+            for name, columns in statistics.items():
+                for key, values in columns.items():
+                    array = values.cpu().numpy()
+                    if key not in results[name]:
+                        results[name][key] = np.empty(len(targets), dtype=array.dtype)
+                    results[name][key][where] = array
+        ends = places(sequences)[1:-1]
+        split = {
+            name: {key: np.split(array, ends) for key, array in columns.items()}
+            for name, columns in results.items()
+        }
+        return [
+            {
+                name: {key: parts[i] for key, parts in columns.items()}
+                for name, columns in split.items()
+            }
+            for i in range(len(sequences))
+        ]
 
     @torch.inference_mode()
-    def _score_batch(self, batch: Sequence[TokenSequence]) -> list[dict[str, Arrays]]:
+    def _hidden(self, sequences: Sequence[TokenSequence]) -> Iterator[Predicted]:
+        """The hidden states that predict, pass by pass."""
+        if self._batching is Batching.PACKED:
+            pasts: dict[str, Past] = {}
+            for one in plan_passes(sequences, self._token_budget):
+                hidden = self._run_packed(one, pasts)
+                if len(one.where):
+                    yield hidden, one.where
+        else:
+            budget = self._token_budget if self._batching is Batching.PADDED else 1
+            lengths = [len(s.prompt_ids) + len(s.response_ids) - 1 for s in sequences]
+            starts = places(sequences)
+            for batch in token_budget_batches(lengths, budget):
+                yield self._run_padded([sequences[i] for i in batch], [starts[i] for i in batch])
+
+    def _run_packed(self, one: Pass, pasts: dict[str, Past]) -> dict[str, Tensor]:
+        ids = torch.from_numpy(one.ids.astype(np.int64)).to(self._device)
+        rows = torch.from_numpy(one.rows).to(self._device)
+        hidden = {}
+        for name, policy in self._policies.items():
+            if not one.capacity:
+                layout = Layout(one.segments)
+            else:
+                if one.past_length == 0:
+                    pasts[name] = Past(one.capacity)
+                pasts[name].length = one.past_length
+                layout = Layout(one.segments, pasts[name], one.keep)
+            hidden[name] = policy.hidden_packed(ids, layout)[rows]
+        return hidden
+
+    def _run_padded(self, batch: Sequence[TokenSequence], starts: Sequence[int]) -> Predicted:
         # The last response token predicts nothing that is scored, so it is not fed.
         inputs = [np.concatenate([s.prompt_ids, s.response_ids])[:-1] for s in batch]
         ids = np.zeros((len(batch), max(map(len, inputs))), dtype=np.int64)
@@ -82,27 +142,9 @@ class PairScorer:
             wanted[row, len(sequence.prompt_ids) - 1 : len(tokens)] = True
         ids_there = torch.from_numpy(ids).to(self._device)
         rows = torch.from_numpy(wanted).to(self._device)
-        targets = torch.from_numpy(np.concatenate([s.response_ids for s in batch]).astype(np.int64))
-        statistics = score_rows(
-            {name: policy.hidden(ids_there)[rows] for name, policy in self._policies.items()},
-            {name: policy.lm_head for name, policy in self._policies.items()},
-            targets.to(self._device),
-            base=self._base,
-            temperature=self._temperature,
-        )
-        ends = np.cumsum([len(s.response_ids) for s in batch])[:-1]
-        split = {
-            name: {key: np.split(_to_numpy(value), ends) for key, value in values.items()}
-            for name, values in statistics.items()
-        }
-        return [
-            {
-                name: {key: parts[i] for key, parts in values.items()}
-                for name, values in split.items()
-            }
-            for i in range(len(batch))
+        where = [
+            np.arange(start, start + len(s.response_ids))
+            for s, start in zip(batch, starts, strict=True)
         ]
-
-
-def _to_numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()
+        hidden = {name: policy.hidden(ids_there)[rows] for name, policy in self._policies.items()}
+        return hidden, np.concatenate(where)

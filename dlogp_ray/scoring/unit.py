@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dlogp_ray.scoring.scorer import MAX_MASS_OUTSIDE, Arrays, PairScorer, TokenSequence
+from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.scoring.scorer import MAX_MASS_OUTSIDE, Arrays, PairScorer
 from dlogp_ray.tables.schemas import (
     BASE_STATISTICS,
     PAIR_STATISTICS,

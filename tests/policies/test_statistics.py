@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dlogp_ray.policies import statistics
-from dlogp_ray.policies.policy import LmHead
+from dlogp_ray.policies.lm_head import LmHead
 from dlogp_ray.policies.statistics import Statistics, chunk_rows, score_rows
 
 LN2 = math.log(2)
@@ -173,18 +173,22 @@ def test_temperature_divides_the_logits() -> None:
             assert torch.equal(warm[policy][name], value), name
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 4_000, 10_000])
-def test_results_do_not_depend_on_the_chunks(
-    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, id="compiled")])
+@pytest.mark.parametrize("held_bytes", [1, 4_000, 10_000])
+@pytest.mark.parametrize("tile_elements", [1, 2**17])
+def test_results_do_not_depend_on_chunks_and_tiles(
+    held_bytes: int, tile_elements: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
+    width = 700  # tiles of 256 ids, the smallest, and one of 188
     hidden = {"base": torch.randn(33, 16), "rl": torch.randn(33, 8)}
-    heads = {"base": LmHead(torch.randn(50, 16)), "rl": LmHead(torch.randn(50, 8))}
-    targets = torch.randint(0, 50, (33,))
+    heads = {"base": LmHead(torch.randn(width, 16)), "rl": LmHead(torch.randn(width + 300, 8))}
+    targets = torch.randint(0, width, (33,))
     whole = score_rows(hidden, heads, targets, base="base")
-    monkeypatch.setattr(statistics, "CHUNK_BYTES", chunk_bytes)
-    assert chunk_rows([50, 50]) < 33
-    cut = score_rows(hidden, heads, targets, base="base")
+    monkeypatch.setitem(statistics.HELD_BYTES, "cpu", held_bytes)
+    monkeypatch.setattr(statistics, "TILE_ELEMENTS", tile_elements)
+    assert chunk_rows([width, width + 300]) < 33
+    cut = score_rows(hidden, heads, targets, base="base", compiled=compiled)
     for policy, values in whole.items():
         for name, value in values.items():
             # the product of fewer rows may be summed in another order: logits of 16 terms
@@ -192,6 +196,21 @@ def test_results_do_not_depend_on_the_chunks(
 
 
 def test_a_chunk_fits_into_its_memory() -> None:
-    # two heads of 150,000 ids: 4 arrays of 4 bytes each a row are 4.8 MB; 256 MiB hold 55
-    assert chunk_rows([150_000, 150_000]) == 55
+    # two heads of 152,064 ids: 4 bytes an id and policy are 1,216,512 a row; 40 MiB hold 34,
+    # and a third policy takes the place of the second
+    assert chunk_rows([152_064, 152_064]) == 34
+    assert chunk_rows([152_064, 152_064, 152_064]) == 34
     assert chunk_rows([10**9]) == 1
+
+
+def test_sampled_statistics_alone_are_those_of_the_whole() -> None:
+    torch.manual_seed(0)
+    hidden = {"base": torch.randn(5, 16), "rl": torch.randn(5, 16)}
+    heads = {"base": LmHead(torch.randn(50, 16)), "rl": LmHead(torch.randn(60, 16))}
+    targets = torch.randint(0, 50, (5,))
+    whole = score_rows(hidden, heads, targets, base="base")
+    sampled = score_rows(hidden, heads, targets, base="base", sampled_only=True)
+    for policy, values in sampled.items():
+        assert values.keys() == {"logp", "outside"}
+        for name, value in values.items():
+            assert torch.equal(value, whole[policy][name])

@@ -13,9 +13,11 @@ from conftest import make_policy_folder, make_rows
 from transformers import AutoModelForCausalLM
 
 from dlogp_ray.policies.checkpoint import resolve
-from dlogp_ray.policies.policy import LmHead, Policy
+from dlogp_ray.policies.lm_head import LmHead
+from dlogp_ray.policies.policy import Policy
 from dlogp_ray.scoring.reference import reference_logp, reference_statistics
-from dlogp_ray.scoring.scorer import PairScorer, TokenSequence
+from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.scoring.scorer import PairScorer
 
 # The scorer works in float32: logits below 30 carry 30 * 2^-24 = 2e-6 and come out of two layers
 # with a few hundred roundings; divergences weigh 24 of them. 1e-4 is ten times what is seen.
@@ -178,18 +180,18 @@ def test_the_base_runs_once_however_many_are_compared(
     three = policies | {"later": load("later", make_policy_folder(tmp_path, seed=2))}
     body_calls: list[str] = []
     head_rows = dict.fromkeys(three, 0)
-    hidden, logits = Policy.hidden, LmHead.logits
+    hidden, logits = Policy.hidden_packed, LmHead.logits
 
-    def counted_hidden(self: Policy, ids: Any) -> Any:
+    def counted_hidden(self: Policy, ids: Any, layout: Any) -> Any:
         body_calls.append(self.name)
-        return hidden(self, ids)
+        return hidden(self, ids, layout)
 
-    def counted_logits(self: LmHead, states: Any) -> Any:
+    def counted_logits(self: LmHead, states: Any, out: Any) -> Any:
         name = next(name for name, policy in three.items() if policy.lm_head is self)
         head_rows[name] += len(states)
-        return logits(self, states)
+        return logits(self, states, out)
 
-    monkeypatch.setattr(Policy, "hidden", counted_hidden)
+    monkeypatch.setattr(Policy, "hidden_packed", counted_hidden)
     monkeypatch.setattr(LmHead, "logits", counted_logits)
     scored = PairScorer(three, base="base", token_budget=4096).score(TEXTS)
     # 12 texts of at most 37 tokens are one batch; the heads see the response tokens, each once

@@ -1,0 +1,91 @@
+"""The last linear layer of a policy: hidden states -> float32 logits, tile by tile.
+
+Shapes: n rows, h hidden size, v vocabulary (rows of the lm head).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+VOCABULARY_TILE = 4_096
+"""Rows of the lm head whose float32 copy exists at a time: 59 MB at h = 3,584, on a CPU only."""
+
+
+@dataclass(frozen=True)
+class LmHead:
+    """The last linear layer with what the architecture does to its output.
+
+    Attributes:
+        weight: [v, h], in the policy's dtype.
+        bias: [v], or None.
+        scale: The logits are multiplied by it (Cohere, Granite).
+        softcap: Logits become ``softcap * tanh(logits / softcap)`` (Gemma), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def width(self) -> int:
+        """v: how many ids get a probability."""
+        return int(self.weight.shape[0])
+
+    def logits(
+        self, hidden: Float[Tensor, "n h"], out: Float[Tensor, "n v"] | None = None
+    ) -> Float[Tensor, "n v"]:
+        """Logits in float32, whatever the policy's dtype.
+
+        The product of bfloat16 numbers is exact in float32 and is accumulated there; logits
+        rounded to bfloat16 would be wrong by hundredths of a nat.
+
+        Args:
+            hidden: In the policy's dtype.
+            out: Where to write them, or None for a new tensor.
+        """
+        if out is None:
+            out = torch.empty(len(hidden), self.width, device=hidden.device)
+        if self.weight.dtype == torch.float32:
+            torch.mm(hidden, self.weight.T, out=out)
+        elif self.weight.device.type == "cuda":
+            torch.mm(hidden, self.weight.T, out_dtype=torch.float32, out=out)
+        else:
+            rows = hidden.float()
+            with _exact_products_of(self.weight.dtype):
+                for start in range(0, self.width, VOCABULARY_TILE):
+                    tile = self.weight[start : start + VOCABULARY_TILE].float()
+                    torch.mm(rows, tile.T, out=out[:, start : start + VOCABULARY_TILE])
+        if self.bias is not None:
+            out.add_(self.bias)
+        return self.finish(out)
+
+    def finish(self, raw: Float[Tensor, "*rows v"]) -> Float[Tensor, "*rows v"]:
+        """Apply scale and soft cap, in place."""
+        if self.scale != 1.0:
+            raw.mul_(self.scale)
+        if self.softcap is not None:
+            raw.div_(self.softcap).tanh_().mul_(self.softcap)
+        return raw
+
+
+@contextmanager
+def _exact_products_of(dtype: torch.dtype) -> Iterator[None]:
+    """On a CPU: let float32 products of numbers that came from bfloat16 use its multipliers.
+
+    Nothing is rounded, because the numbers fit, and sums stay float32. Measured on two cores with
+    512-bit bfloat16 instructions: 160 against 90 GFLOP/s.
+    """
+    if dtype != torch.bfloat16:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
