@@ -65,11 +65,25 @@ class PolicySource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Uri
+    path: Uri | None = None
+    adapter: Uri | None = None
+    """Instead of a path: a peft adapter (LoRA) for the policy called ``base``, whose weights it
+    shares."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     step: Annotated[int, Field(ge=0)] | None = None
     """Training step of the checkpoint, written into the table."""
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Self:
+        if (self.path is None) == (self.adapter is None):
+            raise ValueError("expected either a path (a whole checkpoint) or an adapter")
+        return self
+
+    @property
+    def address(self) -> str:
+        """The path, or the adapter's."""
+        return self.path or self.adapter or ""
 
 
 def _as_source(value: object) -> object:
@@ -111,14 +125,21 @@ class ScoreConfig(BaseModel):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Logits are divided by it before every statistic."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and hidden states; auto is what the checkpoint was saved in. The statistics are
-    always float32."""
+    """Of weights and hidden states; auto is what the checkpoint was saved in, or float32 where the
+    machine is slower with that. The statistics are always float32."""
+    statistics: Literal["all", "sampled"] = "all"
+    """What to compute: all columns, or only ``logp_base``, ``logp_rl`` and ``delta_logp`` of the
+    sampled tokens, which costs less; the other columns are null then."""
 
     unit_tokens: Annotated[int, Field(ge=1)] = 2_000_000
     """Prompt and response tokens of one work unit, about. One to five minutes of one actor is
     right."""
-    token_budget: Annotated[int, Field(ge=1)] = 8_192
-    """Padded tokens of one forward pass; a longer sequence runs alone."""
+    token_budget: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one forward pass; a longer sequence runs in several (default: 2,048 on a CPU,
+    16,384 on a GPU)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether ``torch.compile`` fuses the policies' layers and the statistics; auto tries it where
+    the job is long enough to pay for it, and keeps what ends sooner."""
     actors: Annotated[int, Field(ge=1)] | None = None
     """Scoring actors, each with all policies in memory (default: one a GPU, else one a CPU)."""
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
@@ -151,6 +172,12 @@ class ScoreConfig(BaseModel):
             raise ValueError(
                 f"policies {', '.join(self.policies)}: with more than one, one must be called "
                 f"{BASE!r}: the others are compared with it"
+            )
+        adapters = [name for name, source in self.policies.items() if source.adapter is not None]
+        if adapters and (BASE not in self.policies or BASE in adapters):
+            raise ValueError(
+                f"policies.{adapters[0]}.adapter: an adapter needs a policy called {BASE!r} with "
+                "a path, on whose weights it is"
             )
         if self.tokenize_with is not None and self.tokenize_with not in self.policies:
             raise ValueError(
@@ -224,7 +251,9 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = (
-            ", ".join(model.model_fields) if len(problem["loc"]) == 1 else "path, revision, step"
+            ", ".join(model.model_fields)
+            if len(problem["loc"]) == 1
+            else ", ".join(PolicySource.model_fields)
         )
         return f"{where}: unknown field; the fields are {known}"
     if problem["type"] == "missing":

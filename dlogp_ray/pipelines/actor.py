@@ -31,11 +31,12 @@ class ScoreUnit:
                 "set gpus_per_actor: 0"
             )
         disable_progress_bar()
+        engine = job.engine or job.default_engine(device)
         torch.set_num_threads(job.config.threads_per_actor)
         self.policies = {
             name: Policy.load(
                 job.checkpoint(name),
-                dtype=job.config.dtype,
+                dtype=engine.dtype[name],
                 device=device,
                 trust_remote_code=job.config.trust_remote_code,
                 allow_pickle=job.config.allow_pickle,
@@ -45,9 +46,12 @@ class ScoreUnit:
         self.scorer = PairScorer(
             self.policies,
             base=job.base,
-            token_budget=job.config.token_budget,
+            token_budget=engine.token_budget,
             temperature=job.config.temperature,
+            sampled_only=job.config.statistics == "sampled",
         )
+        if engine.compiled:
+            self.scorer.compile()
         self._job = job
 
     def __call__(self, row: Row) -> Row:

@@ -17,6 +17,7 @@ from dlogp_ray.corpus.units import Unit, cut_units
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
 from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
+from dlogp_ray.scoring.engine import TOKEN_BUDGET, Engine, fast_dtype
 from dlogp_ray.tables import store
 from dlogp_ray.tables.schemas import SCHEMA_VERSION
 
@@ -29,11 +30,13 @@ class ScoreJob:
         config: With absolute addresses.
         rules: What rows are checked against.
         run_uri: Where objects are created.
+        engine: How the run scores; None until that is chosen.
     """
 
     config: ScoreConfig
     rules: RowRules
     run_uri: str
+    engine: Engine | None = None
 
     @property
     def base(self) -> str | None:
@@ -51,6 +54,20 @@ class ScoreJob:
             self.config.policies[name],
             trust_remote_code=self.config.trust_remote_code,
             allow_pickle=self.config.allow_pickle,
+        )
+
+    def default_engine(self, device: str) -> Engine:
+        """What the config says, completed for a machine with such a device."""
+        config = self.config
+        return Engine(
+            dtype={
+                name: fast_dtype(self.checkpoint(name).saved_dtype, device)
+                if config.dtype == "auto"
+                else config.dtype
+                for name in config.policies
+            },
+            token_budget=config.token_budget or TOKEN_BUDGET[device],
+            compiled=config.compile == "on",
         )
 
     def text_tokenizer(self) -> TextTokenizer:
@@ -153,6 +170,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         "append_eos": config.append_eos,
         "tokenize_with": config.tokenizer_policy,
         "temperature": config.temperature,
+        "statistics": config.statistics,
         "unit_tokens": config.unit_tokens,
     }
     store.check_writable(config.run_uri)

@@ -1,11 +1,12 @@
 """Load the policies once, where an actor would, before any actor exists.
 
 An actor whose constructor fails is restarted for ever; a task without retries fails at once, with
-its reason. The probe also measures one actor's speed on made-up sequences.
+its reason. The probe also measures one actor's speed on made-up sequences, and chooses the engine
+by it.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
@@ -14,6 +15,7 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.planning import ScoreJob
+from dlogp_ray.scoring.engine import COMPILING_S, Engine, compiling_pays
 from dlogp_ray.scoring.packing import TokenSequence
 
 _SEQUENCE_TOKENS = 256
@@ -27,15 +29,22 @@ class Probe:
         device: Where the policies were held.
         widths: Policy -> rows of its lm head.
         tokens_per_s: Tokens that one actor alone scores with all policies, of random sequences.
+        engine: How the run is to score.
     """
 
     device: str
     widths: dict[str, int]
     tokens_per_s: float
+    engine: Engine
 
 
-def probe(job: ScoreJob, placement: Placement) -> Probe:
-    """Load and try the policies with the resources of one actor.
+def probe(job: ScoreJob, placement: Placement, tokens: int) -> Probe:
+    """Load and try the policies with the resources of one actor, and choose the engine.
+
+    Args:
+        job: With the engine of the run, where it has one.
+        placement: Of the actors.
+        tokens: What all actors together have to score.
 
     Raises:
         Refused: A policy can't be loaded, or its head is smaller than its config says.
@@ -44,7 +53,7 @@ def probe(job: ScoreJob, placement: Placement) -> Probe:
         num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
     )
     try:
-        seen: Probe = ray.get(remote.remote(job, placement.device))
+        seen: Probe = ray.get(remote.remote(job, placement.device, tokens // placement.actors))
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, Refused):
@@ -64,8 +73,40 @@ def probe(job: ScoreJob, placement: Placement) -> Probe:
     return seen
 
 
-def _probe(job: ScoreJob, device: str) -> Probe:
-    unit = ScoreUnit(job, device)
+def _probe(job: ScoreJob, device: str, tokens_per_actor: int) -> Probe:
+    engine = job.engine or job.default_engine(device)
+    unit = ScoreUnit(replace(job, engine=engine), device)
+    speed = _tokens_per_s(unit, job, engine)
+    if job.engine is None:
+        if engine.compiled:
+            engine = replace(engine, tokens_per_s={"compiled": speed})
+        else:
+            engine = replace(engine, tokens_per_s={"eager": speed})
+            if job.config.compile == "auto" and tokens_per_actor / speed > COMPILING_S:
+                engine = _try_compiling(unit, job, engine, tokens_per_actor)
+    return Probe(
+        device=device,
+        widths={name: policy.lm_head.width for name, policy in unit.policies.items()},
+        tokens_per_s=engine.tokens_per_s["compiled"] if engine.compiled else speed,
+        engine=engine,
+    )
+
+
+def _try_compiling(unit: ScoreUnit, job: ScoreJob, engine: Engine, tokens_per_actor: int) -> Engine:
+    """The engine that ends sooner; where nothing can be compiled, the one without."""
+    eager = engine.tokens_per_s["eager"]
+    unit.scorer.compile()
+    started = time.monotonic()
+    try:
+        speed = _tokens_per_s(unit, job, engine)
+    except (RuntimeError, OSError):  # what a compiler that is missing or fails comes to
+        return engine
+    compile_s = time.monotonic() - started
+    pays = compiling_pays(tokens_per_actor, eager, speed, compile_s)
+    return replace(engine, compiled=pays, tokens_per_s={"eager": eager, "compiled": speed})
+
+
+def _tokens_per_s(unit: ScoreUnit, job: ScoreJob, engine: Engine) -> float:
     tokens = _SEQUENCE_TOKENS
     if job.rules.max_tokens is not None:
         tokens = min(tokens, job.rules.max_tokens)
@@ -73,15 +114,10 @@ def _probe(job: ScoreJob, device: str) -> Probe:
     sequences = [
         TokenSequence(*np.split(ids, [max(1, tokens // 4)]))
         for ids in generator.integers(
-            0, job.rules.vocab_size, (max(1, job.config.token_budget // tokens), tokens)
+            0, job.rules.vocab_size, (max(1, engine.token_budget // tokens), tokens)
         )
     ]
     unit.scorer.score(sequences[:1])  # the first call pays for set-up
     started = time.monotonic()
     unit.scorer.score(sequences)
-    seconds = time.monotonic() - started
-    return Probe(
-        device=device,
-        widths={name: policy.lm_head.width for name, policy in unit.policies.items()},
-        tokens_per_s=len(sequences) * tokens / seconds,
-    )
+    return len(sequences) * tokens / (time.monotonic() - started)

@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +36,7 @@ from dlogp_ray.pipelines.progress import UnitProgress
 from dlogp_ray.pipelines.result import ScorePreview, ScoreResult, summarise_run
 from dlogp_ray.pipelines.stages import read_unit, write_unit
 from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
+from dlogp_ray.scoring.engine import Engine
 from dlogp_ray.tables import store
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run
 from dlogp_ray.tables.sealing import seal
@@ -65,6 +66,8 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
     plan = plan_score(config)
     run = _existing_run(plan)
     before = set(run.committed()) if run else set()
+    if run is not None:
+        plan = replace(plan, job=replace(plan.job, engine=Engine(**run.info["engine"])))
     missing = [unit for unit in _fixed_units(run, plan) if unit.name not in before]
     scored = 0
     if run is not None and run.sealed:
@@ -74,9 +77,12 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
         if run is None or missing:
             with ray_session() as stop:
                 placement = place_actors(plan.job.config, ray.cluster_resources())
-                probe(plan.job, placement)
-                run = begin_run(plan.job.run_uri, _run_info(plan), encode_units(plan.units))
-                scored, causes = _score_units(plan.job, placement, missing, stop, progress=progress)
+                seen = probe(plan.job, placement, sum(unit.tokens for unit in missing))
+                info = _run_info(plan, seen.engine)
+                run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
+                # As recorded: another call may have begun the run meanwhile, with another engine.
+                job = replace(plan.job, engine=Engine(**run.info["engine"]))
+                scored, causes = _score_units(job, placement, missing, stop, progress=progress)
         _record_failures(run, missing, causes, config.max_unit_attempts)
         if len(run.committed()) == run.planned or config.seal_partial:
             seal(run, partial=config.seal_partial)
@@ -95,7 +101,7 @@ def preview(config: ScoreConfig) -> ScorePreview:
     run = _existing_run(plan)
     with ray_session():
         placement = place_actors(plan.job.config, ray.cluster_resources())
-        seen = probe(plan.job, placement)
+        seen = probe(plan.job, placement, plan.tokens)
     return ScorePreview(plan, placement, seen, len(run.committed()) if run else 0)
 
 
@@ -201,7 +207,7 @@ def _record_failures(
             store.delete(uri)
 
 
-def _run_info(plan: ScorePlan) -> dict[str, Any]:
+def _run_info(plan: ScorePlan, engine: Engine) -> dict[str, Any]:
     """``run.json``: what the run is made from."""
     return {
         "job": "score",
@@ -215,5 +221,6 @@ def _run_info(plan: ScorePlan) -> dict[str, Any]:
             "sha256": hashlib.sha256(encode_units(plan.units)).hexdigest(),
         },
         "fingerprint": plan.fingerprint,
+        "engine": asdict(engine),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }

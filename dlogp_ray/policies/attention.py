@@ -106,11 +106,10 @@ class Layout:
         """[q, s], true where a query may look; None where that is plainly causal."""
         if pattern == _CAUSAL:
             return None
-        found = self._masks.get((pattern, queries, keys), _UNKNOWN)
-        if found is _UNKNOWN:
-            found = _evaluate(self._patterns[pattern], queries, keys, device)
-            self._masks[pattern, queries, keys] = found
-        return found
+        wanted = (pattern, queries, keys)
+        if wanted not in self._masks:
+            self._masks[wanted] = _evaluate(self._patterns[pattern], queries, keys, device)
+        return self._masks[wanted]
 
     def add_pattern(self, mask_function: Callable[..., Any]) -> int:
         """Remember a model's mask function; its number is what the model carries to its layers."""
@@ -124,7 +123,6 @@ class Layout:
 
 
 _CAUSAL = -1
-_UNKNOWN: Any = object()
 _layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 

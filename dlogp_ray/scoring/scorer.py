@@ -4,6 +4,7 @@ The bodies run over packed passes that share prompts, or, for an architecture th
 over batches padded on the right; the lm heads run on the positions that predict response tokens.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -38,7 +39,9 @@ class PairScorer:
         token_budget: Tokens of one forward pass.
         temperature: Logits are divided by it.
         sampled_only: Only the statistics of the sampled tokens: log-probabilities.
-        compiled: Whether the statistics' passes are compiled.
+
+    Attributes:
+        base: As given.
     """
 
     def __init__(
@@ -49,17 +52,22 @@ class PairScorer:
         token_budget: int,
         temperature: float = 1.0,
         sampled_only: bool = False,
-        compiled: bool = False,
     ) -> None:
         """Keep the policies; nothing runs yet."""
         self._policies = dict(policies)
-        self._base = base
+        self.base = base
         self._token_budget = token_budget
         self._temperature = temperature
         self._sampled_only = sampled_only
-        self._compiled = compiled
+        self._compiled = False
         self._device = next(iter(self._policies.values())).device
         self._batching = min(policy.batching for policy in self._policies.values())
+
+    def compile(self) -> None:
+        """Fuse layers and statistics from now on; the next call takes 15 to 60 s longer."""
+        self._compiled = True
+        for policy in self._policies.values():
+            policy.compile()
 
     def score(self, sequences: Sequence[TokenSequence]) -> list[dict[str, Arrays]]:
         """Score sequences, in any number and order.
@@ -72,19 +80,9 @@ class PairScorer:
             return []
         targets = np.concatenate([sequence.response_ids for sequence in sequences])
         results: dict[str, Arrays] = {name: {} for name in self._policies}
-        for hidden, where in self._hidden(sequences):
-            statistics = score_rows(
-                hidden,
-                {name: policy.lm_head for name, policy in self._policies.items()},
-                torch.from_numpy(targets[where].astype(np.int64)).to(self._device),
-                base=self._base,
-                temperature=self._temperature,
-                sampled_only=self._sampled_only,
-                compiled=self._compiled,
-            )
-            for name, columns in statistics.items():
-                for key, values in columns.items():
-                    array = values.cpu().numpy()
+        for hidden, where in self._hidden(sequences, self._token_budget):
+            for name, columns in self.statistics(hidden, targets[where]).items():
+                for key, array in columns.items():
                     if key not in results[name]:
                         results[name][key] = np.empty(len(targets), dtype=array.dtype)
                     results[name][key][where] = array
@@ -101,17 +99,69 @@ class PairScorer:
             for i in range(len(sequences))
         ]
 
+    def hidden(
+        self, sequences: Sequence[TokenSequence], token_budget: int | None = None
+    ) -> dict[str, Tensor]:
+        """What ``score`` runs the lm heads on, all of it in memory.
+
+        Args:
+            sequences: At least one.
+            token_budget: Another than the scorer's own.
+
+        Returns:
+            By policy [n, h]: the states that predict all n response tokens, laid end to end.
+        """
+        parts = list(self._hidden(sequences, token_budget or self._token_budget))
+        where = np.concatenate([tokens for _, tokens in parts])
+        order = torch.from_numpy(np.argsort(where)).to(self._device)
+        return {
+            name: torch.cat([states[name] for states, _ in parts])[order] for name in self._policies
+        }
+
+    def statistics(self, hidden: Mapping[str, Tensor], targets: np.ndarray) -> dict[str, Arrays]:
+        """By policy, arrays [n] named as ``policies.statistics`` names them.
+
+        Args:
+            hidden: By policy, the states [n, h] that predict the targets.
+            targets: [n] token ids.
+        """
+        statistics = score_rows(
+            hidden,
+            {name: policy.lm_head for name, policy in self._policies.items()},
+            torch.from_numpy(targets.astype(np.int64)).to(self._device),
+            base=self.base,
+            temperature=self._temperature,
+            sampled_only=self._sampled_only,
+            compiled=self._compiled,
+        )
+        return {
+            name: {key: values.cpu().numpy() for key, values in columns.items()}
+            for name, columns in statistics.items()
+        }
+
+    def base_twice(self, again: str) -> "PairScorer":
+        """A scorer like this one of the base alone, compared with itself under the name ``again``.
+
+        Raises:
+            ValueError: There is no base.
+        """
+        if self.base is None:
+            raise ValueError("expected a scorer of several policies, got one that has no base")
+        twin = copy.copy(self)
+        twin._policies = dict.fromkeys((self.base, again), self._policies[self.base])
+        return twin
+
     @torch.inference_mode()
-    def _hidden(self, sequences: Sequence[TokenSequence]) -> Iterator[Predicted]:
+    def _hidden(self, sequences: Sequence[TokenSequence], token_budget: int) -> Iterator[Predicted]:
         """The hidden states that predict, pass by pass."""
         if self._batching is Batching.PACKED:
             pasts: dict[str, Past] = {}
-            for one in plan_passes(sequences, self._token_budget):
+            for one in plan_passes(sequences, token_budget):
                 hidden = self._run_packed(one, pasts)
                 if len(one.where):
                     yield hidden, one.where
         else:
-            budget = self._token_budget if self._batching is Batching.PADDED else 1
+            budget = token_budget if self._batching is Batching.PADDED else 1
             lengths = [len(s.prompt_ids) + len(s.response_ids) - 1 for s in sequences]
             starts = places(sequences)
             for batch in token_budget_batches(lengths, budget):

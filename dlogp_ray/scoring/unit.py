@@ -88,23 +88,29 @@ def _statistics(
     columns = _columns(policy, base)
     if scored is None:
         return {name: [] for name in columns}
-    arrays: Arrays = {}
-    if base is not None:
-        arrays |= {f"{key}_base": value for key, value in scored[base].items()}
-    alone_as_base = base is None and "logp_base" in columns
-    suffix = "base" if alone_as_base else "rl"
-    arrays |= {
-        key if key in PAIR_STATISTICS else f"{key}_{suffix}": value
-        for key, value in scored[policy].items()
-    }
-    if base is not None:
-        arrays["delta_logp"] = arrays["logp_rl"] - arrays["logp_base"]
+    arrays = table_columns(scored, policy, base)
+    columns = tuple(name for name in columns if name in arrays)  # fewer of sampled tokens alone
     problem = _problem({name: arrays[name] for name in columns}, arrays)
     if problem:
         status, error = problem
         emptied: dict[str, Any] = {name: [] for name in (*columns, "response_ids", "response_mask")}
         return {"status": status, "error": error, **emptied}
     return {name: arrays[name] for name in columns}
+
+
+def table_columns(scored: Mapping[str, Arrays], policy: str, base: str | None) -> Arrays:
+    """Statistics of one policy's row, and the mass outside, under their names in the table."""
+    arrays: Arrays = {}
+    if base is not None:
+        arrays |= {f"{key}_base": value for key, value in scored[base].items()}
+    suffix = "rl" if "logp_rl" in _columns(policy, base) else "base"
+    arrays |= {
+        key if key in PAIR_STATISTICS else f"{key}_{suffix}": value
+        for key, value in scored[policy].items()
+    }
+    if base is not None:
+        arrays["delta_logp"] = arrays["logp_rl"] - arrays["logp_base"]
+    return arrays
 
 
 def _columns(policy: str, base: str | None) -> tuple[str, ...]:

@@ -11,27 +11,28 @@ from dlogp_ray.errors import Stopped
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 
 
-def test_sigterm_raises_stopped_and_the_handler_from_before_is_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="the same command goes on"), stop_on_sigterm():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_library_that_handles_exceptions_does_not_swallow_the_stop() -> None:
-    with pytest.raises(Stopped), stop_on_sigterm(), suppress(Exception):
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
-
-
-def test_a_stop_that_was_dropped_on_the_way_is_found_by_the_next_check() -> None:
-    with pytest.raises(Stopped), stop_on_sigterm() as stop:
+def run_until_sigterm(swallow: type[BaseException] | None = None) -> None:
+    with stop_on_sigterm() as stop:
         stop.check()
-        with suppress(BaseException):
+        with suppress(*([swallow] if swallow else [])):
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
         stop.check()
+
+
+def test_sigterm_raises_stopped_and_the_handler_from_before_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="the same command goes on"):
+        run_until_sigterm()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("swallow", [Exception, BaseException])
+def test_a_stop_that_is_handled_or_dropped_on_the_way_is_not_lost(
+    swallow: type[BaseException],
+) -> None:
+    with pytest.raises(Stopped):
+        run_until_sigterm(swallow)
 
 
 def test_an_interrupt_that_is_not_sigterm_passes() -> None:

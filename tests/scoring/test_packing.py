@@ -2,10 +2,11 @@
 
 import random
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlogp_ray.scoring.packing import token_budget_batches
+from dlogp_ray.scoring.packing import TokenSequence, plan_passes, token_budget_batches
 
 lengths = st.lists(st.integers(1, 200), max_size=60)
 budgets = st.integers(1, 500)
@@ -51,3 +52,73 @@ def test_neighbours_in_length_share_a_batch() -> None:
         chosen = [lengths[index] for index in batch]
         padding = len(batch) * max(chosen) - sum(chosen)
         assert padding == len(batch) * (len(batch) - 1) // 2
+
+
+sequences = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(1, 60)), max_size=15
+)
+
+
+def make_sequences(drawn: list[tuple[int, int, int]]) -> list[TokenSequence]:
+    """Prompts of 40 equal tokens at most, so that many are shared; responses tell all tokens."""
+    return [
+        TokenSequence(np.full(prompt, kind, dtype=np.int32), np.arange(n * 100, n * 100 + response))
+        for n, (kind, prompt, response) in enumerate(drawn, start=1)
+    ]
+
+
+@settings(deadline=None)
+@given(sequences, st.integers(1, 150))
+def test_every_response_token_is_predicted_once_from_its_own_text(
+    drawn: list[tuple[int, int, int]], budget: int
+) -> None:
+    texts = make_sequences(drawn)
+    # response token at each place -> the text before it, told by the texts themselves
+    before = [
+        [*text.prompt_ids.tolist(), *text.response_ids[:at].tolist()]
+        for text in texts
+        for at in range(len(text.response_ids))
+    ]
+    seen: dict[int, list[int]] = {}
+    past: list[int] = []
+    for one in plan_passes(texts, budget):
+        past = past[: one.past_length]
+        assert len(past) == one.past_length
+        visible = {}
+        for segment in one.segments:
+            prefix = one.ids[slice(*segment.prefix)].tolist()
+            own = one.ids[segment.start : segment.stop].tolist()
+            for at in range(len(own)):
+                visible[segment.start + at] = [*past, *prefix, *own[: at + 1]]
+        if one.keep:
+            past = past + one.ids.tolist()
+            assert len(past) <= one.capacity
+        for row, place in zip(one.rows, one.where, strict=True):
+            assert int(place) not in seen
+            seen[int(place)] = visible[int(row)]
+    assert seen == dict(enumerate(before))
+
+
+@settings(deadline=None)
+@given(sequences, st.integers(1, 150))
+def test_no_pass_is_larger_than_the_budget(drawn: list[tuple[int, int, int]], budget: int) -> None:
+    assert all(len(one.ids) <= budget for one in plan_passes(make_sequences(drawn), budget))
+
+
+def test_a_shared_prompt_runs_once() -> None:
+    # 8 responses of 128 tokens on one prompt of 512: 512 + 8 * 127 tokens are fed, not 8 * 639
+    texts = [TokenSequence(np.arange(512), np.arange(128) + n) for n in range(8)]
+    assert sum(len(one.ids) for one in plan_passes(texts, 4096)) == 512 + 8 * 127
+    assert len(plan_passes(texts, 4096)) == 1
+    # also where they do not fit into one pass: 512 tokens of prompt, then 4 responses a pass
+    passes = plan_passes(texts, 512)
+    assert [len(one.ids) for one in passes] == [512, 508, 508]
+    assert [one.keep for one in passes] == [True, False, False]
+
+
+def test_a_long_response_goes_through_in_chunks_after_its_prompt() -> None:
+    # prompt 3, response 10 (9 are fed), budget 4: the past grows 3, 7, 11, 12
+    passes = plan_passes([TokenSequence(np.arange(3), np.arange(10))], 4)
+    assert [(one.past_length, len(one.ids)) for one in passes] == [(0, 3), (3, 4), (7, 4), (11, 1)]
+    assert {one.capacity for one in passes} == {12}
+    assert [one.where.tolist() for one in passes] == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]

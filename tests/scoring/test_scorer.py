@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.lm_head import LmHead
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.reference import reference_logp, reference_statistics
 from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.scoring.reference import reference_logp, reference_statistics
 from dlogp_ray.scoring.scorer import PairScorer
 
 # The scorer works in float32: logits below 30 carry 30 * 2^-24 = 2e-6 and come out of two layers
