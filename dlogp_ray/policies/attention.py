@@ -27,6 +27,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dlogp_ray.policies.kernels import bfloat16_kernels
+
 IMPLEMENTATION = "dlogp_packed"
 """The name under which transformers knows this attention."""
 SCORES_BYTES = 16 * 2**20
@@ -80,11 +82,13 @@ class Layout:
         segments: In the order of the row.
         past: What every segment sees before all else, or None.
         keep: Whether the pass, then of a single segment, is appended to ``past``.
+        compiled: Whether kernels may be built for what torch is slow at.
     """
 
     segments: Sequence[Segment]
     past: Past | None = None
     keep: bool = False
+    compiled: bool = False
     _patterns: list[Callable[..., Any]] = field(default_factory=list)
     _masks: dict[tuple[int, int, int], Tensor | None] = field(default_factory=dict)
     _layers_done: int = 0
@@ -250,7 +254,14 @@ def _packed_attention(
             keys, values = past if layout.keep else _after(past, keys, values)
         mask = layout.mask(number, own.stop - own.start, keys.shape[1], q.device)
         result = attend(
-            q[:, own], keys, values, mask, scaling=scaling, softcap=softcap, sinks=sinks
+            q[:, own],
+            keys,
+            values,
+            mask,
+            scaling=scaling,
+            softcap=softcap,
+            sinks=sinks,
+            compiled=layout.compiled,
         )
         out[0, own] = result.transpose(0, 1)
     return out
@@ -296,6 +307,7 @@ def attend(
     scaling: float,
     softcap: float | None = None,
     sinks: Float[Tensor, " g"] | None = None,
+    compiled: bool = False,
 ) -> Float[Tensor, "g q e"]:
     """softmax(scaling · Q Kᵀ) V, where the last query stands at the last key.
 
@@ -310,10 +322,15 @@ def attend(
         scaling: Multiplies the scores.
         softcap: Scores become ``softcap * tanh(scores / softcap)``, or None.
         sinks: For each head, a score that takes its share of the softmax and adds no value.
+        compiled: Whether a kernel may be built: 2 to 4 times as fast in bfloat16 on a CPU.
     """
     exact = query.dtype == torch.float32 and query.device.type == "cpu"
     if exact or softcap is not None or sinks is not None:
         return _plain(query, key, value, mask, scaling, softcap, sinks)
+    if compiled and mask is None and _has_kernel(query, key, value):
+        out = query.new_empty(query.shape[1], query.shape[0], value.shape[2]).transpose(0, 1)
+        bfloat16_kernels().attend(query, key, value, out, scaling)
+        return out
     queries, keys = query.shape[1], key.shape[1]
     aligned = mask is None and queries == keys
     if mask is None and not aligned:
@@ -328,6 +345,13 @@ def attend(
         enable_gqa=query.shape[0] != key.shape[0],
     )
     return out[0]
+
+
+def _has_kernel(*tensors: Tensor) -> bool:
+    fits = all(
+        t.device.type == "cpu" and t.dtype == torch.bfloat16 and t.stride(2) == 1 for t in tensors
+    )
+    return fits and tensors[0].shape[2] % 2 == 0 and bfloat16_kernels() is not None
 
 
 def _plain(

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-VOCABULARY_TILE = 4_096
-"""Rows of the lm head whose float32 copy exists at a time: 59 MB at h = 3,584, on a CPU only."""
+from dlogp_ray.policies.kernels import bfloat16_kernels
+
+TILE_BYTES = 8 * 2**20
+"""Of the lm head, so much of a float32 copy exists at a time, on a CPU only."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class LmHead:
     """The last linear layer with what the architecture does to its output.
 
     Attributes:
-        weight: [v, h], in the policy's dtype.
+        weight: [v, h], in the policy's dtype or float32.
         bias: [v], or None.
         scale: The logits are multiplied by it (Cohere, Granite).
         softcap: Logits become ``softcap * tanh(logits / softcap)`` (Gemma), or None.
@@ -37,7 +39,11 @@ class LmHead:
         return int(self.weight.shape[0])
 
     def logits(
-        self, hidden: Float[Tensor, "n h"], out: Float[Tensor, "n v"] | None = None
+        self,
+        hidden: Float[Tensor, "n h"],
+        out: Float[Tensor, "n v"] | None = None,
+        *,
+        compiled: bool = False,
     ) -> Float[Tensor, "n v"]:
         """Logits in float32, whatever the policy's dtype.
 
@@ -47,22 +53,30 @@ class LmHead:
         Args:
             hidden: In the policy's dtype.
             out: Where to write them, or None for a new tensor.
+            compiled: Whether a kernel may be built for it, where torch has none.
         """
         if out is None:
             out = torch.empty(len(hidden), self.width, device=hidden.device)
         if self.weight.dtype == torch.float32:
-            torch.mm(hidden, self.weight.T, out=out)
+            torch.mm(hidden.float(), self.weight.T, out=out)
         elif self.weight.device.type == "cuda":
             torch.mm(hidden, self.weight.T, out_dtype=torch.float32, out=out)
+        elif compiled and self._has_kernel(hidden):
+            bfloat16_kernels().product(hidden.contiguous(), self.weight, out)
         else:
             rows = hidden.float()
             with _exact_products_of(self.weight.dtype):
-                for start in range(0, self.width, VOCABULARY_TILE):
-                    tile = self.weight[start : start + VOCABULARY_TILE].float()
-                    torch.mm(rows, tile.T, out=out[:, start : start + VOCABULARY_TILE])
+                step = max(1, TILE_BYTES // (4 * self.weight.shape[1]))
+                for start in range(0, self.width, step):
+                    tile = self.weight[start : start + step].float()
+                    torch.mm(rows, tile.T, out=out[:, start : start + step])
         if self.bias is not None:
             out.add_(self.bias)
         return self.finish(out)
+
+    def _has_kernel(self, hidden: Tensor) -> bool:
+        fits = hidden.dtype == self.weight.dtype == torch.bfloat16 and hidden.shape[1] % 2 == 0
+        return fits and self.weight.is_contiguous() and bfloat16_kernels() is not None
 
     def finish(self, raw: Float[Tensor, "*rows v"]) -> Float[Tensor, "*rows v"]:
         """Apply scale and soft cap, in place."""

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from dlogp_ray.policies.lm_head import LmHead
 
-HELD_BYTES = {"cpu": 40 * 2**20, "cuda": 2**30}
+HELD_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
 """Memory for the logits of one chunk. On a CPU, with a float32 tile of the lm head and the
-temporaries of one tile, below 64 MB up to h = 1,024."""
+temporaries of the statistics, all is below 64 MB."""
 TILE_ELEMENTS = 2**17
 """Numbers of one tile where nothing is compiled: its temporaries stay in a core's cache."""
 SAMPLED_STATISTICS = ("logp", "outside")
@@ -91,7 +91,9 @@ def score_rows(
         of_base: _Distribution | None = None
         for name in ordered:
             logits = heads[name].logits(
-                hidden[name][part], buffers.get(name == base, len(targets[part]), heads[name].width)
+                hidden[name][part],
+                buffers.get(name == base, len(targets[part]), heads[name].width),
+                compiled=compiled,
             )
             if temperature != 1.0:
                 logits /= temperature

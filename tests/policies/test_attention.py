@@ -67,11 +67,21 @@ def test_attend_is_the_definition(
     torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
 
 
-def test_half_precision_goes_through_the_fused_kernel_with_the_same_meaning() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 9), (1, 1), (8, 8), (70, 133)])
+def test_half_precision_has_the_same_meaning_and_the_error_of_its_roundings(
+    queries: int, keys: int, compiled: bool
+) -> None:
     torch.manual_seed(0)
-    query, key, value = (torch.randn(n, m, 8).bfloat16() for n, m in ((4, 5), (2, 9), (2, 9)))
-    allowed = torch.arange(9)[None] <= torch.arange(5)[:, None] + 4
-    found = attend(query, key, value, None, scaling=0.7)
+    query, key, value = (
+        torch.randn(n, m, 8).bfloat16() for n, m in ((4, queries), (2, keys), (2, keys))
+    )
+    # as a packed row has them: tokens first, heads side by side
+    query, key, value = (
+        x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query, key, value)
+    )
+    allowed = torch.arange(keys)[None] <= torch.arange(queries)[:, None] + keys - queries
+    found = attend(query, key, value, None, scaling=0.7, compiled=compiled)
     expected = definition(query, key, value, allowed, 0.7, None, None)
     # values of size 1 have 2^-8 between neighbours in bfloat16, and so have the weights
     torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=0)

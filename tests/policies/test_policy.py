@@ -76,17 +76,19 @@ def test_the_soft_cap_of_that_case_bites(tmp_path: Path) -> None:
         assert float(model.lm_head(hidden).abs().max()) > 4
 
 
-@pytest.mark.parametrize("tile", [7, 4_096])
-def test_float32_logits_from_bfloat16_weights(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lm_head_module, "VOCABULARY_TILE", tile)
+@pytest.mark.parametrize(("tile", "compiled"), [(7 * 1_024, False), (2**23, False), (2**23, True)])
+def test_float32_logits_from_bfloat16_weights(
+    tile: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_head_module, "TILE_BYTES", tile)
     torch.manual_seed(0)
     hidden = torch.randn(40, 256).bfloat16()
-    weight = torch.randn(60, 256).bfloat16()
+    weight = torch.randn(1_003, 256).bfloat16()  # which no tile of 64 divides
     exact = hidden.double() @ weight.double().T
     # Products of bfloat16 numbers are exact in float32, so only the 255 additions round: at most
     # 255 * 2^-24 of the sum of the absolute terms (Higham, Accuracy and Stability, eq. 3.5).
     bound = 255 * 2.0**-24 * (hidden.double().abs() @ weight.double().abs().T)
-    error = (LmHead(weight).logits(hidden).double() - exact).abs()
+    error = (LmHead(weight).logits(hidden, compiled=compiled).double() - exact).abs()
     assert (error <= bound).all()
     rounded = ((hidden @ weight.T).double() - exact).abs()
     # Logits of about 16 have 2^-8 * 8 = 1/16 between neighbours in bfloat16.

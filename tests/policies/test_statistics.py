@@ -196,10 +196,10 @@ def test_results_do_not_depend_on_chunks_and_tiles(
 
 
 def test_a_chunk_fits_into_its_memory() -> None:
-    # two heads of 152,064 ids: 4 bytes an id and policy are 1,216,512 a row; 40 MiB hold 34,
+    # two heads of 152,064 ids: 4 bytes an id and policy are 1,216,512 a row; 32 MiB hold 27,
     # and a third policy takes the place of the second
-    assert chunk_rows([152_064, 152_064]) == 34
-    assert chunk_rows([152_064, 152_064, 152_064]) == 34
+    assert chunk_rows([152_064, 152_064]) == 27
+    assert chunk_rows([152_064, 152_064, 152_064]) == 27
     assert chunk_rows([10**9]) == 1
 
 

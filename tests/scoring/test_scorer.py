@@ -186,10 +186,10 @@ def test_the_base_runs_once_however_many_are_compared(
         body_calls.append(self.name)
         return hidden(self, ids, layout)
 
-    def counted_logits(self: LmHead, states: Any, out: Any) -> Any:
+    def counted_logits(self: LmHead, states: Any, out: Any, *, compiled: bool) -> Any:
         name = next(name for name, policy in three.items() if policy.lm_head is self)
         head_rows[name] += len(states)
-        return logits(self, states, out)
+        return logits(self, states, out, compiled=compiled)
 
     monkeypatch.setattr(Policy, "hidden_packed", counted_hidden)
     monkeypatch.setattr(LmHead, "logits", counted_logits)

@@ -1,0 +1,54 @@
+"""The head's extra memory: bounded, and the same however many rows there are."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own: the kernel's high-water mark of memory is reset before each measurement.
+MEASURE = """
+import json, re, sys
+from pathlib import Path
+import torch
+from dlogp_ray.policies.lm_head import LmHead
+from dlogp_ray.policies.statistics import score_rows
+
+torch.set_num_threads(1)
+compiled, rows = json.loads(sys.argv[1])
+width, size = 152_064, 896
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) * 1024
+
+heads = {n: LmHead(torch.zeros(width, size, dtype=torch.bfloat16)) for n in ("base", "rl")}
+for head in heads.values():
+    head.weight.normal_()
+
+def run(n):
+    hidden = {name: torch.randn(n, size).bfloat16() for name in heads}
+    targets = torch.randint(0, width, (n,))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    score_rows(hidden, heads, targets, base="base", compiled=compiled)
+    return peak() - before
+
+run(3)  # libraries, and what compiling takes
+print(json.dumps([run(n) for n in rows]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_extra_memory_is_below_64_mb_whatever_the_number_of_rows(compiled: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps([compiled, [40, 200]])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    few, many = json.loads(done.stdout)
+    assert max(few, many) < 64e6
+    # 160 rows more: 14 results of 4 bytes a row and policy; allocators keep a few pages
+    assert many - few < 4e6
