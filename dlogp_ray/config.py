@@ -60,6 +60,27 @@ def _no_credentials(uri: str) -> str:
 Uri = Annotated[str, Field(min_length=1), AfterValidator(_no_credentials)]
 
 
+class JobConfig(BaseModel):
+    """What the configs of all jobs share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_mapping(cls, values: object, *, source: str = "config") -> Self:
+        """Check ``values``; every problem is named with its field and the value that came.
+
+        Raises:
+            Refused: A field is unknown, missing, of the wrong type, or contradicts another.
+        """
+        if not isinstance(values, dict):
+            raise Refused(f"{source}: expected a mapping of fields, got {type(values).__name__}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [_explain(problem, cls) for problem in error.errors()]
+            raise Refused(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
 class PolicySource(BaseModel):
     """Where one policy comes from: a local folder, an fsspec URL, or a hub id with a revision."""
 
@@ -94,10 +115,8 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-class ScoreConfig(BaseModel):
+class ScoreConfig(JobConfig):
     """A score job: corpus and policies in, a table of per-token statistics out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     corpus: Annotated[tuple[Uri, ...], BeforeValidator(_as_list), Field(min_length=1)]
     """JSONL or Parquet files, folders or globs, local or on any fsspec URL."""
@@ -209,21 +228,6 @@ class ScoreConfig(BaseModel):
         return f"{self.output.rstrip('/')}/{self.run_id}"
 
     @classmethod
-    def from_mapping(cls, values: object, *, source: str = "config") -> Self:
-        """Check ``values``; every problem is named with its field and the value that came.
-
-        Raises:
-            Refused: A field is unknown, missing, of the wrong type, or contradicts another.
-        """
-        if not isinstance(values, dict):
-            raise Refused(f"{source}: expected a mapping of fields, got {type(values).__name__}")
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            lines = [_explain(problem, cls) for problem in error.errors()]
-            raise Refused(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-    @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> Self:
         """Read a YAML file; ``overrides`` that are not None replace its fields.
 
@@ -250,15 +254,55 @@ class ScoreConfig(BaseModel):
 def _explain(problem: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = (
-            ", ".join(model.model_fields)
-            if len(problem["loc"]) == 1
-            else ", ".join(PolicySource.model_fields)
-        )
-        return f"{where}: unknown field; the fields are {known}"
+        known = model if len(problem["loc"]) == 1 else PolicySource
+        return f"{where}: unknown field; the fields are {', '.join(known.model_fields)}"
     if problem["type"] == "missing":
         return f"{where}: is required and missing"
     text = problem["msg"].removeprefix("Value error, ")
     if not where or _CREDENTIALS.search(repr(problem["input"])):
         return f"{where}: {text}".removeprefix(": ")
     return f"{where}: {text} (got {problem['input']!r})"
+
+
+class BenchConfig(JobConfig):
+    """A benchmark: two checkpoints, made-up texts, and what to run over them side by side."""
+
+    base: str
+    """Folder or hub id of the base policy."""
+    rl: str
+    """Folder or hub id of the other policy."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """As in a score job."""
+    texts: Annotated[int, Field(ge=1)] = 32
+    """How many texts of random tokens."""
+    prompt_tokens: Annotated[int, Field(ge=1)] = 64
+    """Tokens of each prompt."""
+    min_response_tokens: Annotated[int, Field(ge=1)] = 32
+    """The shortest response; lengths are uniform up to the longest."""
+    max_response_tokens: Annotated[int, Field(ge=1)] = 512
+    """The longest response."""
+    groups: Annotated[int, Field(ge=0)] = 2
+    """Groups of 8 responses of 128 tokens on a prompt of 512, for the gain of shared prompts."""
+    token_budget: Annotated[int, Field(ge=1)] | None = None
+    """As in a score job."""
+    compile: Literal["on", "off"] = "on"
+    """Whether layers and statistics are compiled."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes that share the texts, as actors do; the naive loops run in one."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Threads of each; the naive loops have them all."""
+    repeats: Annotated[int, Field(ge=1)] = 3
+    """Rounds; each runs everything once, in turn."""
+    vllm_python: str | None = None
+    """A Python that has vLLM, in an environment of its own, to be measured beside."""
+    seed: int = 0
+    """Of the texts."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_response_tokens > self.max_response_tokens:
+            raise ValueError(
+                f"min_response_tokens {self.min_response_tokens} is more than "
+                f"max_response_tokens {self.max_response_tokens}"
+            )
+        return self

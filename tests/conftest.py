@@ -53,6 +53,26 @@ def make_policy_folder(
     return folder
 
 
+def make_adapter(
+    folder: Path, base: Path, config: Any = None, seed: int = 7, size: float = 0.1
+) -> Path:
+    """An adapter as a trainer saves it, with random weights: one that changes the logits."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = config or peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    torch.manual_seed(seed)
+    adapted = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for _, parameter in sorted(adapted.named_parameters()):
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * size)
+    adapted.save_pretrained(folder)
+    return folder
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any] | str]) -> Path:
     """A JSONL file; a row that is a string is written as it stands."""
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]

@@ -41,14 +41,24 @@ def test_strings_stand_for_a_list_of_one_and_for_a_path() -> None:
     ("fields", "named"),
     [
         ({"budget": 1}, ["budget: unknown field", "token_budget"]),
-        ({"policies": {"base": {"path": "p", "setp": 1}}}, ["policies.base.setp: unknown", "step"]),
+        (
+            {"policies": {"base": {"path": "p", "setp": 1}}},
+            ["base.setp: unknown", "path, adapter, revision, step"],
+        ),
         ({1: 2}, ["1: Keys should be strings"]),
         ({"corpus": []}, ["corpus: ", "at least 1 item"]),
         ({"corpus": ""}, ["corpus.0: ", "at least 1 character"]),
         ({"corpus": None}, ["corpus: ", "(got None)"]),
         ({"policies": {}}, ["policies: ", "at least 1 item"]),
         ({"policies": "models/rl"}, ["policies: ", "dictionary", "(got 'models/rl')"]),
-        ({"policies": {"base": {}}}, ["policies.base.path: is required and missing"]),
+        ({"policies": {"base": {}}}, ["policies.base: expected either a path", "or an adapter"]),
+        (
+            {"policies": {"base": "p", "rl": {"path": "q", "adapter": "a"}}},
+            ["policies.rl: expected either a path", "or an adapter"],
+        ),
+        ({"policies": {"base": {"adapter": "a"}}}, ["policies.base.adapter: ", "with a path"]),
+        ({"policies": {"rl": {"adapter": "a"}}}, ["policies.rl.adapter: ", "called 'base'"]),
+        ({"policies": {"base": {"adapter": ""}}}, ["policies.base.adapter: ", "1 character"]),
         ({"policies": {"base": {"path": "p", "step": -1}}}, ["policies.base.step: ", "(got -1)"]),
         ({"policies": {"r/l": "p"}}, ["policy name 'r/l' must match"]),
         ({"policies": {"a": "p", "b": "q"}}, ["policies a, b", "one must be called 'base'"]),
@@ -122,6 +132,8 @@ SECRET = "s3://AKIAKEY:HUSHHUSH@bucket/x"
         {"policies": {"base": SECRET}},
         {"policies": {"base": {"path": SECRET, "step": 1}}},
         {"policies": {"base": [SECRET]}},
+        {"policies": {"base": "p", "rl": {"adapter": SECRET}}},
+        {"policies": {"base": "p", "rl": {"path": "p", "adapter": SECRET}}},
         {"output": "https://HUSHHUSH@host/x"},
     ],
     ids=str,
@@ -154,6 +166,18 @@ def test_who_is_compared_and_who_tokenizes() -> None:
     for name in ("base", "rl"):  # one alone may have either name
         alone = make(policies={name: "a"})
         assert (alone.compared, alone.tokenizer_policy) == ((name,), name)
+
+
+def test_an_adapter_has_a_revision_and_a_step_as_a_path_has() -> None:
+    rl = {"adapter": "owner/name", "revision": "main", "step": 3}
+    source = make(policies={"base": "p", "rl": rl}).policies["rl"]
+    assert (source.path, source.address, source.revision, source.step) == (
+        None,
+        "owner/name",
+        "main",
+        3,
+    )
+    assert make().policies["rl"].address == "models/rl"
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -6,7 +6,7 @@ from transformers.utils.logging import disable_progress_bar
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
-from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import score_unit
 
@@ -33,16 +33,13 @@ class ScoreUnit:
         disable_progress_bar()
         engine = job.engine or job.default_engine(device)
         torch.set_num_threads(job.config.threads_per_actor)
-        self.policies = {
-            name: Policy.load(
-                job.checkpoint(name),
-                dtype=engine.dtype[name],
-                device=device,
-                trust_remote_code=job.config.trust_remote_code,
-                allow_pickle=job.config.allow_pickle,
-            )
-            for name in job.config.policies
-        }
+        self.policies = load_policies(
+            {name: job.checkpoint(name) for name in job.config.policies},
+            dtype=engine.dtype,
+            device=device,
+            trust_remote_code=job.config.trust_remote_code,
+            allow_pickle=job.config.allow_pickle,
+        )
         self.scorer = PairScorer(
             self.policies,
             base=job.base,

@@ -15,6 +15,7 @@ from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.corpus.text import TextTokenizer
 from dlogp_ray.corpus.units import Unit, cut_units
 from dlogp_ray.errors import Refused
+from dlogp_ray.policies.adapters import resolve_adapter
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
 from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
 from dlogp_ray.scoring.engine import TOKEN_BUDGET, Engine, fast_dtype
@@ -52,6 +53,7 @@ class ScoreJob:
         return resolve_source(
             name,
             self.config.policies[name],
+            self.config.policies.get(BASE),
             trust_remote_code=self.config.trust_remote_code,
             allow_pickle=self.config.allow_pickle,
         )
@@ -75,6 +77,7 @@ class ScoreJob:
         return _text_tokenizer(
             self.config.tokenizer_policy,
             self.config.policies[self.config.tokenizer_policy],
+            self.config.policies.get(BASE),
             self.config.prompt_format,
             self.config.append_eos,
             self.config.trust_remote_code,
@@ -82,22 +85,43 @@ class ScoreJob:
         )
 
 
-def resolve_source(name: str, source: PolicySource, **rules: bool) -> Checkpoint:
-    """``policies.checkpoint.resolve`` of a config's entry."""
-    return resolve(name, source.path, source.revision, **rules)
+def resolve_source(
+    name: str,
+    source: PolicySource,
+    base: PolicySource | None,
+    *,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+) -> Checkpoint:
+    """The files of a config's entry; ``base`` is the entry that an adapter needs."""
+    if source.adapter is None or base is None:
+        return resolve(
+            name,
+            source.address,
+            source.revision,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+    under = resolve_source(
+        BASE, base, None, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+    )
+    return resolve_adapter(
+        name, source.adapter, source.revision, base=under, allow_pickle=allow_pickle
+    )
 
 
 @lru_cache(maxsize=4)
 def _text_tokenizer(
     name: str,
     source: PolicySource,
+    base: PolicySource | None,
     prompt_format: Any,
     append_eos: bool,
     trust_remote_code: bool,
     allow_pickle: bool,
 ) -> TextTokenizer:
     checkpoint = resolve_source(
-        name, source, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+        name, source, base, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     return TextTokenizer(tokenizer, prompt_format=prompt_format, append_eos=append_eos)
@@ -140,6 +164,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         name: resolve_source(
             name,
             source,
+            config.policies.get(BASE),
             trust_remote_code=config.trust_remote_code,
             allow_pickle=config.allow_pickle,
         )
@@ -190,7 +215,13 @@ def _with_absolute_addresses(config: ScoreConfig) -> ScoreConfig:
             "corpus": tuple(_absolute_address("corpus", pattern) for pattern in config.corpus),
             "output": output,
             "policies": {
-                name: source.model_copy(update={"path": _absolute_folder(source.path)})
+                name: source.model_copy(
+                    update={
+                        "path" if source.adapter is None else "adapter": _absolute_folder(
+                            source.address
+                        )
+                    }
+                )
                 for name, source in config.policies.items()
             },
         }

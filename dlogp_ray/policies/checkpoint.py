@@ -22,6 +22,7 @@ from dlogp_ray.errors import Refused
 
 WEIGHTS = "*.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+ADAPTER_CONFIG = "adapter_config.json"
 _NOT_NUMBERS = {"generation_config.json", "trainer_state.json"}
 CACHE = Path(os.environ.get("DLOGP_CACHE", "~/.cache/dlogp_ray")).expanduser()
 
@@ -34,15 +35,19 @@ class Checkpoint:
         name: The policy's name in the config.
         source: What the config says.
         folder: The local folder with config, weights and tokenizer.
+        base: Of an adapter, the policy on whose weights it is; it has the config.
     """
 
     name: str
     source: str
     folder: Path
+    base: "Checkpoint | None" = None
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """``config.json``; of a multimodal model, its text part is under ``text_config``."""
+        if self.base is not None:
+            return self.base.config
         try:
             values = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
@@ -107,8 +112,14 @@ def resolve(
         Refused: The checkpoint is missing or incomplete, is pickled, needs remote code, or
             contradicts its revision.
     """
-    checkpoint = Checkpoint(name, source, _local_folder(name, source, revision))
+    checkpoint = Checkpoint(name, source, local_folder(name, source, revision))
     label = f"policy {name} ({source})"
+    if (checkpoint.folder / ADAPTER_CONFIG).is_file():
+        # transformers would load the model that it names.
+        raise Refused(
+            f"{label}: there is an {ADAPTER_CONFIG} in {checkpoint.folder}. Give an adapter as "
+            "adapter, not as path; where it is merged into the weights, delete that file"
+        )
     if not (checkpoint.folder / "config.json").is_file():
         raise Refused(
             f"{label}: expected a folder in Hugging Face format, but there is no config.json in "
@@ -145,7 +156,12 @@ def _refuse_remote_code(label: str, checkpoint: Checkpoint) -> None:
     )
 
 
-def _local_folder(name: str, source: str, revision: str | None) -> Path:
+def local_folder(name: str, source: str, revision: str | None) -> Path:
+    """The folder on this machine that has what is at ``source``.
+
+    Raises:
+        Refused: There is nothing, or it contradicts the revision.
+    """
     label = f"policy {name} ({source})"
     if "://" in source:
         if revision is not None:

@@ -7,6 +7,7 @@ when it is loaded; one for which it does not is refused by name.
 Shapes: b sequences, s positions, n rows, h hidden size, v vocabulary (rows of the lm head).
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from typing import Any
@@ -53,12 +54,13 @@ class Policy:
                 here, or a weight is not finite.
         """
         self.name = name
+        self._compiled = False
         self._model = model.eval()
-        decoder = model.get_decoder()
-        self._body = model.base_model if decoder is None or decoder is model else decoder
+        self._body = _body(name, model)
         self.lm_head = _lm_head(model)
         self._heads = getattr(model.config.get_text_config(), "num_attention_heads", 1)
         _check_finite(name, model)
+        self.batching = Batching.PADDED
         self._check_split()
         self.batching = self._find_batching()
 
@@ -75,37 +77,25 @@ class Policy:
         """Load the checkpoint's weights.
 
         Raises:
-            Refused: They can't be loaded, some are missing, or ``__init__`` refuses the model.
+            Refused: ``load_model`` or ``__init__`` refuses them.
         """
-        from transformers import AutoModelForCausalLM
-
-        label = f"policy {checkpoint.name} ({checkpoint.source})"
-        wanted = checkpoint.saved_dtype if dtype == "auto" else dtype
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder,
-                dtype=getattr(torch, wanted),
-                trust_remote_code=trust_remote_code,
-                use_safetensors=None if allow_pickle else True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are named below
-            )
-        except Exception as error:
-            raise Refused(f"{label} can't be loaded: {type(error).__name__}: {error}") from error
-        model, info = loaded
-        if info["missing_keys"] or info["mismatched_keys"]:
-            mismatched = [key for key, *_shapes in info["mismatched_keys"]]
-            missing = sorted((*info["missing_keys"], *mismatched))
-            raise Refused(
-                f"{label}: {len(missing)} weights are missing from the checkpoint or have another "
-                f"shape, {missing[0]} for one; they would be random"
-            )
-        return cls(checkpoint.name, model.requires_grad_(False).to(device))
+        model = load_model(
+            checkpoint,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        return cls(checkpoint.name, model)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.lm_head.weight.device
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and weights of the whole model."""
+        yield from self._model.named_parameters()
 
     @torch.inference_mode()
     def hidden(self, ids: Int[Tensor, "b s"]) -> Float[Tensor, "b s h"]:
@@ -114,12 +104,20 @@ class Policy:
         Sequences are padded on the right: attention is causal, so that no real position sees the
         padding and no mask is needed.
         """
+        if self.batching is Batching.PACKED:  # beside a policy that can't be packed
+            rows, length = ids.shape
+            alone = [Segment(start, start + length) for start in range(0, rows * length, length)]
+            return self.hidden_packed(ids.flatten(), Layout(alone)).view(rows, length, -1)
         with self._attention(ids):
+            if self.batching is Batching.ALONE:
+                # "Dynamic" encodings stay those of the longest text until a short one comes.
+                self._body(input_ids=ids[:, :1], use_cache=False)
             return self._body(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def hidden_packed(self, ids: Int[Tensor, " t"], layout: Layout) -> Float[Tensor, "t h"]:
         """The body's last hidden states over a packed row; only where ``batching`` is PACKED."""
+        layout.compiled = self._compiled
         with packed(layout):
             out = self._body(
                 input_ids=ids[None],
@@ -132,19 +130,30 @@ class Policy:
 
     def compile(self) -> None:
         """Compile the decoder's layers (about 15 s), which are alike: one compilation for all."""
+        self._compiled = True
         for layer in _decoder_layers(self._body):
             layer.compile(dynamic=True)
 
     @torch.inference_mode()
     def _find_batching(self) -> Batching:
         """Try whether packed texts, a shared prompt and a past give what separate texts give."""
-        if _length_dependent_positions(self._model.config):
+        config = self._model.config.get_text_config()
+        if _length_dependent_positions(config):
             return Batching.ALONE
+        if getattr(config, "attn_temperature_tuning", False):
+            # Llama 4 scales queries by their place in the row, from the 8,192nd token on: packing
+            # would go wrong there, and the short texts below can't show it.
+            return Batching.PADDED
         width = self.lm_head.width
         prompt, one, two = (
             (torch.arange(n, device=self.device) * 7 + n).remainder(width) for n in (3, 6, 4)
         )
         wanted = [self.hidden(torch.cat([prompt, rest])[None])[0] for rest in (one, two)]
+        if not _about_equal(*(hidden[: len(prompt)] for hidden in wanted)):
+            raise Refused(
+                f"policy {self.name}: {type(self._model).__name__} looks ahead: what follows a "
+                "text changes its hidden states, so that it gives no probability of a next token"
+            )
         before = self._model.config._attn_implementation
         try:
             self._model.set_attn_implementation(register())
@@ -157,7 +166,7 @@ class Policy:
                 self.hidden_packed(chunk, Layout([Segment(0, len(chunk))], past, keep=True))
                 for chunk in (prompt, one)
             ]
-        except (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError):
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             equal = False
         else:
             first, second = together[:9], torch.cat([together[:3], together[9:]])
@@ -180,7 +189,7 @@ class Policy:
         without. The plain one holds all attention weights of a layer.
         """
         weights_bytes = 4 * ids.numel() * ids.shape[1] * self._heads
-        exact = self.device.type == "cpu" and self.lm_head.weight.dtype == torch.float32
+        exact = self.device.type == "cpu" and next(self._body.parameters()).dtype == torch.float32
         if exact and weights_bytes <= ATTENTION_BYTES:
             return sdpa_kernel(SDPBackend.MATH)
         return nullcontext()
@@ -192,21 +201,27 @@ class Policy:
         handle = self._model.get_output_embeddings().register_forward_hook(
             lambda _module, args, output: seen.update(hidden=args[0], raw=output.clone())
         )
+        kind = type(self._model).__name__
         try:
             logits = self._model(input_ids=ids, use_cache=False).logits
+            ours, theirs = self.hidden(ids), seen["hidden"]
+        except Exception as error:
+            raise Refused(
+                f"policy {self.name}: {kind} can't be run as a body and an lm head: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         finally:
             handle.remove()
-        kind = type(self._model).__name__
-        if not torch.allclose(seen["hidden"], self.hidden(ids), rtol=1e-3, atol=1e-3):
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
             raise Refused(
                 f"policy {self.name}: {kind} changes the hidden states between its body and its "
                 "lm head in a way that is not supported"
             )
         # The same operations in the same dtype may differ by how the library orders them:
         # a few units in the last place of the largest logit.
-        ours = self.lm_head.finish(seen["raw"])
+        finished = self.lm_head.finish(seen["raw"])
         tolerance = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
-        worst = float((ours - logits).abs().max())
+        worst = float((finished - logits).abs().max())
         if not worst <= tolerance:
             raise Refused(
                 f"policy {self.name}: {kind} does something to its logits that is not supported "
@@ -214,17 +229,74 @@ class Policy:
             )
 
 
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Any:
+    """The checkpoint's ``AutoModelForCausalLM``, frozen.
+
+    Raises:
+        Refused: It can't be loaded, or weights are missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    label = f"policy {checkpoint.name} ({checkpoint.source})"
+    wanted = checkpoint.saved_dtype if dtype == "auto" else dtype
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype=getattr(torch, wanted),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=None if allow_pickle else True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named below
+        )
+    except Exception as error:
+        raise Refused(f"{label} can't be loaded: {type(error).__name__}: {error}") from error
+    model, info = loaded
+    if info["missing_keys"] or info["mismatched_keys"]:
+        mismatched = [key for key, *_shapes in info["mismatched_keys"]]
+        missing = sorted((*info["missing_keys"], *mismatched))
+        raise Refused(
+            f"{label}: {len(missing)} weights are missing from the checkpoint or have another "
+            f"shape, {missing[0]} for one; they would be random"
+        )
+    return model.requires_grad_(False).to(device)
+
+
+def _body(name: str, model: Any) -> Any:
+    """What ends in hidden states.
+
+    ``get_decoder`` finds it in most models; in some it is the head, or the whole model.
+    """
+    from transformers import PreTrainedModel
+
+    decoder = model.get_decoder()
+    for found in (decoder, getattr(decoder, "model", None), model.base_model):
+        if isinstance(found, PreTrainedModel) and found.get_output_embeddings() is None:
+            return found
+    raise Refused(f"policy {name}: {type(model).__name__} has no body apart from its lm head")
+
+
 def _lm_head(model: Any) -> LmHead:
     layer = model.get_output_embeddings()
     config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):
+        scale *= getattr(config, name, None) or 1.0
     if divisor := getattr(config, "logits_scaling", None):
-        scale = scale / divisor
+        scale /= divisor
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    softcap = next((cap for name in names if (cap := getattr(config, name, None))), None)
     return LmHead(
         weight=layer.weight.detach(),
         bias=layer.bias.detach() if getattr(layer, "bias", None) is not None else None,
         scale=float(scale),
-        softcap=getattr(config, "final_logit_softcapping", None),
+        softcap=softcap,
     )
 
 

@@ -12,13 +12,15 @@ _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vo
 
 
 def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
-    """The checkpoint's tokenizer.
+    """The checkpoint's tokenizer; of an adapter without one, its base's.
 
     Raises:
         Refused: The folder holds none, or it can't be loaded.
     """
     label = f"policy {checkpoint.name} ({checkpoint.source})"
     if not any((checkpoint.folder / name).is_file() for name in _FILES):
+        if checkpoint.base is not None:
+            return load_tokenizer(checkpoint.base, trust_remote_code=trust_remote_code)
         raise Refused(
             f"{label}: there is no tokenizer in the folder, so that nothing shows that its token "
             "ids mean what the other policies' do; copy the tokenizer files of the policy there"

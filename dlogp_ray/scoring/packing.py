@@ -62,20 +62,23 @@ class _Group(NamedTuple):
         return len(self.prompt) + sum(len(response.fed) for response in self.responses)
 
 
-def plan_passes(sequences: Sequence[TokenSequence], token_budget: int) -> list[Pass]:
+def plan_passes(
+    sequences: Sequence[TokenSequence], token_budget: int, *, share_prompts: bool = True
+) -> list[Pass]:
     """Cut sequences into passes of at most ``token_budget`` tokens.
 
     Largest first, so that a budget that does not fit into memory shows at once. The result
     depends on nothing but the arguments.
 
     Args:
-        sequences: Equal prompts among them run once.
+        sequences: In any order.
         token_budget: The most tokens of one pass; at least 1.
+        share_prompts: Whether equal prompts run once.
 
     Returns:
         Passes that together predict each response token exactly once.
     """
-    groups = sorted(_group_by_prompt(sequences), key=lambda group: -group.tokens)
+    groups = sorted(_group_by_prompt(sequences, share_prompts), key=lambda group: -group.tokens)
     passes = [
         one
         for group in groups
@@ -91,11 +94,11 @@ def places(sequences: Sequence[TokenSequence]) -> np.ndarray:
     return np.cumsum([0, *(len(sequence.response_ids) for sequence in sequences)])
 
 
-def _group_by_prompt(sequences: Sequence[TokenSequence]) -> list[_Group]:
-    groups: dict[bytes, _Group] = {}
+def _group_by_prompt(sequences: Sequence[TokenSequence], share: bool) -> list[_Group]:
+    groups: dict[bytes | int, _Group] = {}
     for sequence, place in zip(sequences, places(sequences), strict=False):
         prompt = np.asarray(sequence.prompt_ids, dtype=np.int32)
-        group = groups.setdefault(prompt.tobytes(), _Group(prompt, []))
+        group = groups.setdefault(prompt.tobytes() if share else int(place), _Group(prompt, []))
         group.responses.append(_Response(sequence.response_ids[:-1], int(place)))
     return list(groups.values())
 

@@ -39,6 +39,7 @@ class PairScorer:
         token_budget: Tokens of one forward pass.
         temperature: Logits are divided by it.
         sampled_only: Only the statistics of the sampled tokens: log-probabilities.
+        share_prompts: Whether equal prompts run once.
 
     Attributes:
         base: As given.
@@ -52,6 +53,7 @@ class PairScorer:
         token_budget: int,
         temperature: float = 1.0,
         sampled_only: bool = False,
+        share_prompts: bool = True,
     ) -> None:
         """Keep the policies; nothing runs yet."""
         self._policies = dict(policies)
@@ -59,15 +61,20 @@ class PairScorer:
         self._token_budget = token_budget
         self._temperature = temperature
         self._sampled_only = sampled_only
+        self._share_prompts = share_prompts
         self._compiled = False
         self._device = next(iter(self._policies.values())).device
         self._batching = min(policy.batching for policy in self._policies.values())
 
     def compile(self) -> None:
         """Fuse layers and statistics from now on; the next call takes 15 to 60 s longer."""
-        self._compiled = True
+        self.compile_statistics()
         for policy in self._policies.values():
             policy.compile()
+
+    def compile_statistics(self) -> None:
+        """Fuse the statistics' passes only."""
+        self._compiled = True
 
     def score(self, sequences: Sequence[TokenSequence]) -> list[dict[str, Arrays]]:
         """Score sequences, in any number and order.
@@ -106,12 +113,13 @@ class PairScorer:
 
         Args:
             sequences: At least one.
-            token_budget: Another than the scorer's own.
+            token_budget: A smaller one than the scorer's own.
 
         Returns:
             By policy [n, h]: the states that predict all n response tokens, laid end to end.
         """
-        parts = list(self._hidden(sequences, token_budget or self._token_budget))
+        budget = min(token_budget or self._token_budget, self._token_budget)
+        parts = list(self._hidden(sequences, budget))
         where = np.concatenate([tokens for _, tokens in parts])
         order = torch.from_numpy(np.argsort(where)).to(self._device)
         return {
@@ -156,14 +164,14 @@ class PairScorer:
         """The hidden states that predict, pass by pass."""
         if self._batching is Batching.PACKED:
             pasts: dict[str, Past] = {}
-            for one in plan_passes(sequences, token_budget):
+            for one in plan_passes(sequences, token_budget, share_prompts=self._share_prompts):
                 hidden = self._run_packed(one, pasts)
                 if len(one.where):
                     yield hidden, one.where
         else:
             budget = token_budget if self._batching is Batching.PADDED else 1
             lengths = [len(s.prompt_ids) + len(s.response_ids) - 1 for s in sequences]
-            starts = places(sequences)
+            starts = places(sequences).tolist()
             for batch in token_budget_batches(lengths, budget):
                 yield self._run_padded([sequences[i] for i in batch], [starts[i] for i in batch])
 
@@ -183,13 +191,16 @@ class PairScorer:
         return hidden
 
     def _run_padded(self, batch: Sequence[TokenSequence], starts: Sequence[int]) -> Predicted:
-        # The last response token predicts nothing that is scored, so it is not fed.
-        inputs = [np.concatenate([s.prompt_ids, s.response_ids])[:-1] for s in batch]
+        # The last response token predicts nothing that is scored, so it is fed only where the
+        # text's length counts.
+        stop = None if self._batching is Batching.ALONE else -1
+        inputs = [np.concatenate([s.prompt_ids, s.response_ids])[:stop] for s in batch]
         ids = np.zeros((len(batch), max(map(len, inputs))), dtype=np.int64)
         wanted = np.zeros(ids.shape, dtype=bool)
         for row, (sequence, tokens) in enumerate(zip(batch, inputs, strict=True)):
             ids[row, : len(tokens)] = tokens
-            wanted[row, len(sequence.prompt_ids) - 1 : len(tokens)] = True
+            first = len(sequence.prompt_ids) - 1
+            wanted[row, first : first + len(sequence.response_ids)] = True
         ids_there = torch.from_numpy(ids).to(self._device)
         rows = torch.from_numpy(wanted).to(self._device)
         where = [

@@ -9,7 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import CHARACTERS, make_policy_folder, make_rows, make_tokenizer, write_jsonl
+from conftest import (
+    CHARACTERS,
+    make_adapter,
+    make_policy_folder,
+    make_rows,
+    make_tokenizer,
+    write_jsonl,
+)
 
 from dlogp_ray.errors import ExitCode, Refused
 from dlogp_ray.pipelines.planning import ScorePlan, plan_score
@@ -251,6 +258,34 @@ def test_a_byte_of_a_policy_changes_the_fingerprint(
     assert after["policies"]["base"] == before["policies"]["base"]
     files = before["policies"]["rl"]["files"], after["policies"]["rl"]["files"]
     assert {key for key in files[0] if files[0][key] != files[1][key]} == {name}
+
+
+def test_an_adapter_has_its_own_files_and_what_it_lacks_from_the_base(
+    make_config: Any, corpus: Path, copies: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_adapter(corpus.parent / "lora", copies["base"])
+    monkeypatch.chdir(corpus.parent)
+    policies = {"base": "base", "rl": {"adapter": "lora", "step": 3}}
+    config = make_config(corpus="c.jsonl", policies=policies)
+    plan = plan_score(config)
+    assert plan.job.config.policies["rl"].adapter == str(corpus.parent / "lora")
+    assert plan.job.config.policies["rl"].path is None
+    found = plan.fingerprint["policies"]
+    assert found["rl"]["files"].keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    assert (found["rl"]["step"], found["rl"]["dtype"]) == (3, "float32")
+    assert (plan.job.rules.vocab_size, plan.job.rules.max_tokens) == (24, 64)
+    assert plan.job.text_tokenizer().response("01") == [2, 3]
+    # A byte of the adapter, and one of the base, is another run.
+    for name, folder in (("rl", corpus.parent / "lora"), ("base", copies["base"])):
+        (weights,) = folder.glob("*.safetensors")
+        data = weights.read_bytes()
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        after = plan_score(config).fingerprint["policies"]
+        assert {key for key in found if found[key] != after[key]} == {name}
+        found = after
+    # A tokenizer of its own is checked as any other.
+    make_tokenizer("10" + CHARACTERS[2:]).save_pretrained(corpus.parent / "lora")
+    assert "policies base and rl have different tokenizers" in refusal(config)
 
 
 def test_a_policy_may_move_and_keep_its_fingerprint(

@@ -1,0 +1,250 @@
+"""Policies that are an adapter (LoRA) on the base's weights, of which there is one copy for all.
+
+Each adapter policy is a model of its own: a copy of the base's modules over the same weights, into
+which peft puts the adapter. Nothing is switched on or off between passes, and the base is the model
+that it would be without adapters. What runs is peft's forward, as in training.
+
+An adapter computes in float32 whatever the body's dtype, and the sum of both is rounded to that: of
+the ways to run it under a bfloat16 body, the one that is nearest to float64.
+"""
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Parameter
+
+from dlogp_ray.errors import Refused
+from dlogp_ray.policies.checkpoint import ADAPTER_CONFIG, Checkpoint, local_folder
+from dlogp_ray.policies.policy import Policy, load_model
+
+WEIGHTS = "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
+KINDS = ("LORA", "IA3", "LOHA", "LOKR", "OFT", "VERA")
+"""What peft calls the methods that are tested here; it puts them into the model's layers."""
+
+_ABOUT_THE_FILE = frozenset(
+    "peft_type peft_version task_type auto_mapping base_model_name_or_path revision "
+    "inference_mode".split()
+)
+_LORA_OPTIONS = _ABOUT_THE_FILE | frozenset(
+    "r lora_alpha rank_pattern alpha_pattern use_rslora use_dora bias lora_bias lora_dropout "
+    "fan_in_fan_out target_modules exclude_modules target_parameters layers_to_transform "
+    "layers_pattern modules_to_save trainable_token_indices ensure_weight_tying "
+    # What begins, or is read by another option only.
+    "init_lora_weights loftq_config eva_config corda_config lora_ga_config runtime_config "
+    "megatron_core qalora_group_size".split()
+)
+"""What a LoRA may set. Others change the base (KaSA), or need more than the body (aLoRA)."""
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Ways to begin that leave the base's weights as they are."""
+
+
+def resolve_adapter(
+    name: str,
+    source: str,
+    revision: str | None = None,
+    *,
+    base: Checkpoint,
+    allow_pickle: bool = False,
+) -> Checkpoint:
+    """Find the adapter's files and check that they may be loaded.
+
+    Raises:
+        Refused: The adapter is missing, incomplete or pickled, is of a kind that is not supported,
+            or peft is not installed.
+    """
+    label = f"policy {name} ({source})"
+    if find_spec("peft") is None:
+        raise Refused(f"{label}: an adapter needs peft; pip install 'dlogp_ray[lora]'")
+    checkpoint = Checkpoint(name, source, local_folder(name, source, revision), base)
+    if not (checkpoint.folder / ADAPTER_CONFIG).is_file():
+        raise Refused(
+            f"{label}: expected an adapter as peft saves it, but there is no {ADAPTER_CONFIG} in "
+            f"{checkpoint.folder}; give a whole checkpoint as path"
+        )
+    _check_kind(label, checkpoint.folder)
+    if not (checkpoint.folder / WEIGHTS).is_file():
+        if not (checkpoint.folder / PICKLED).is_file():
+            raise Refused(f"{label}: there are no weights ({WEIGHTS}) in {checkpoint.folder}")
+        if not allow_pickle:
+            raise Refused(
+                f"{label}: the weights are pickled ({PICKLED}), and unpickling runs code. "
+                "Convert them to safetensors, or set allow_pickle: true if you trust them"
+            )
+    return checkpoint
+
+
+def load_policies(
+    checkpoints: Mapping[str, Checkpoint],
+    *,
+    dtype: str | Mapping[str, str] = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> dict[str, Policy]:
+    """Load all policies of a job, by name; adapters share the weights of their base.
+
+    Args:
+        checkpoints: With the base of every adapter among them.
+        dtype: Of all, or by policy; an adapter's is its base's.
+        device: Where they are held, as torch names it.
+        trust_remote_code: Run Python code that comes with a checkpoint.
+        allow_pickle: Load checkpoints that hold no safetensors file.
+
+    Raises:
+        Refused: One can't be loaded, or an adapter does not fit its base.
+    """
+    models = {
+        name: load_model(
+            checkpoint,
+            dtype=dtype if isinstance(dtype, str) else dtype[name],
+            device=device,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        for name, checkpoint in checkpoints.items()
+        if checkpoint.base is None
+    }
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.base is not None:
+            models[name] = _adapted(models[checkpoint.base.name], checkpoint)
+    # Only now: a policy may change how its model attends, and copies are made of plain models.
+    return {name: Policy(name, models[name]) for name in checkpoints}
+
+
+def _check_kind(label: str, folder: Path) -> None:
+    try:
+        options = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Refused(f"{label}: {ADAPTER_CONFIG} is not JSON: {error}") from None
+    if not isinstance(options, dict):
+        raise Refused(f"{label}: {ADAPTER_CONFIG} is not an object")
+    instead = "merge it into its base (merge_and_unload) and give the folder as path"
+    kind = options.get("peft_type")
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise Refused(
+            f"{label}: adapters of type {kind} are not supported ({known} are); {instead}"
+        )
+    known_options = _LORA_OPTIONS if kind == "LORA" else _options_of(kind)
+    unknown = sorted(key for key in options.keys() - known_options if options[key])
+    if unknown:
+        raise Refused(f"{label}: adapters with {', '.join(unknown)} are not supported; {instead}")
+    start = options.get("init_lora_weights", True)
+    if start not in _PLAIN_STARTS:  # of LoRA only
+        raise Refused(
+            f"{label}: it began as {start}, which changes the base's weights, so that it fits no "
+            "other model; save it with path_initial_model_for_weight_conversion, or " + instead
+        )
+
+
+def _options_of(kind: str) -> frozenset[str]:
+    """What the installed peft knows of; it would leave out the others without an error."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+    return frozenset(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[kind]].__dataclass_fields__)
+
+
+def _adapted(base: Any, checkpoint: Checkpoint) -> Any:
+    """A model over the weights of ``base`` with the adapter in it; ``base`` stays what it is."""
+    model = _over_the_same_weights(base)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they tell of is an error here
+            _put_in(model, checkpoint.folder)
+    except Exception as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise Refused(
+            f"policy {checkpoint.name} ({checkpoint.source}): the adapter does not fit the base, "
+            f"which is a {type(base).__name__}: {' '.join(reason.split())}"
+        ) from error
+    head = model.get_output_embeddings()
+    if (plain := _plain_head(head)) is not head:
+        model.set_output_embeddings(plain)
+    return model.requires_grad_(False)
+
+
+def _put_in(model: Any, folder: Path) -> None:
+    """Put the adapter into the model's layers, with all its weights and no others."""
+    from peft import PeftConfig, PeftModel
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+    of_base = {id(parameter): parameter for parameter in model.parameters()}
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = True
+    config.init_lora_weights = True  # a start that changes no weight of the base
+    # Its weights are made float32, which peft's layers then compute in.
+    wrapped: Any = PeftModel(model, config, autocast_adapter_dtype=True)
+    names = getattr(model, "_checkpoint_conversion_mapping", None)
+    tensors = load_peft_weights(str(folder), device="cpu", key_mapping=names)
+    parameters = dict(wrapped.named_parameters(remove_duplicate=False))
+
+    # Weights of the base that the adapter brings, trained biases for one, are not shared.
+    brought = {id(parameters[name]) for name in parameters.keys() & tensors.keys()}
+    for key in of_base.keys() & brought:
+        of_base[key].data = of_base[key].data.clone()
+    shared = [parameter for key, parameter in of_base.items() if key not in brought]
+    versions = [parameter._version for parameter in shared]
+    result: Any = set_peft_model_state_dict(wrapped, tensors)
+    if versions != [parameter._version for parameter in shared]:
+        raise ValueError("it would overwrite weights that the base needs")
+
+    if result.unexpected_keys:
+        raise ValueError(
+            f"{len(result.unexpected_keys)} of its weights have no place there, "
+            f"{min(result.unexpected_keys)} for one"
+        )
+    # By object: tied weights have one entry in the file and two names.
+    there = {id(p) for name, p in parameters.items() if name not in result.missing_keys}
+    missing = [name for name, p in parameters.items() if id(p) not in there | of_base.keys()]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of its weights are missing, {min(missing)} for one; "
+            "they would be random"
+        )
+
+
+def _over_the_same_weights(model: Any) -> Any:
+    """Modules of its own, and parameters that are other objects on one storage."""
+    memo: dict[int, Any] = {
+        id(parameter): Parameter(parameter.detach(), requires_grad=False)
+        for parameter in model.parameters()
+    }
+    return copy.deepcopy(model, memo)
+
+
+def _plain_head(head: Any) -> Any:
+    """The lm head as one linear layer, which is what policies have; merged in float32."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+
+    if isinstance(head, ModulesToSaveWrapper):
+        return head.modules_to_save["default"]
+    if not isinstance(head, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        return head
+    merged: Any = copy.deepcopy(head)
+    merged = merged.float()
+    if isinstance(head, BaseTunerLayer):
+        merged.merge()
+        return _Float32Head(merged.get_base_layer())
+    return _Float32Head(
+        merged.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+    )
+
+
+class _Float32Head(Linear):
+    """A linear layer in float32, whatever the dtype of the hidden states."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(torch.float32))
