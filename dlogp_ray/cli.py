@@ -1,4 +1,4 @@
-"""The command line: ``dlogp score | show | query | demo``.
+"""The command line: ``dlogp score | show | query | bench | demo``.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` is quick.
 """
@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from dlogp_ray.config import ScoreConfig
-from dlogp_ray.errors import DlogpError, Interrupted
+from dlogp_ray.config import BenchConfig, ScoreConfig
+from dlogp_ray.errors import DlogpError, Interrupted, Refused
 
 EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected (more than
 max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 the run exists and
@@ -122,6 +122,51 @@ def query(
     else:
         for row in relation.to_arrow_table().to_pylist():
             typer.echo(json.dumps(row, default=str))
+
+
+@app.command()
+def bench(
+    base: Annotated[
+        str | None, typer.Option(help="Base policy: folder or hub id (default: the demo pair).")
+    ] = None,
+    rl: Annotated[str | None, typer.Option(help="The other policy.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field: " + ", ".join(n for n in BenchConfig.model_fields if len(n) > 4) + ".",
+        ),
+    ] = None,
+    vllm_python: Annotated[
+        str | None, typer.Option(help="A Python that has vLLM, to be measured beside.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+) -> None:
+    """This machine's speed on a pair, beside naive loops and vLLM. The last line is JSON."""
+    if (base is None) != (rl is None):
+        raise Refused("expected both --base and --rl, or neither for the demo pair; got one")
+    if base is None or rl is None:
+        from dlogp_ray.demo.pair import checkpoint_path, rl_name
+
+        base, rl = str(checkpoint_path("base")), str(checkpoint_path(rl_name()))
+    values: dict[str, object] = {"base": base, "rl": rl, "vllm_python": vllm_python}
+    for setting in settings or []:
+        field, equals, value = setting.partition("=")
+        if not equals:
+            raise Refused(f"--set {setting}: expected FIELD=VALUE, as in --set texts=96")
+        values[field] = value
+    config = BenchConfig.from_mapping(values, source="bench")
+    from rich.console import Console
+
+    from dlogp_ray.bench.run import print_bench, run_bench, write_bench
+
+    result = run_bench(config, progress=progress)
+    if out is not None:
+        write_bench(result, out)
+    print_bench(result, Console())
+    typer.echo(json.dumps(result))
 
 
 @app.command()

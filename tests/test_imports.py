@@ -17,6 +17,7 @@ LEVELS = {
     "jobs": 7,
     "cli": 6,
     "demo": 5,
+    "bench": 4,
     "pipelines": 4,
     "corpus": 3,
     "scoring": 3,

@@ -1,0 +1,1 @@
+"""How fast this machine scores, beside what else one could use, in one run."""

@@ -1,0 +1,213 @@
+"""A benchmark from beginning to end.
+
+    dlogp bench                                  the demo pair
+    dlogp bench --base PATH --rl PATH            two checkpoints
+    dlogp bench … --vllm-python venv/bin/python  beside vLLM, in an environment of its own
+
+Each round runs every arm once, in turn, so that what else the machine does hits all of them alike;
+ratios are taken within a round. Speeds are medians over the rounds, with the lowest and highest.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from dlogp_ray.bench.workers import Vllm, Workers
+from dlogp_ray.config import BenchConfig
+from dlogp_ray.errors import Refused
+
+ARMS = {
+    "pair": "both policies, all statistics",
+    "pair_sampled": "both policies, log-probabilities of the sampled tokens only",
+    "bodies": "both bodies, no head",
+    "bodies_and_bare_heads": "both bodies and the heads' bare products",
+    "naive_logp_twice": "plain forward and log-softmax, both policies: log p only",
+    "naive_statistics": "plain forward of both policies, all statistics",
+    "vllm_twice": "vLLM prompt_logprobs, two passes: log p and rank only",
+    "heads": "heads and statistics alone",
+    "groups_shared": "groups of 8 x 128 tokens on prompts of 512",
+    "groups_unshared": "the same without sharing prompts",
+}
+RATIOS = {
+    "pair / vllm_twice": ("pair", "vllm_twice"),
+    "pair / naive_logp_twice": ("pair", "naive_logp_twice"),
+    "pair / naive_statistics": ("pair", "naive_statistics"),
+    "groups_shared / groups_unshared": ("groups_shared", "groups_unshared"),
+}
+_MATMUL_FLOPS = 8 * 2 * 2_048**3
+PACKAGES = ("dlogp_ray", "torch", "transformers", "numpy")
+
+
+def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
+    """Measure everything; nothing is written.
+
+    Returns:
+        The result document: hardware, versions, config, each arm's tokens/s (prompt and response
+        tokens, both policies scored) with its spread, ratios, the share of the matmul peak, peak
+        memory, padding share, noise floor.
+
+    Raises:
+        Refused: A policy or vLLM can't be loaded.
+    """
+    from dlogp_ray.bench.texts import count_tokens, make_groups, make_texts
+
+    device = _device()
+    workers = Workers(config, device)
+    vllm: Vllm | None = None
+    try:
+        facts = workers.facts[0]
+        vocabulary = min(facts["vocabulary"].values())
+        texts, groups = make_texts(config, vocabulary), make_groups(config, vocabulary)
+        if config.vllm_python:
+            ids = [[*t.prompt_ids.tolist(), *t.response_ids.tolist()] for t in texts]
+            threads = config.threads * config.processes
+            vllm = Vllm(config.vllm_python, config.base, facts["dtype"]["base"], ids, threads)
+        arms: dict[str, Callable[[], float]] = {
+            name: partial(workers.run, name)
+            for name in (*ARMS, "matmul")
+            if name != "vllm_twice" and (config.groups or not name.startswith("groups"))
+        }
+        if vllm is not None:
+            arms["vllm_twice"] = vllm.run_twice
+        seconds = _measure(arms, config.repeats, progress)
+        noise = workers.ask("noise")[0]
+        last = workers.ask("facts")
+    finally:
+        workers.close()
+        if vllm is not None:
+            vllm.close()
+    tokens = {name: count_tokens(groups if name.startswith("groups") else texts) for name in ARMS}
+    peak = [_MATMUL_FLOPS / s for s in seconds["matmul"]]
+    flops = facts["matmul_flops"]
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["dlogp", *sys.argv[1:]]),
+        "hardware": _hardware(device),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "config": config.model_dump(),
+        "engine": {k: facts[k] for k in ("dtype", "batching", "token_budget")}
+        | {"compiled": config.compile == "on"},
+        "tokens": tokens["pair"],
+        "tokens_per_s": {
+            name: _spread([tokens[name] / s for s in seconds[name]])
+            for name in ARMS
+            if name in seconds
+        },
+        "ratios": {
+            label: _spread(
+                [
+                    (tokens[one] / a) / (tokens[two] / b)
+                    for a, b in zip(seconds[one], seconds[two], strict=True)
+                ]
+            )
+            for label, (one, two) in RATIOS.items()
+            if one in seconds and two in seconds
+        }
+        | {
+            "statistics' share over bodies and bare heads": _spread(
+                [
+                    a / b - 1
+                    for a, b in zip(seconds["pair"], seconds["bodies_and_bare_heads"], strict=True)
+                ]
+            )
+        },
+        "matmul_peak_flops_per_s": _spread(peak),
+        "share_of_matmul_peak": _spread(
+            [flops / s / p for s, p in zip(seconds["pair"], peak, strict=True)]
+        ),
+        "padding_share": facts["padding_share"],
+        "peak_memory_bytes": max(fact["peak_memory_bytes"] for fact in last),
+        "noise_floor": noise,
+    }
+
+
+def print_bench(result: dict[str, Any], console: Console) -> None:
+    """Text for people."""
+    table = Table(box=None)
+    for column in ("", "tokens/s", "lowest", "highest"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, spread in result["tokens_per_s"].items():
+        table.add_row(ARMS[name], *(f"{spread[k]:,.0f}" for k in ("median", "min", "max")))
+    console.print(table)
+    table = Table(box=None)
+    for column in ("ratio, within a round", "median", "lowest", "highest"):
+        table.add_column(column, justify="right" if table.columns else "left")
+    for name, spread in result["ratios"].items():
+        table.add_row(name, *(f"{spread[k]:.2f}" for k in ("median", "min", "max")))
+    console.print(table)
+    engine = result["engine"]
+    memory, peak = result["peak_memory_bytes"] / 2**20, result["matmul_peak_flops_per_s"]["median"]
+    console.print(
+        f"{engine['dtype']['base']}, {'compiled' if engine['compiled'] else 'eager'}, "
+        f"{engine['token_budget']:,} tokens a pass; "
+        f"{result['share_of_matmul_peak']['median']:.0%} of {peak / 1e9:,.0f} GFLOP/s; "
+        f"{memory:,.0f} MiB at most in one process; padding {result['padding_share']:.1%}"
+    )
+
+
+def write_bench(result: dict[str, Any], path: Path) -> None:
+    """Write the result file.
+
+    Raises:
+        Refused: The file can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"--out {path}: {error.strerror}; give a file that can be written") from None
+
+
+def _measure(
+    arms: dict[str, Callable[[], float]], repeats: int, progress: bool
+) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
+        task = bar.add_task("", total=len(arms) * (repeats + 1))
+        for round_number in range(repeats + 1):
+            for name, run in arms.items():
+                bar.update(task, description=f"round {round_number}: {name}", advance=1)
+                taken = run()
+                if round_number:  # the first compiles, and fills caches
+                    seconds[name].append(taken)
+    return seconds
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _hardware(device: str) -> dict[str, Any]:
+    import torch
+
+    processor = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "processor": processor,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "python": platform.python_version(),
+    }

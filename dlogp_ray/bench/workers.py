@@ -1,0 +1,153 @@
+"""Processes that run arms on command, all at once: ours, and one with vLLM."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from dlogp_ray.config import BenchConfig
+from dlogp_ray.errors import DlogpError, Refused
+
+WHOLE = ("naive_logp_twice", "naive_statistics", "matmul")
+"""Arms of one process with all threads over all texts; the others share the texts."""
+
+
+class Workers:
+    """``config.processes`` processes, each with both policies in memory."""
+
+    def __init__(self, config: BenchConfig, device: str) -> None:
+        """Start them and wait until all are ready.
+
+        Raises:
+            Refused: A policy can't be loaded.
+        """
+        context = multiprocessing.get_context("spawn")
+        threads = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
+        self._workers: list[tuple[Any, Connection]] = []
+        for part in range(config.processes):
+            here, there = context.Pipe()
+            worker = context.Process(target=_serve, args=(config, device, part, there))
+            worker.start()
+            self._workers.append((worker, here))
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+        self.facts = [self._answer(connection) for _, connection in self._workers]
+
+    def run(self, arm: str) -> float:
+        """Seconds until the last process has done its share of the arm."""
+        chosen = self._workers[:1] if arm in WHOLE else self._workers
+        started = time.perf_counter()
+        for _, connection in chosen:
+            connection.send(arm)
+        for _, connection in chosen:
+            self._answer(connection)
+        return time.perf_counter() - started
+
+    def ask(self, what: str) -> list[Any]:
+        """``facts`` or ``noise`` of each process."""
+        for _, connection in self._workers:
+            connection.send(what)
+        return [self._answer(connection) for _, connection in self._workers]
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker, connection in self._workers:
+            with suppress(OSError):
+                connection.send(None)
+            worker.join(10)
+            worker.kill()
+
+    def _answer(self, connection: Connection) -> Any:
+        try:
+            answer = connection.recv()
+        except EOFError:
+            self.close()
+            raise Refused(
+                "a process of the benchmark died, perhaps for want of memory; try fewer "
+                "--processes or smaller policies"
+            ) from None
+        if isinstance(answer, DlogpError):
+            self.close()
+            raise answer
+        return answer
+
+
+def _serve(config: BenchConfig, device: str, part: int, connection: Connection) -> None:
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    from dlogp_ray.bench.arms import Arms
+
+    disable_progress_bar()
+    set_verbosity_error()
+    try:
+        arms = Arms(config, device, part)
+    except DlogpError as error:
+        connection.send(error)
+        return
+    connection.send(arms.facts())
+    while (arm := connection.recv()) is not None:
+        if arm == "facts":
+            connection.send(arms.facts())
+        elif arm == "noise":
+            connection.send(arms.noise())
+        else:
+            arms.run(arm)
+            connection.send(None)
+
+
+class Vllm:
+    """vLLM with the base policy, in a Python of its own."""
+
+    def __init__(
+        self, python: str, model: str, dtype: str, texts: list[list[int]], threads: int
+    ) -> None:
+        """Start it and wait until it has made one pass.
+
+        Raises:
+            Refused: It can't be started; the end of what it printed says why.
+        """
+        environment = os.environ | {
+            # Without it, vLLM keeps one core free.
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+        }
+        environment.pop("OMP_NUM_THREADS", None)
+        self._process = subprocess.Popen(
+            [python, str(Path(__file__).with_name("vllm_arm.py")), model, dtype],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        if self._ask(json.dumps(texts)) != "ready":
+            raise Refused(
+                f"vLLM does not start with {python}; try: {python} "
+                f"{Path(__file__).with_name('vllm_arm.py')} {model} {dtype} <<< '[[1, 2]]'"
+            )
+
+    def run_twice(self) -> float:
+        """Seconds of two passes, as two policies take them."""
+        return float(self._ask("go")) + float(self._ask("go"))
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(20)
+        self._process.kill()
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            print(line, file=self._process.stdin, flush=True)
+        return self._process.stdout.readline().strip()

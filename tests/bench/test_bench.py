@@ -1,0 +1,92 @@
+"""The benchmark's texts, and one small run through the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlogp_ray.bench.texts import count_tokens, make_groups, make_texts
+from dlogp_ray.config import BenchConfig
+from dlogp_ray.errors import Refused
+from dlogp_ray.scoring.packing import plan_passes
+
+
+def config(**fields: object) -> BenchConfig:
+    return BenchConfig.from_mapping({"base": "b", "rl": "r"} | fields)
+
+
+def test_texts_are_as_the_config_says() -> None:
+    asked = config(texts=50, prompt_tokens=3, min_response_tokens=2, max_response_tokens=5)
+    texts = make_texts(asked, 7)
+    assert len(texts) == 50
+    assert {len(text.prompt_ids) for text in texts} == {3}
+    assert {len(text.response_ids) for text in texts} == {2, 3, 4, 5}
+    assert max(int(text.response_ids.max()) for text in texts) == 6
+    assert count_tokens(texts) == sum(3 + len(text.response_ids) for text in texts)
+
+
+def test_groups_share_their_prompts() -> None:
+    groups = make_groups(config(groups=2), 1000)
+    # 2 x (512 + 8 x 127) tokens are fed where prompts are shared, 2 x 8 x 639 where not
+    fed = [
+        sum(len(one.ids) for one in plan_passes(groups, 4096, share_prompts=share))
+        for share in (True, False)
+    ]
+    assert fed == [3056, 10224]
+
+
+def test_response_lengths_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(Refused, match="min_response_tokens 9 is more than max_response_tokens 5"):
+        config(min_response_tokens=9, max_response_tokens=5)
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dlogp_ray.cli", "bench", "--no-progress", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_run_prints_text_and_json_and_writes_the_same(
+    policy_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    fields = {"texts": 6, "prompt_tokens": 4, "min_response_tokens": 2, "max_response_tokens": 9}
+    settings = [
+        f"--set={key}={value}"
+        for key, value in (fields | {"groups": 0, "repeats": 2, "compile": "off"}).items()
+    ]
+    pair = [f"--{name}={folder}" for name, folder in policy_folders.items()]
+    out = tmp_path / "results" / "run.json"
+    done = bench(*pair, *settings, "--set=processes=2", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result == json.loads(out.read_text())
+    assert "both policies, all statistics" in done.stdout
+    assert result["padding_share"] == 0
+    assert result["config"]["texts"] == 6
+    for spread in result["tokens_per_s"].values():
+        assert 0 < spread["min"] <= spread["median"] <= spread["max"]
+    assert result["noise_floor"]["tokens"] > 0
+    assert result["hardware"]["cores"] >= 1
+    # float32: two compositions of the same texts differ by rounding
+    assert result["noise_floor"]["base_against_base"]["delta_logp"]["p99"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base", "x"], "both --base and --rl"),
+        (["--set", "texts"], "expected FIELD=VALUE"),
+        (["--set", "txts=3"], "txts: unknown field"),
+        (["--base", "/nowhere/b", "--rl", "/nowhere/r"], "/nowhere/b"),
+    ],
+)
+def test_bad_arguments_are_one_clear_message(arguments: list[str], message: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
