@@ -124,6 +124,8 @@ def test_plan_prints_units_tokens_bytes_and_hours_and_writes_nothing(
     assert plan["units"] == -(-plan["tokens"] // 200)
     assert plan["bytes"] == pytest.approx(corpus.stat().st_size, abs=plan["units"])
     assert plan["hours"] > 0
+    assert plan["noise"]["tokens"] == sum(len(row["response_ids"]) for row in rows)
+    assert "unresolved  below" in out
     assert not (tmp_path / "runs").exists()
 
 

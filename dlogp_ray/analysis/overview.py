@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
+from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run
 
 _EXAMPLES = 3
@@ -23,6 +24,7 @@ class Overview:
         sealed: Whether it is closed.
         units: Planned work units.
         units_done: Those whose object is there.
+        noise: What other batches change; None where it was not measured.
         summary: Of all objects.
         rejected: Up to three examples a status: status, count, sample_id, source, error.
         failures: Units that could not be done, with cause and attempts.
@@ -33,13 +35,15 @@ class Overview:
     sealed: bool
     units: int
     units_done: int
+    noise: NoiseFloor | None
     summary: Summary
     rejected: list[dict[str, Any]]
     failures: dict[str, dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
         """All of it as one document, without the histograms."""
-        fields = asdict(self) | {"summary": self.summary.model_dump()}
+        noise = self.noise and self.noise.model_dump()
+        fields = asdict(self) | {"noise": noise, "summary": self.summary.model_dump()}
         for generators in fields["summary"]["groups"].values():
             for group in generators.values():
                 del group["delta_histogram"]
@@ -57,6 +61,7 @@ def overview(run: Run) -> Overview:
         sealed=run.sealed,
         units=run.planned,
         units_done=len(committed),
+        noise=run.noise,
         summary=summary,
         rejected=_rejected(run) if summary.rejected else [],
         failures=run.failures(),
@@ -91,6 +96,8 @@ def print_overview(seen: Overview, console: Console) -> None:
         facts.add_row(f"policy {name}", f"{source['path']}{step}")
     facts.add_row("progress", share)
     facts.add_row("rows", f"{seen.summary.rows:,}, {seen.summary.rejected:,} of them rejected")
+    if seen.noise:
+        facts.add_row(*seen.noise.as_row())
     console.print(facts, highlight=False, soft_wrap=True)
     if seen.summary.groups:
         console.print()

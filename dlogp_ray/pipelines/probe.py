@@ -1,24 +1,33 @@
 """Load the policies once, where an actor would, before any actor exists.
 
 An actor whose constructor fails is restarted for ever; a task without retries fails at once, with
-its reason. The probe also measures one actor's speed on made-up sequences, and chooses the engine
-by it.
+its reason. The probe also measures one actor's speed on made-up sequences and chooses the engine
+by it, and it measures the noise floor on texts of the corpus.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
 
+from dlogp_ray.corpus.units import Unit
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.planning import ScoreJob
+from dlogp_ray.pipelines.sample import sample_texts
 from dlogp_ray.scoring.engine import COMPILING_S, Engine, compiling_pays
+from dlogp_ray.scoring.noise import measure_noise
 from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.tables.noise import NoiseFloor
 
 _SEQUENCE_TOKENS = 256
+_NOISE_TOKENS = range(1_024, 16_384 + 1)
+"""The least and the most of the noise floor's sample; a 99th percentile of less says little."""
+_NOISE_S = 2.0
+"""What scoring the sample once may take; twice and the base against itself is about three times."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +39,24 @@ class Probe:
         widths: Policy -> rows of its lm head.
         tokens_per_s: Tokens that one actor alone scores with all policies, of random sequences.
         engine: How the run is to score.
+        noise: What other batches change with that engine; None where nothing was sampled.
     """
 
     device: str
     widths: dict[str, int]
     tokens_per_s: float
     engine: Engine
+    noise: NoiseFloor | None
 
 
-def probe(job: ScoreJob, placement: Placement, tokens: int) -> Probe:
+def probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Unit]) -> Probe:
     """Load and try the policies with the resources of one actor, and choose the engine.
 
     Args:
         job: With the engine of the run, where it has one.
         placement: Of the actors.
         tokens: What all actors together have to score.
+        sample: Units with whose first texts the noise floor is measured; none for none.
 
     Raises:
         Refused: A policy can't be loaded, or its head is smaller than its config says.
@@ -53,7 +65,9 @@ def probe(job: ScoreJob, placement: Placement, tokens: int) -> Probe:
         num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
     )
     try:
-        seen: Probe = ray.get(remote.remote(job, placement.device, tokens // placement.actors))
+        seen: Probe = ray.get(
+            remote.remote(job, placement.device, tokens // placement.actors, sample)
+        )
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, Refused):
@@ -73,10 +87,12 @@ def probe(job: ScoreJob, placement: Placement, tokens: int) -> Probe:
     return seen
 
 
-def _probe(job: ScoreJob, device: str, tokens_per_actor: int) -> Probe:
+def _probe(job: ScoreJob, device: str, tokens_per_actor: int, sample: Sequence[Unit]) -> Probe:
     engine = job.engine or job.default_engine(device)
     unit = ScoreUnit(replace(job, engine=engine), device)
     speed = _tokens_per_s(unit, job, engine)
+    texts = sample_texts(job, sample, _noise_tokens(speed)) if sample else []
+    noise = measure_noise(unit.scorer, texts) if texts else None
     if job.engine is None:
         if engine.compiled:
             engine = replace(engine, tokens_per_s={"compiled": speed})
@@ -84,12 +100,21 @@ def _probe(job: ScoreJob, device: str, tokens_per_actor: int) -> Probe:
             engine = replace(engine, tokens_per_s={"eager": speed})
             if job.config.compile == "auto" and tokens_per_actor / speed > COMPILING_S:
                 engine = _try_compiling(unit, job, engine, tokens_per_actor)
+                if engine.compiled and texts:
+                    noise = measure_noise(unit.scorer, texts)
     return Probe(
         device=device,
         widths={name: policy.lm_head.width for name, policy in unit.policies.items()},
         tokens_per_s=engine.tokens_per_s["compiled"] if engine.compiled else speed,
         engine=engine,
+        noise=noise,
     )
+
+
+def _noise_tokens(tokens_per_s: float) -> int:
+    """A power of two, so that speeds that differ a little give one sample."""
+    wanted = max(_NOISE_TOKENS[0], min(int(_NOISE_S * tokens_per_s), _NOISE_TOKENS[-1]))
+    return int(2 ** (wanted.bit_length() - 1))
 
 
 def _try_compiling(unit: ScoreUnit, job: ScoreJob, engine: Engine, tokens_per_actor: int) -> Engine:

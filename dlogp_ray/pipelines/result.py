@@ -10,6 +10,7 @@ from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.planning import ScorePlan
 from dlogp_ray.pipelines.probe import Probe
+from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run
 
 
@@ -21,12 +22,14 @@ class ScorePreview:
         plan: Its units.
         placement: Its actors.
         probe: What one of them was seen to do.
+        noise: What other batches change; None where that is not known.
         units_done: Units whose object is there already.
     """
 
     plan: ScorePlan
     placement: Placement
     probe: Probe
+    noise: NoiseFloor | None
     units_done: int
 
 
@@ -45,6 +48,7 @@ class ScoreResult:
         status: Rows by status; all but "ok" are rejected.
         duplicate_sample_ids: Sample ids that stand in more than one unit.
         tokens: Response tokens in the table.
+        noise: What other batches change, measured when the run began; None where it was not.
         seconds: Wall-clock time of this call.
         exit_code: See ``errors.ExitCode``.
     """
@@ -59,6 +63,7 @@ class ScoreResult:
     status: dict[str, int]
     duplicate_sample_ids: int
     tokens: int
+    noise: NoiseFloor | None
     seconds: float
     exit_code: int
 
@@ -69,7 +74,8 @@ class ScoreResult:
 
     def as_json(self) -> dict[str, Any]:
         """All fields, for the last line of output."""
-        return asdict(self) | {"rejected": self.rejected}
+        noise = self.noise and self.noise.model_dump()
+        return asdict(self) | {"noise": noise, "rejected": self.rejected}
 
 
 def summarise_run(run: Run, scored: int, seconds: float, max_rejected: int) -> ScoreResult:
@@ -100,6 +106,7 @@ def summarise_run(run: Run, scored: int, seconds: float, max_rejected: int) -> S
         status=totals["status"],
         duplicate_sample_ids=totals["duplicate_sample_ids"],
         tokens=totals["tokens"],
+        noise=run.noise,
         seconds=round(seconds, 1),
         exit_code=int(code),
     )
@@ -123,6 +130,8 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
     speed = f"{plan.probe.tokens_per_s:,.0f} tokens/s"
     took = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
     table.add_row("expected", f"{took} at {speed} an actor (one measured alone)")
+    if plan.noise:
+        table.add_row(*plan.noise.as_row())
     if not UNIT_SECONDS[0] <= per_unit_s <= UNIT_SECONDS[1] and len(made.units) > 1:
         better = int(plan.probe.tokens_per_s * UNIT_SECONDS[1] / 2)
         table.add_row(
@@ -138,6 +147,7 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
         "actors": placement.actors,
         "tokens_per_s_per_actor": round(plan.probe.tokens_per_s),
         "hours": hours,
+        "noise": plan.noise and plan.noise.model_dump(),
     }
 
 
@@ -158,6 +168,8 @@ def print_result(result: ScoreResult, console: Console) -> None:
     table.add_row("units", f"{result.units_done} of {result.units}, {result.units_scored} just now")
     table.add_row("rows", f"{result.rows:,}")
     table.add_row("response tokens", f"{result.tokens:,}")
+    if result.noise:
+        table.add_row(*result.noise.as_row())
     for status, count in sorted(result.status.items()):
         if status != "ok":
             table.add_row("rejected", f"{count:,} {status}")

@@ -31,9 +31,10 @@ from dlogp_ray.corpus.units import Unit, decode_units, encode_units
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors, start_ray
 from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
-from dlogp_ray.pipelines.probe import probe
+from dlogp_ray.pipelines.probe import Probe, probe
 from dlogp_ray.pipelines.progress import UnitProgress
 from dlogp_ray.pipelines.result import ScorePreview, ScoreResult, summarise_run
+from dlogp_ray.pipelines.sample import sample_units
 from dlogp_ray.pipelines.stages import read_unit, write_unit
 from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
 from dlogp_ray.scoring.engine import Engine
@@ -77,8 +78,11 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
         if run is None or missing:
             with ray_session() as stop:
                 placement = place_actors(plan.job.config, ray.cluster_resources())
-                seen = probe(plan.job, placement, sum(unit.tokens for unit in missing))
-                info = _run_info(plan, seen.engine)
+                # A run that exists has its noise floor.
+                sample = sample_units(plan.units) if run is None else []
+                tokens = sum(unit.tokens for unit in missing)
+                seen = probe(plan.job, placement, tokens, sample)
+                info = _run_info(plan, seen)
                 run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
                 # As recorded: another call may have begun the run meanwhile, with another engine.
                 job = replace(plan.job, engine=Engine(**run.info["engine"]))
@@ -101,8 +105,15 @@ def preview(config: ScoreConfig) -> ScorePreview:
     run = _existing_run(plan)
     with ray_session():
         placement = place_actors(plan.job.config, ray.cluster_resources())
-        seen = probe(plan.job, placement, plan.tokens)
-    return ScorePreview(plan, placement, seen, len(run.committed()) if run else 0)
+        sample = sample_units(plan.units) if run is None else []
+        seen = probe(plan.job, placement, plan.tokens, sample)
+    return ScorePreview(
+        plan=plan,
+        placement=placement,
+        probe=seen,
+        noise=seen.noise if run is None else run.noise,
+        units_done=len(run.committed()) if run else 0,
+    )
 
 
 def _existing_run(plan: ScorePlan) -> Run | None:
@@ -207,8 +218,8 @@ def _record_failures(
             store.delete(uri)
 
 
-def _run_info(plan: ScorePlan, engine: Engine) -> dict[str, Any]:
-    """``run.json``: what the run is made from."""
+def _run_info(plan: ScorePlan, seen: Probe) -> dict[str, Any]:
+    """``run.json``: what the run is made from, and how exact that is."""
     return {
         "job": "score",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -221,6 +232,7 @@ def _run_info(plan: ScorePlan, engine: Engine) -> dict[str, Any]:
             "sha256": hashlib.sha256(encode_units(plan.units)).hexdigest(),
         },
         "fingerprint": plan.fingerprint,
-        "engine": asdict(engine),
+        "engine": asdict(seen.engine),
+        "noise": seen.noise and seen.noise.model_dump(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }

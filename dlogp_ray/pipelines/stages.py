@@ -7,14 +7,14 @@ and 300 MB in each process that reads or writes.
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from dlogp_ray.analysis.summary import summarise
 from dlogp_ray.config import CORPUS_COLUMNS
-from dlogp_ray.corpus.reading import read_jsonl, read_parquet
+from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.corpus.units import Unit, unit_name
 from dlogp_ray.pipelines.planning import ScoreJob
@@ -42,16 +42,19 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
 
     def work() -> Row:
         unit = Unit(**{key: row[key] for key in Unit.__dataclass_fields__})
-        if unit.format == "parquet":
-            wanted = {job.rules.theirs(name) for name in CORPUS_COLUMNS} | set(job.rules.carry)
-            raw = read_parquet(unit.file, unit.start, unit.stop, wanted)
-        else:
-            stop = None if unit.compression else unit.stop
-            raw = read_jsonl(unit.file, unit.start, stop, unit.compression)
-        table = check_rows(raw, unit.file, job.rules, job.text_tokenizer)
+        table = check_rows(raw_rows(unit, job), unit.file, job.rules, job.text_tokenizer)
         return {"index": unit.index, "payload": to_bytes(table), "error": ""}
 
     return guarded("reading", row, work)
+
+
+def raw_rows(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
+    """The unit's rows as they stand in the corpus, read as they are asked for."""
+    if unit.format == "parquet":
+        wanted = {job.rules.theirs(name) for name in CORPUS_COLUMNS} | set(job.rules.carry)
+        return read_parquet(unit.file, unit.start, unit.stop, wanted)
+    stop = None if unit.compression else unit.stop
+    return read_jsonl(unit.file, unit.start, stop, unit.compression)
 
 
 def write_unit(row: Row, *, job: ScoreJob) -> Row:

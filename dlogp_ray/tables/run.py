@@ -1,7 +1,7 @@
 """A run: the folder of one job's results, from its first object to its seal.
 
 <output>/<run_id>/
-  run.json           what the run is made from; created first and once
+  run.json           what the run is made from, and its noise floor; created first and once
   units.parquet      the work units, fixed before the first is scored
   scores/part-*      one object a unit; that it exists is the commit
   failed/<unit>.json cause and attempts of a unit that could not be done
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.tables import schemas, store
+from dlogp_ray.tables.noise import NoiseFloor
 
 _READERS = 16
 
@@ -71,6 +72,12 @@ class Run:
     def planned(self) -> int:
         """How many work units the run has."""
         return int(self.info["units"]["count"])
+
+    @cached_property
+    def noise(self) -> NoiseFloor | None:
+        """What the table shows where nothing has changed; None where that was not measured."""
+        found = self.info.get("noise")
+        return NoiseFloor.model_validate(found) if found else None
 
     def committed(self) -> dict[str, dict[str, Any]]:
         """Units whose object is there: unit -> what the store's listing says of it."""

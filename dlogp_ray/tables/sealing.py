@@ -62,6 +62,10 @@ def seal(run: Run, *, partial: bool = False) -> Run:
         "duplicate_sample_ids": len({i for ids in duplicates.values() for i in ids}),
     }
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    if run.noise:
+        noise = run.noise.model_dump()
+        success |= {"noise": noise}
+        table = table.replace_schema_metadata({"dlogp_ray.noise": json.dumps(noise)})
     # Without its marker, a manifest is left from a seal that died, and the run may have gone on.
     store.replace(run.path("manifest.parquet"), encode_table(table))
     store.create(run.path("_SUCCESS"), json.dumps(success, indent=2).encode())

@@ -1,7 +1,9 @@
 """The score job through Ray: right values, one object a unit, resume, isolation of failures."""
 
+import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import make_policy_folder, make_rows, write_jsonl
+from conftest import make_adapter, make_policy_folder, make_rows, write_jsonl
+from rich.console import Console
 
 import dlogp_ray
+from dlogp_ray.analysis.overview import overview, print_overview
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
+from dlogp_ray.pipelines.result import print_result
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -79,6 +84,53 @@ def test_a_finished_run_scores_nothing_more_and_says_the_same(
     assert second.units_scored == 0
     assert (second.rows, second.tokens, second.status) == (first.rows, first.tokens, first.status)
     assert objects == {p: p.stat().st_mtime_ns for p in Path(first.run).rglob("*") if p.is_file()}
+
+
+def test_the_noise_floor_is_measured_once_and_found_everywhere(
+    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlogp_ray.pipelines import score as pipeline
+
+    rows = make_rows(40)
+    config = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", rows)))
+    first = dlogp_ray.score(config, progress=False)
+    noise = first.noise
+    assert noise is not None
+    # So small a corpus is its own sample.
+    assert (noise.texts, noise.tokens) == (40, sum(len(row["response_ids"]) for row in rows))
+    assert set(noise.rebatched) == {"rl"}
+    # Two layers in float32: a few roundings of 2^-24 of logits of about 10.
+    assert noise.unresolved_nats is not None
+    assert 0 < noise.unresolved_nats < 1e-5
+    record = noise.model_dump()
+
+    def places(result: dlogp_ray.ScoreResult) -> list[Any]:
+        run = dlogp_ray.open_run(result.run)
+        manifest = run.manifest().schema.metadata[b"dlogp_ray.noise"]
+        return [
+            json.loads(json.dumps(result.as_json()))["noise"],
+            json.loads((Path(result.run) / "run.json").read_text())["noise"],
+            json.loads((Path(result.run) / "_SUCCESS").read_text())["noise"],
+            json.loads(manifest),
+            json.loads(json.dumps(overview(run).as_json()))["noise"],
+            run.noise and run.noise.model_dump(),
+        ]
+
+    assert places(first) == [record] * 6
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
+    print_result(first, console)
+    print_overview(overview(dlogp_ray.open_run(first.run)), console)
+    line = f"below {noise.unresolved_nats:.2g} nats (99 % of base against base, "
+    assert printed.getvalue().count(line) == 2
+
+    monkeypatch.setattr(pipeline, "sample_units", lambda units: pytest.fail("measured again"))
+    assert places(dlogp_ray.score(config, progress=False)) == [record] * 6
+    for name in ("_SUCCESS", "manifest.parquet", "scores/part-00000001.parquet"):
+        (Path(first.run) / name).unlink()
+    resumed = dlogp_ray.score(config, progress=False)
+    assert resumed.units_scored == 1
+    assert places(resumed) == [record] * 6
 
 
 def test_only_missing_units_are_done(tmp_path: Path, make_config: Any) -> None:
@@ -163,6 +215,33 @@ def test_several_policies_one_row_each_and_one_policy_alone(
         assert one["logp_rl"] == other["logp_rl"]
         assert one["logp_base"] is None
         assert one["delta_logp"] is None
+
+
+def test_an_adapter_has_the_rows_of_its_merged_checkpoint(
+    tmp_path: Path, make_config: Any, policy_folders: dict[str, Path]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = policy_folders["base"]
+    adapter = make_adapter(tmp_path / "adapter", base)
+    merged = Path(shutil.copytree(base, tmp_path / "merged"))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(merged)
+    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(20))
+    rows = {}
+    for name, rl in (("adapter", {"adapter": str(adapter)}), ("merged", {"path": str(merged)})):
+        policies = {"base": str(base), "rl": rl | {"step": 3}}
+        config = make_config(corpus=str(corpus), policies=policies, run_id=name)
+        result = dlogp_ray.score(config, progress=False)
+        assert (result.exit_code, result.sealed) == (0, True)
+        rows[name] = rows_of(result.run)
+    for one, other in zip(rows["adapter"], rows["merged"], strict=True):
+        assert one["logp_base"] == other["logp_base"]
+        np.testing.assert_allclose(one["delta_logp"], other["delta_logp"], atol=1e-5, rtol=0)
+        assert one["rank_rl"] == other["rank_rl"]
+        assert (one["step"], one["policy"]) == (3, "rl")
+    assert np.abs(np.concatenate([row["delta_logp"] for row in rows["adapter"]])).mean() > 0.05
 
 
 def test_every_bad_row_is_in_the_table_and_the_others_are_scored(
