@@ -34,7 +34,8 @@ class TokenSummary(BaseModel):
         raised: Tokens with Δlog p > 0.
         lowered: Tokens with Δlog p < 0.
         delta_above: Tokens with |Δlog p| above each of ``DELTA_THRESHOLDS``.
-        kl_rl_base_above: Tokens with KL(π_RL ‖ π_base) above each of ``DIVERGENCE_THRESHOLDS``.
+        kl_rl_base_above: Tokens with KL(π_RL ‖ π_base) above each of ``DIVERGENCE_THRESHOLDS``;
+            0 where the run has the statistics of sampled tokens only.
         js_above: The same for the Jensen-Shannon divergence.
         delta_histogram: Tokens in each bin of Δlog p.
     """
@@ -132,7 +133,6 @@ def _token_summary(rows: pa.Table) -> TokenSummary:
         return TokenSummary(samples=len(rows), tokens=tokens)
     delta = delta[counted].astype(np.float64)
     bins = np.clip(np.searchsorted(_EDGES, delta, side="right") - 1, 0, HISTOGRAM_BINS - 1)
-    kl, js = _flat(rows, "kl_rl_base")[counted], _flat(rows, "js")[counted]
     return TokenSummary(
         samples=len(rows),
         tokens=tokens,
@@ -141,10 +141,16 @@ def _token_summary(rows: pa.Table) -> TokenSummary:
         raised=int((delta > 0).sum()),
         lowered=int((delta < 0).sum()),
         delta_above=[int((np.abs(delta) > t).sum()) for t in DELTA_THRESHOLDS],
-        kl_rl_base_above=[int((kl > t).sum()) for t in DIVERGENCE_THRESHOLDS],
-        js_above=[int((js > t).sum()) for t in DIVERGENCE_THRESHOLDS],
+        kl_rl_base_above=_above(_flat(rows, "kl_rl_base"), counted),
+        js_above=_above(_flat(rows, "js"), counted),
         delta_histogram=np.bincount(bins, minlength=HISTOGRAM_BINS).tolist(),
     )
+
+
+def _above(divergence: np.ndarray, counted: np.ndarray) -> list[int]:
+    if not len(divergence):  # not computed
+        return [0] * len(DIVERGENCE_THRESHOLDS)
+    return [int((divergence[counted] > t).sum()) for t in DIVERGENCE_THRESHOLDS]
 
 
 def _flat(rows: pa.Table, column: str) -> np.ndarray:

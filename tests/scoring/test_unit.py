@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dlogp_ray.corpus.rows import RowRules, unit_schema
+from dlogp_ray.policies.statistics import SAMPLED_STATISTICS
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import score_unit, token_hash
 from dlogp_ray.tables.schemas import (
@@ -212,3 +213,15 @@ def test_token_hash_is_blake2b_over_little_endian_int32() -> None:
     assert data[:5] == b"\x02\x00\x00\x00\x03"
     assert token_hash(ids) == hashlib.blake2b(data, digest_size=16).hexdigest()
     assert token_hash([]) == hashlib.blake2b(b"", digest_size=16).hexdigest()
+
+
+def test_sampled_statistics_alone_leave_the_other_columns_null() -> None:
+    class Sampled(StubScorer):
+        def _arrays(self, policy: str, ids: np.ndarray) -> dict[str, np.ndarray]:
+            whole = super()._arrays(policy, ids)
+            return {name: whole[name] for name in SAMPLED_STATISTICS}
+
+    (row,) = score(make_unit({}), Sampled({"base": 1.0, "rl": 0.5})).to_pylist()
+    filled = {name for name in STATISTICS if row[name] is not None}
+    assert filled == {"logp_base", "logp_rl", "delta_logp"}
+    assert row["delta_logp"] == [1.0, 1.5, 3.5]  # half of the ids 2, 3, 7
