@@ -19,6 +19,9 @@ max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 
 was made from something else; 6 an object of the run is missing or can't be read; 130 and 143
 stopped, the same command resumes."""
 
+BENCH_OPTIONS = ("base", "rl", "vllm_python")
+"""Fields of the benchmark that have an option of their own."""
+
 app = typer.Typer(
     help="Score model generations with a base policy and its RL-tuned versions; query the tables.",
     epilog=EXIT_CODES,
@@ -135,7 +138,9 @@ def bench(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="A field: " + ", ".join(n for n in BenchConfig.model_fields if len(n) > 4) + ".",
+            help="A field: "
+            + ", ".join(f for f in BenchConfig.model_fields if f not in BENCH_OPTIONS)
+            + ".",
         ),
     ] = None,
     vllm_python: Annotated[

@@ -305,4 +305,8 @@ class BenchConfig(JobConfig):
                 f"min_response_tokens {self.min_response_tokens} is more than "
                 f"max_response_tokens {self.max_response_tokens}"
             )
+        if self.texts < self.processes:
+            raise ValueError(
+                f"texts {self.texts} is less than processes {self.processes}: each needs one"
+            )
         return self

@@ -9,7 +9,7 @@ import torch
 
 from dlogp_ray.bench.naive import naive_logp, naive_statistics
 from dlogp_ray.bench.texts import make_groups, make_texts
-from dlogp_ray.bench.workers import WHOLE
+from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, WHOLE
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Batching, Policy
@@ -19,7 +19,6 @@ from dlogp_ray.scoring.noise import measure_noise
 from dlogp_ray.scoring.packing import TokenSequence, token_budget_batches
 from dlogp_ray.scoring.scorer import PairScorer
 
-PEAK_SIZE = 2_048
 NOISE_TEXTS = 8
 
 
@@ -49,7 +48,8 @@ class Arms:
         vocabulary = min(checkpoint.vocab_size for checkpoint in sources.values())
         self.texts = make_texts(config, vocabulary)
         self.groups = make_groups(config, vocabulary)
-        self._mine = self.texts[part :: config.processes]
+        # Dealt out by length, so that no process waits long for another.
+        self._mine = sorted(self.texts, key=_fed)[part :: config.processes]
         # Whole groups: a prompt is shared within a process.
         self._my_groups = [
             text for i, text in enumerate(self.groups) if i // 8 % config.processes == part
@@ -103,7 +103,7 @@ class Arms:
         )
         heads = sum(policy.lm_head.weight.numel() for policy in self.policies.values())
         predicted = sum(len(text.response_ids) for text in self.texts)
-        fed = sum(len(t.prompt_ids) + len(t.response_ids) - 1 for t in self.texts)
+        fed = sum(map(_fed, self.texts))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self._device == "cuda":
             peak = torch.cuda.max_memory_allocated()
@@ -141,8 +141,8 @@ class Arms:
 
     def _matmul(self) -> None:
         dtype = getattr(torch, self.dtypes["base"])
-        square = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype, device=self._device)
-        for _ in range(8):
+        square = torch.ones(MATMUL_SIZE, MATMUL_SIZE, dtype=dtype, device=self._device)
+        for _ in range(MATMULS):
             torch.mm(square, square)
 
     def _padding_share(self) -> float:

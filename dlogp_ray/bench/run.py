@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dlogp_ray.bench.workers import Vllm, Workers
+from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, Vllm, Workers
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.errors import Refused
 
@@ -46,7 +46,7 @@ RATIOS = {
     "pair / naive_statistics": ("pair", "naive_statistics"),
     "groups_shared / groups_unshared": ("groups_shared", "groups_unshared"),
 }
-_MATMUL_FLOPS = 8 * 2 * 2_048**3
+_MATMUL_FLOPS = MATMULS * 2 * MATMUL_SIZE**3
 PACKAGES = ("dlogp_ray", "torch", "transformers", "numpy")
 
 

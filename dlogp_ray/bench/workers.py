@@ -15,6 +15,8 @@ from dlogp_ray.errors import DlogpError, Refused
 
 WHOLE = ("naive_logp_twice", "naive_statistics", "matmul")
 """Arms of one process with all threads over all texts; the others share the texts."""
+MATMUL_SIZE, MATMULS = 2_048, 8
+"""The square products of the arm that measures the peak."""
 
 
 class Workers:
@@ -112,7 +114,7 @@ class Vllm:
         """Start it and wait until it has made one pass.
 
         Raises:
-            Refused: It can't be started; the end of what it printed says why.
+            Refused: It can't be started; the text names the command that shows why.
         """
         environment = os.environ | {
             # Without it, vLLM keeps one core free.
@@ -120,14 +122,19 @@ class Vllm:
             "VLLM_CPU_KVCACHE_SPACE": "2",
         }
         environment.pop("OMP_NUM_THREADS", None)
-        self._process = subprocess.Popen(
-            [python, str(Path(__file__).with_name("vllm_arm.py")), model, dtype],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [python, str(Path(__file__).with_name("vllm_arm.py")), model, dtype],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=environment,
+            )
+        except OSError as error:
+            raise Refused(
+                f"--vllm-python {python}: {error.strerror}; give the path of a Python"
+            ) from None
         if self._ask(json.dumps(texts)) != "ready":
             raise Refused(
                 f"vLLM does not start with {python}; try: {python} "
