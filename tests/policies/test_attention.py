@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import make_policy_folder
 
-from dlogp_ray.policies import attention
-from dlogp_ray.policies.attention import Layout, Past, Segment, attend
+from dlogp_ray.policies import attend as attend_module
+from dlogp_ray.policies.attend import attend
+from dlogp_ray.policies.attention import Layout, Past, Segment
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Batching, Policy
 
@@ -49,7 +50,7 @@ def test_attend_is_the_definition(
     scores_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(attend_module, "SCORES_BYTES", scores_bytes)
     torch.manual_seed(0)
     queries, keys = 5, 9  # four keys of a prefix
     query, key, value = (
