@@ -133,7 +133,8 @@ class Arms:
 
     def _bodies_and_bare_heads(self) -> None:
         heads = {name: policy.lm_head.weight.T for name, policy in self.policies.items()}
-        rows = chunk_rows([weight.shape[1] for weight in heads.values()], self._device)
+        widths = [weight.shape[1] for weight in heads.values()]
+        rows = chunk_rows(widths, self._device, compiled=self._config.compile == "on")
         with torch.inference_mode():
             for name, states in self.scorer.hidden(self._mine).items():
                 for part in torch.split(states, rows):

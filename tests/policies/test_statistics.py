@@ -185,9 +185,10 @@ def test_results_do_not_depend_on_chunks_and_tiles(
     heads = {"base": LmHead(torch.randn(width, 16)), "rl": LmHead(torch.randn(width + 300, 8))}
     targets = torch.randint(0, width, (33,))
     whole = score_rows(hidden, heads, targets, base="base")
-    monkeypatch.setitem(statistics.HELD_BYTES, "cpu", held_bytes)
+    for limits in (statistics.HELD_BYTES, statistics.HELD_BYTES_COMPILED):
+        monkeypatch.setitem(limits, "cpu", held_bytes)
     monkeypatch.setattr(statistics, "TILE_ELEMENTS", tile_elements)
-    assert chunk_rows([width, width + 300]) < 33
+    assert chunk_rows([width, width + 300], compiled=compiled) < 33
     cut = score_rows(hidden, heads, targets, base="base", compiled=compiled)
     for policy, values in whole.items():
         for name, value in values.items():
@@ -197,8 +198,9 @@ def test_results_do_not_depend_on_chunks_and_tiles(
 
 def test_a_chunk_fits_into_its_memory() -> None:
     # two heads of 152,064 ids: 4 bytes an id and policy are 1,216,512 a row; 32 MiB hold 27,
-    # and a third policy takes the place of the second
+    # 48 MiB 41, and a third policy takes the place of the second
     assert chunk_rows([152_064, 152_064]) == 27
+    assert chunk_rows([152_064, 152_064], compiled=True) == 41
     assert chunk_rows([152_064, 152_064, 152_064]) == 27
     assert chunk_rows([10**9]) == 1
 

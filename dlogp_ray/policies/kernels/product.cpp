@@ -5,6 +5,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/cpu/vec/vec.h>
 #include <ATen/native/CPUBlas.h>
 #include <torch/library.h>
 
@@ -30,16 +31,13 @@ void product(const at::Tensor& hidden, const at::Tensor& weight, at::Tensor& out
   auto* c = out.mutable_data_ptr<float>();
   const int64_t stride = out.stride(0), pairs = h / 2;
   at::parallel_for(0, (v + TILE - 1) / TILE, 1, [&](int64_t begin, int64_t end) {
-    // The block product wants pairs of neighbours along h next to each other: [h / 2, tile, 2].
-    std::vector<uint32_t> packed(pairs * TILE);
+    // The block product wants pairs of neighbours along h next to each other: [h / 2, tile, 2],
+    // which is a transposition of pairs. As floats of 32 bits, because torch has that one.
+    std::vector<float> packed(pairs * TILE);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = tile * TILE, rows = std::min(TILE, v - first);
-      for (int64_t row = 0; row < rows; ++row) {
-        const auto* source = reinterpret_cast<const uint32_t*>(w + (first + row) * h);
-        for (int64_t pair = 0; pair < pairs; ++pair) {
-          packed[pair * rows + row] = source[pair];
-        }
-      }
+      at::vec::transpose_mxn<float>(reinterpret_cast<const float*>(w + first * h), pairs,
+                                    packed.data(), rows, rows, pairs);
       at::native::cpublas::brgemm(n, rows, h, h, rows, stride, /*add_C=*/false, a,
                                   reinterpret_cast<const at::BFloat16*>(packed.data()), c + first);
     }
