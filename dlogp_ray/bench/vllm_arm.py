@@ -7,16 +7,18 @@ answered by its seconds. Imports nothing of this project, which that Python need
 """
 
 import json
+import os
 import sys
 import time
 
 
 def main() -> None:
     """Load the model, then one pass a line."""
+    # What vLLM and its own processes print goes to stderr.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
 
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # what vLLM itself prints
     texts = json.loads(sys.stdin.readline())
     model = LLM(
         sys.argv[1],

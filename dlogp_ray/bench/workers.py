@@ -3,7 +3,9 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -15,6 +17,8 @@ from dlogp_ray.errors import DlogpError, Refused
 
 WHOLE = ("naive_logp_twice", "naive_statistics", "matmul")
 """Arms of one process with all threads over all texts; the others share the texts."""
+LOG_LINES = 20
+"""Of what vLLM printed, so many lines are shown when it fails."""
 MATMUL_SIZE, MATMULS = 2_048, 8
 """The square products of the arm that measures the peak."""
 
@@ -122,39 +126,47 @@ class Vllm:
             "VLLM_CPU_KVCACHE_SPACE": "2",
         }
         environment.pop("OMP_NUM_THREADS", None)
+        self._log = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
                 [python, str(Path(__file__).with_name("vllm_arm.py")), model, dtype],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=self._log,
                 text=True,
                 env=environment,
+                start_new_session=True,  # to end it with the processes that it starts
             )
         except OSError as error:
             raise Refused(
                 f"--vllm-python {python}: {error.strerror}; give the path of a Python"
             ) from None
-        if self._ask(json.dumps(texts)) != "ready":
-            raise Refused(
-                f"vLLM does not start with {python}; try: {python} "
-                f"{Path(__file__).with_name('vllm_arm.py')} {model} {dtype} <<< '[[1, 2]]'"
-            )
+        self._expect(json.dumps(texts), "ready")
 
     def run_twice(self) -> float:
         """Seconds of two passes, as two policies take them."""
-        return float(self._ask("go")) + float(self._ask("go"))
+        return float(self._expect("go")) + float(self._expect("go"))
 
     def close(self) -> None:
         """End it."""
-        self._process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(20)
-        self._process.kill()
+        for ending in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, ending)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
 
-    def _ask(self, line: str) -> str:
+    def _expect(self, line: str, answer: str | None = None) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
             print(line, file=self._process.stdin, flush=True)
-        return self._process.stdout.readline().strip()
+        got = self._process.stdout.readline().strip()
+        if not got or got != (answer or got):
+            self.close()
+            self._log.seek(0)
+            said = self._log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+            raise Refused(
+                "vLLM ended before it had answered; see to what it said last, or leave out "
+                "--vllm-python:\n" + "\n".join(said)
+            )
+        return got
