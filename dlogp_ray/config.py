@@ -160,11 +160,13 @@ class ScoreConfig(JobConfig):
     """Whether ``torch.compile`` fuses the policies' layers and the statistics; auto tries it where
     the job is long enough to pay for it, and keeps what ends sooner."""
     actors: Annotated[int, Field(ge=1)] | None = None
-    """Scoring actors, each with all policies in memory (default: one a GPU, else one a CPU)."""
+    """Scoring actors, each with all policies in memory (default: one a GPU, else as many
+    as ``threads_per_actor`` leaves CPUs for)."""
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     """Default: 1 where the cluster has GPUs, else 0."""
-    threads_per_actor: Annotated[int, Field(ge=1)] = 1
-    """CPU threads of one actor's tensor operations."""
+    threads_per_actor: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of one actor's tensor operations (default: what is fastest on a node of the
+    cluster and leaves room for the policies of all its actors; 1 on a GPU)."""
     max_unit_attempts: Annotated[int, Field(ge=1)] = 3
     """How often a unit is tried when the process that scores it dies."""
     max_rejected: Annotated[int, Field(ge=0)] = 0

@@ -17,9 +17,10 @@ class ScoreUnit:
     Args:
         job: Which policies, and how.
         device: Where they are held, as torch names it.
+        threads: CPU threads of tensor operations.
     """
 
-    def __init__(self, job: ScoreJob, device: str) -> None:
+    def __init__(self, job: ScoreJob, device: str, threads: int = 1) -> None:
         """Load the policies.
 
         Raises:
@@ -32,7 +33,7 @@ class ScoreUnit:
             )
         disable_progress_bar()
         engine = job.engine or job.default_engine(device)
-        torch.set_num_threads(job.config.threads_per_actor)
+        torch.set_num_threads(threads)
         self.policies = load_policies(
             {name: job.checkpoint(name) for name in job.config.policies},
             dtype=engine.dtype,
@@ -50,6 +51,12 @@ class ScoreUnit:
         if engine.compiled:
             self.scorer.compile()
         self._job = job
+
+    @property
+    def policies_bytes(self) -> int:
+        """Memory of all weights; what policies share counts once."""
+        weights = (w for policy in self.policies.values() for _name, w in policy.parameters())
+        return sum({w.data_ptr(): w.numel() * w.element_size() for w in weights}.values())
 
     def __call__(self, row: Row) -> Row:
         """Score one unit."""

@@ -31,6 +31,7 @@ class Placement:
     actors: int
     cpus: float
     gpus: float
+    threads: int = 1
 
     @property
     def device(self) -> str:
@@ -109,11 +110,35 @@ def _standard_error_on_failure() -> Iterator[None]:
             os.close(kept)
 
 
-def place_actors(config: ScoreConfig, resources: dict[str, float]) -> Placement:
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster: its CPUs, and the bytes that Ray gives to processes."""
+
+    cpus: int
+    memory_bytes: float
+
+
+def smallest_node() -> Node:
+    """What every node that has CPUs has at least."""
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_cpus = [resources for resources in there if resources.get("CPU", 0) >= 1]
+    return Node(
+        cpus=int(min((r["CPU"] for r in with_cpus), default=1)),
+        memory_bytes=min((r.get("memory", 0.0) for r in with_cpus), default=0.0),
+    )
+
+
+def place_actors(config: ScoreConfig, resources: dict[str, float], threads: int = 1) -> Placement:
     """Where the scoring actors go in a cluster with these ``resources``.
 
-    With GPUs: one actor a GPU, each with one CPU. Without: one actor a CPU (each computes with one
-    thread: two of them beat one with two), all together leaving one CPU to reading and writing.
+    With GPUs: one actor a GPU, each with one CPU. Without: as many actors as there are CPUs for
+    their threads, or as many threads as there are CPUs for the actors that the config names; all
+    together leave one CPU to reading and writing.
+
+    Args:
+        config: The job.
+        resources: Of the whole cluster.
+        threads: CPU threads of an actor where the config names neither these nor actors.
 
     Raises:
         Refused: The cluster can't hold them.
@@ -123,11 +148,14 @@ def place_actors(config: ScoreConfig, resources: dict[str, float]) -> Placement:
     if gpus_each is None:
         gpus_each = 1.0 if gpus else 0.0
     if gpus_each:
+        threads = config.threads_per_actor or 1
         actors = config.actors or max(1, int(gpus / gpus_each))
         cpus_each = min(1.0, max(0.0, cpus - 1) / actors)
     else:
-        actors = config.actors or max(1, int(cpus))
-        cpus_each = min(float(config.threads_per_actor), max(cpus - 1, cpus / 2) / actors)
+        if config.threads_per_actor or config.actors:
+            threads = config.threads_per_actor or max(1, int(cpus / (config.actors or 1)))
+        actors = config.actors or max(1, int(cpus / threads))
+        cpus_each = min(float(threads), max(cpus - 1, cpus / 2) / actors)
     asked = f"{actors} actors with {gpus_each:g} GPUs each"
     there = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs"
     if actors * gpus_each > gpus:
@@ -142,4 +170,4 @@ def place_actors(config: ScoreConfig, resources: dict[str, float]) -> Placement:
     if cpus < 2 * IO_CPUS or (gpus_each and cpus <= 1):
         raise Refused(f"the job asks for {asked} and CPUs to read and write, and {there}")
     # Ray counts in ten-thousandths; rounding up could ask for more than there is.
-    return Placement(actors, int(cpus_each * 1000) / 1000, gpus_each)
+    return Placement(actors, int(cpus_each * 1000) / 1000, gpus_each, threads)

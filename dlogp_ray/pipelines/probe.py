@@ -7,18 +7,20 @@ by it, and it measures the noise floor on texts of the corpus.
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
+import torch
 
 from dlogp_ray.corpus.units import Unit
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import Placement
+from dlogp_ray.pipelines.cluster import Node, Placement, place_actors, smallest_node
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.sample import sample_texts
-from dlogp_ray.scoring.engine import COMPILING_S, Engine, compiling_pays
+from dlogp_ray.scoring.engine import TRYING_S, Engine, compiling_pays, thread_choices
 from dlogp_ray.scoring.noise import measure_noise
 from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.tables.noise import NoiseFloor
@@ -35,39 +37,39 @@ class Probe:
     """What was seen.
 
     Attributes:
-        device: Where the policies were held.
+        placement: Of the actors, with the engine's threads.
         widths: Policy -> rows of its lm head.
         tokens_per_s: Tokens that one actor alone scores with all policies, of random sequences.
         engine: How the run is to score.
         noise: What other batches change with that engine; None where nothing was sampled.
     """
 
-    device: str
+    placement: Placement
     widths: dict[str, int]
     tokens_per_s: float
     engine: Engine
     noise: NoiseFloor | None
 
 
-def probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Unit]) -> Probe:
+def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit]) -> Probe:
     """Load and try the policies with the resources of one actor, and choose the engine.
 
     Args:
         job: With the engine of the run, where it has one.
-        placement: Of the actors.
         tokens: What all actors together have to score.
         sample: Units with whose first texts the noise floor is measured; none for none.
 
     Raises:
-        Refused: A policy can't be loaded, or its head is smaller than its config says.
+        Refused: The cluster can't hold the actors, a policy can't be loaded, or its head is
+            smaller than its config says.
     """
+    resources = ray.cluster_resources()
+    placement = place_actors(job.config, resources, job.engine.threads if job.engine else 1)
     remote = ray.remote(_probe).options(
         num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
     )
     try:
-        seen: Probe = ray.get(
-            remote.remote(job, placement.device, tokens // placement.actors, sample)
-        )
+        seen: Probe = ray.get(remote.remote(job, placement, smallest_node(), tokens, sample))
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, Refused):
@@ -84,31 +86,65 @@ def probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Uni
                 f"policy {name}: vocab sizes are incompatible: the lm head has {width} rows, "
                 f"expected at least {job.rules.vocab_size}"
             )
-    return seen
+    return replace(seen, placement=place_actors(job.config, resources, seen.engine.threads))
 
 
-def _probe(job: ScoreJob, device: str, tokens_per_actor: int, sample: Sequence[Unit]) -> Probe:
+def _probe(
+    job: ScoreJob, placement: Placement, node: Node, tokens: int, sample: Sequence[Unit]
+) -> Probe:
+    device = placement.device
     engine = job.engine or job.default_engine(device)
-    unit = ScoreUnit(replace(job, engine=engine), device)
+    unit = ScoreUnit(replace(job, engine=engine), device, placement.threads)
+    tokens_per_actor = tokens // placement.actors
     speed = _tokens_per_s(unit, job, engine)
+    long_job = tokens_per_actor / speed > TRYING_S
+    if job.engine is None:
+        label = "compiled" if engine.compiled else "eager"
+        engine = replace(engine, tokens_per_s={label: speed})
+        if device == "cpu" and not (job.config.threads_per_actor or job.config.actors):
+            engine = _choose_threads(unit, job, engine, node, trying=long_job)
+            if engine.threads != placement.threads:
+                torch.set_num_threads(engine.threads)
+                speed = _tokens_per_s(unit, job, engine)
     texts = sample_texts(job, sample, _noise_tokens(speed)) if sample else []
     noise = measure_noise(unit.scorer, texts) if texts else None
-    if job.engine is None:
+    if job.engine is None and job.config.compile == "auto" and long_job:
+        engine = _try_compiling(unit, job, engine, tokens_per_actor)
         if engine.compiled:
-            engine = replace(engine, tokens_per_s={"compiled": speed})
-        else:
-            engine = replace(engine, tokens_per_s={"eager": speed})
-            if job.config.compile == "auto" and tokens_per_actor / speed > COMPILING_S:
-                engine = _try_compiling(unit, job, engine, tokens_per_actor)
-                if engine.compiled and texts:
-                    noise = measure_noise(unit.scorer, texts)
+            speed = engine.tokens_per_s["compiled"]
+            noise = measure_noise(unit.scorer, texts) if texts else None
     return Probe(
-        device=device,
+        placement=placement,
         widths={name: policy.lm_head.width for name, policy in unit.policies.items()},
-        tokens_per_s=engine.tokens_per_s["compiled"] if engine.compiled else speed,
+        tokens_per_s=speed,
         engine=engine,
         noise=noise,
     )
+
+
+def _choose_threads(
+    unit: ScoreUnit, job: ScoreJob, engine: Engine, node: Node, *, trying: bool
+) -> Engine:
+    """With as many threads an actor as score most on a whole node; what was seen is kept."""
+    choices = thread_choices(node.cpus, node.memory_bytes, unit.policies_bytes)
+    speeds: dict[int, float] = {}
+    if trying and len(choices) > 1:
+        speeds = {n: _node_tokens_per_s(unit, job, engine, node.cpus // n, n) for n in choices}
+    labels = {f"{node.cpus // n} x {n} threads": speed for n, speed in speeds.items()}
+    return replace(
+        engine,
+        threads=max(speeds, key=speeds.__getitem__, default=choices[0]),
+        tokens_per_s={**engine.tokens_per_s, **labels},
+    )
+
+
+def _node_tokens_per_s(
+    unit: ScoreUnit, job: ScoreJob, engine: Engine, actors: int, threads: int
+) -> float:
+    """What so many actors score together: threads of this process stand for them."""
+    with ThreadPoolExecutor(actors, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        tries = [pool.submit(_tokens_per_s, unit, job, engine) for _ in range(actors)]
+        return sum(one.result() for one in tries)
 
 
 def _noise_tokens(tokens_per_s: float) -> int:
@@ -128,7 +164,8 @@ def _try_compiling(unit: ScoreUnit, job: ScoreJob, engine: Engine, tokens_per_ac
         return engine
     compile_s = time.monotonic() - started
     pays = compiling_pays(tokens_per_actor, eager, speed, compile_s)
-    return replace(engine, compiled=pays, tokens_per_s={"eager": eager, "compiled": speed})
+    measured = {**engine.tokens_per_s, "compiled": speed}
+    return replace(engine, compiled=pays, tokens_per_s=measured)
 
 
 def _tokens_per_s(unit: ScoreUnit, job: ScoreJob, engine: Engine) -> float:

@@ -20,14 +20,12 @@ class ScorePreview:
 
     Attributes:
         plan: Its units.
-        placement: Its actors.
-        probe: What one of them was seen to do.
+        probe: Its actors, and what one of them was seen to do.
         noise: What other batches change; None where that is not known.
         units_done: Units whose object is there already.
     """
 
     plan: ScorePlan
-    placement: Placement
     probe: Probe
     noise: NoiseFloor | None
     units_done: int
@@ -118,7 +116,7 @@ UNIT_SECONDS = (60, 300)
 
 def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
     """What the job would do, for people; the same as a JSON document is returned."""
-    made, placement = plan.plan, plan.placement
+    made, placement = plan.plan, plan.probe.placement
     hours = made.tokens / (plan.probe.tokens_per_s * placement.actors) / 3600
     per_unit_s = made.tokens / len(made.units) / plan.probe.tokens_per_s
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -126,7 +124,7 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
     table.add_row("units", f"{len(made.units):,}, {plan.units_done:,} of them done")
     table.add_row("tokens", f"about {made.tokens:,}, prompts and responses")
     table.add_row("bytes", f"{made.size_bytes:,}")
-    table.add_row("actors", f"{placement.actors} on {plan.probe.device}")
+    table.add_row("actors", _where(placement))
     speed = f"{plan.probe.tokens_per_s:,.0f} tokens/s"
     took = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
     table.add_row("expected", f"{took} at {speed} an actor (one measured alone)")
@@ -145,10 +143,16 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
         "tokens": made.tokens,
         "bytes": made.size_bytes,
         "actors": placement.actors,
+        "threads_per_actor": placement.threads,
         "tokens_per_s_per_actor": round(plan.probe.tokens_per_s),
         "hours": hours,
         "noise": plan.noise and plan.noise.model_dump(),
     }
+
+
+def _where(placement: Placement) -> str:
+    threads = f", {placement.threads} threads each" if placement.threads > 1 else ""
+    return f"{placement.actors} on {placement.device}{threads}"
 
 
 def exit_code(*, failed_units: int, rejected: int, duplicates: int, max_rejected: int) -> ExitCode:

@@ -12,6 +12,7 @@ What is committed is what is there: a unit that has no object afterwards has fai
 receipts say.
 """
 
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -29,7 +30,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import Unit, decode_units, encode_units
 from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors, start_ray
+from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, start_ray
 from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
 from dlogp_ray.pipelines.probe import Probe, probe
 from dlogp_ray.pipelines.progress import UnitProgress
@@ -77,16 +78,15 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
         causes: dict[str, str] = {}
         if run is None or missing:
             with ray_session() as stop:
-                placement = place_actors(plan.job.config, ray.cluster_resources())
                 # A run that exists has its noise floor.
                 sample = sample_units(plan.units) if run is None else []
                 tokens = sum(unit.tokens for unit in missing)
-                seen = probe(plan.job, placement, tokens, sample)
+                seen = probe(plan.job, tokens, sample)
                 info = _run_info(plan, seen)
                 run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
                 # As recorded: another call may have begun the run meanwhile, with another engine.
                 job = replace(plan.job, engine=Engine(**run.info["engine"]))
-                scored, causes = _score_units(job, placement, missing, stop, progress=progress)
+                scored, causes = _score_units(job, seen.placement, missing, stop, progress=progress)
         _record_failures(run, missing, causes, config.max_unit_attempts)
         if len(run.committed()) == run.planned or config.seal_partial:
             seal(run, partial=config.seal_partial)
@@ -104,12 +104,10 @@ def preview(config: ScoreConfig) -> ScorePreview:
     plan = plan_score(config)
     run = _existing_run(plan)
     with ray_session():
-        placement = place_actors(plan.job.config, ray.cluster_resources())
         sample = sample_units(plan.units) if run is None else []
-        seen = probe(plan.job, placement, plan.tokens, sample)
+        seen = probe(plan.job, plan.tokens, sample)
     return ScorePreview(
         plan=plan,
-        placement=placement,
         probe=seen,
         noise=seen.noise if run is None else run.noise,
         units_done=len(run.committed()) if run else 0,
@@ -166,7 +164,11 @@ def _score_units(
         descriptors.map(read_unit, fn_kwargs={"job": job}, num_cpus=IO_CPUS)
         .map(
             ScoreUnit,
-            fn_constructor_kwargs={"job": job, "device": placement.device},
+            fn_constructor_kwargs={
+                "job": job,
+                "device": placement.device,
+                "threads": placement.threads,
+            },
             compute=ActorPoolStrategy(
                 size=min(placement.actors, len(units)), max_tasks_in_flight_per_actor=1
             ),
@@ -195,6 +197,11 @@ def _score_units(
             # The whole stream ended; the units without an object carry the cause.
             cause = f"Ray ended the job: {type(error).__name__}: {error}"
             causes = {unit.name: cause for unit in units} | causes
+        finally:
+            # A cycle of Ray's exceptions keeps an actor that was restarted, with its CPUs: the next
+            # job of this process would wait for them.
+            del receipts
+            gc.collect()
     return created, causes
 
 

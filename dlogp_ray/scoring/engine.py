@@ -13,8 +13,11 @@ import torch
 
 TOKEN_BUDGET = {"cpu": 2_048, "cuda": 16_384}
 """On a CPU the activations of 2,048 tokens stay in its last-level cache."""
-COMPILING_S = 120.0
-"""Less work than this for one actor is not worth trying to compile (15 to 60 s)."""
+TRYING_S = 120.0
+"""Less work than this for one actor is not worth trying what could be faster: other numbers of
+threads (two passes), or to compile (15 to 60 s)."""
+ACTOR_BYTES = 2**30
+"""What an actor takes beside its policies."""
 _SIZE = 1_024
 
 
@@ -26,12 +29,14 @@ class Engine:
         dtype: Policy -> dtype of its weights and hidden states.
         token_budget: Tokens of one forward pass.
         compiled: Whether layers and statistics are compiled.
+        threads: CPU threads of an actor where the job does not say how many.
         tokens_per_s: What one actor reached with it and with what was tried beside it.
     """
 
     dtype: Mapping[str, str]
     token_budget: int
     compiled: bool
+    threads: int = 1
     tokens_per_s: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -41,6 +46,16 @@ def fast_dtype(saved: str, device: str) -> str:
         return saved
     own, single = (_product_s(name, device) for name in (saved, "float32"))
     return saved if own <= single else "float32"
+
+
+def thread_choices(cpus: int, memory_bytes: float, policies_bytes: int) -> list[int]:
+    """Threads of an actor that are worth a trial on a node: as few as possible, and all.
+
+    As few as leave memory for the policies of as many actors as there is room for on the CPUs.
+    """
+    room = memory_bytes / (policies_bytes + ACTOR_BYTES)
+    few = next((n for n in range(1, cpus) if cpus // n <= room), cpus)
+    return sorted({few, cpus})
 
 
 def compiling_pays(

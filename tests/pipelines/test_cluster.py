@@ -27,8 +27,12 @@ def config(**fields: Any) -> ScoreConfig:
         # One actor a CPU, all together one CPU less than there is.
         ({"CPU": 2.0}, {}, Placement(actors=2, cpus=0.5, gpus=0.0)),
         ({"CPU": 4.0}, {}, Placement(actors=4, cpus=0.75, gpus=0.0)),
-        ({"CPU": 4.0}, {"actors": 1}, Placement(actors=1, cpus=1.0, gpus=0.0)),
-        ({"CPU": 4.0}, {"actors": 1, "threads_per_actor": 3}, Placement(1, 3.0, 0.0)),
+        # The CPUs are divided among actors that the config names.
+        ({"CPU": 4.0}, {"actors": 1}, Placement(actors=1, cpus=3.0, gpus=0.0, threads=4)),
+        ({"CPU": 8.0}, {"actors": 3}, Placement(actors=3, cpus=2.0, gpus=0.0, threads=2)),
+        # As many actors as the threads leave CPUs for.
+        ({"CPU": 8.0}, {"threads_per_actor": 3}, Placement(2, 3.0, 0.0, threads=3)),
+        ({"CPU": 4.0}, {"actors": 1, "threads_per_actor": 3}, Placement(1, 3.0, 0.0, 3)),
         # A single CPU is shared half and half.
         ({"CPU": 1.0}, {}, Placement(actors=1, cpus=0.5, gpus=0.0)),
         # One actor a GPU, with a CPU each.
@@ -64,14 +68,15 @@ def test_what_the_cluster_cannot_hold_is_refused(
     cpus=st.integers(1, 512),
     gpus=st.integers(0, 64),
     actors=st.none() | st.integers(1, 64),
-    threads=st.integers(1, 8),
+    threads=st.none() | st.integers(1, 8),
+    measured=st.integers(1, 64),
 )
 def test_there_is_always_room_to_read_and_write(
-    cpus: int, gpus: int, actors: int | None, threads: int
+    cpus: int, gpus: int, actors: int | None, threads: int | None, measured: int
 ) -> None:
     job = config(actors=actors, threads_per_actor=threads)
     try:
-        placed = place_actors(job, {"CPU": float(cpus), "GPU": float(gpus)})
+        placed = place_actors(job, {"CPU": float(cpus), "GPU": float(gpus)}, measured)
     except Refused:
         return
     assert placed.actors * placed.cpus + 2 * IO_CPUS <= cpus

@@ -1,10 +1,10 @@
-"""The choice of the engine: what is worth compiling, and in which dtype."""
+"""The choice of the engine: what is worth compiling, in which dtype, with how many threads."""
 
 import pytest
 import torch
 
 from dlogp_ray.scoring import engine
-from dlogp_ray.scoring.engine import compiling_pays, fast_dtype
+from dlogp_ray.scoring.engine import ACTOR_BYTES, compiling_pays, fast_dtype, thread_choices
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,24 @@ def test_half_precision_is_kept_where_it_is_fast(
 def test_float32_is_never_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_product_s", lambda dtype, device: float(dtype == "float32"))
     assert fast_dtype("float32", "cpu") == "float32"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "actors_in_memory", "choices"),
+    [
+        (2, 2.0, [1, 2]),
+        (2, 1.9, [2]),  # two actors do not fit
+        (16, 5.5, [3, 16]),  # 16 // 2 = 8 actors do not fit, 16 // 3 = 5 do
+        (16, 0.5, [16]),  # not even one fits: said when it is loaded
+        (1, 9.0, [1]),
+    ],
+)
+def test_threads_are_as_few_as_memory_allows_or_all(
+    cpus: int, actors_in_memory: float, choices: list[int]
+) -> None:
+    policies = 3 * 10**9
+    memory = actors_in_memory * (policies + ACTOR_BYTES)
+    assert thread_choices(cpus, memory, policies) == choices
 
 
 def test_the_measurement_is_of_this_machine() -> None:
