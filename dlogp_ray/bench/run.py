@@ -46,6 +46,8 @@ RATIOS = {
     "pair / naive_statistics": ("pair", "naive_statistics"),
     "groups_shared / groups_unshared": ("groups_shared", "groups_unshared"),
 }
+WARM = ("naive_logp_twice", "naive_statistics", "vllm_twice")
+"""Arms without a round that is not counted: they compile nothing, and vLLM has made a pass."""
 _MATMUL_FLOPS = MATMULS * 2 * MATMUL_SIZE**3
 PACKAGES = ("dlogp_ray", "torch", "transformers", "numpy")
 
@@ -175,13 +177,15 @@ def _measure(
 ) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        task = bar.add_task("", total=len(arms) * (repeats + 1))
-        for round_number in range(repeats + 1):
+        warm_up = [name for name in arms if name not in WARM]
+        task = bar.add_task("", total=len(warm_up) + len(arms) * repeats)
+        for name in warm_up:  # compiles, and fills caches
+            bar.update(task, description=f"warm-up: {name}", advance=1)
+            arms[name]()
+        for round_number in range(1, repeats + 1):
             for name, run in arms.items():
                 bar.update(task, description=f"round {round_number}: {name}", advance=1)
-                taken = run()
-                if round_number:  # the first compiles, and fills caches
-                    seconds[name].append(taken)
+                seconds[name].append(run())
     return seconds
 
 
