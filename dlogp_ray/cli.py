@@ -19,7 +19,7 @@ max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 
 was made from something else; 6 an object of the run is missing or can't be read; 130 and 143
 stopped, the same command resumes."""
 
-BENCH_OPTIONS = ("base", "rl", "vllm_python")
+BENCH_OPTIONS = ("base", "rl", "vllm_python", "lm_eval_python")
 """Fields of the benchmark that have an option of their own."""
 
 app = typer.Typer(
@@ -146,17 +146,25 @@ def bench(
     vllm_python: Annotated[
         str | None, typer.Option(help="A Python that has vLLM, to be measured beside.")
     ] = None,
+    lm_eval_python: Annotated[
+        str | None, typer.Option(help="A Python that has lm-eval, to be measured beside.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
 ) -> None:
-    """This machine's speed on a pair, beside naive loops and vLLM. The last line is JSON."""
+    """This machine's speed on a pair, beside naive loops and other engines. Last line: JSON."""
     if (base is None) != (rl is None):
         raise Refused("expected both --base and --rl, or neither for the demo pair; got one")
     if base is None or rl is None:
         from dlogp_ray.demo.pair import checkpoint_path, rl_name
 
         base, rl = str(checkpoint_path("base")), str(checkpoint_path(rl_name()))
-    values: dict[str, object] = {"base": base, "rl": rl, "vllm_python": vllm_python}
+    values: dict[str, object] = {
+        "base": base,
+        "rl": rl,
+        "vllm_python": vllm_python,
+        "lm_eval_python": lm_eval_python,
+    }
     for setting in settings or []:
         field, equals, value = setting.partition("=")
         if not equals:

@@ -297,6 +297,8 @@ class BenchConfig(JobConfig):
     """Rounds; each runs everything once, in turn."""
     vllm_python: str | None = None
     """A Python that has vLLM, in an environment of its own, to be measured beside."""
+    lm_eval_python: str | None = None
+    """The same for lm-eval."""
     seed: int = 0
     """Of the texts."""
 

@@ -1,44 +1,63 @@
-"""One pass of vLLM's ``prompt_logprobs`` over token ids: run by a Python that has vLLM.
+"""One pass of another engine over token ids: run by a Python that has it.
 
-    python vllm_arm.py MODEL DTYPE < lines
+    python peer_arm.py vllm|lm_eval MODEL DTYPE < lines
 
-The first line is a JSON list of token-id lists; each line after it starts one pass, which is
-answered by its seconds. Imports nothing of this project, which that Python need not have.
+The first line is a JSON list of [prompt ids, response ids]; each line after it starts one pass,
+which is answered by its seconds. Imports nothing of this project, which that Python need not have.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
+
+Texts = list[tuple[list[int], list[int]]]
+BATCH = 8
+
+
+def vllm(model: str, dtype: str, texts: Texts) -> Callable[[], object]:
+    """Log p and rank of each text's own tokens; vLLM must also sample one token."""
+    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+
+    engine = LLM(
+        model,
+        dtype=dtype,
+        max_model_len=max(len(prompt) + len(response) for prompt, response in texts) + 1,
+        enable_prefix_caching=False,
+    )
+    prompts = [{"prompt_token_ids": [*prompt, *response]} for prompt, response in texts]
+    sampling = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=1.0)
+    return lambda: engine.generate(prompts, sampling, use_tqdm=False)
+
+
+def lm_eval(model: str, dtype: str, texts: Texts) -> Callable[[], object]:
+    """Summed log p of each response: what lm-eval's log-likelihood requests come to."""
+    from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
+
+    engine: Any = HFLM(pretrained=model, dtype=dtype, batch_size=BATCH)
+    requests = [(None, prompt, response) for prompt, response in texts]
+    return lambda: engine._loglikelihood_tokens(requests, disable_tqdm=True)
 
 
 def main() -> None:
-    """Load the model, then one pass a line."""
-    # What vLLM and its own processes print goes to stderr.
+    """Load the model, make one pass, then one more for each line."""
+    # What the engine and its own processes print goes to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
-
-    texts = json.loads(sys.stdin.readline())
-    model = LLM(
-        sys.argv[1],
-        dtype=sys.argv[2],
-        max_model_len=max(map(len, texts)) + 1,
-        enable_prefix_caching=False,
-    )
-    prompts = [{"prompt_token_ids": ids} for ids in texts]
-    # Rank and log p of the text's own tokens; vLLM must also sample one token.
-    sampling = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=1.0)
-
-    def run() -> float:
-        started = time.perf_counter()
-        model.generate(prompts, sampling, use_tqdm=False)
-        return time.perf_counter() - started
-
+    name, model, dtype = sys.argv[1:]
+    load = {"vllm": vllm, "lm_eval": lm_eval}[name]
+    try:
+        run = load(model, dtype, json.loads(sys.stdin.readline()))
+    except ImportError as error:
+        sys.exit(f"{sys.executable}: {error}")
     run()  # the first pass pays for set-up
     print("ready", file=answers, flush=True)
     for _line in sys.stdin:
-        print(run(), file=answers, flush=True)
+        started = time.perf_counter()
+        run()
+        print(time.perf_counter() - started, file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     dlogp bench                                  the demo pair
     dlogp bench --base PATH --rl PATH            two checkpoints
     dlogp bench … --vllm-python venv/bin/python  beside vLLM, in an environment of its own
+    dlogp bench … --lm-eval-python venv/bin/python             beside lm-eval
 
 Each round runs every arm once, in turn, so that what else the machine does hits all of them alike;
 ratios are taken within a round. Speeds are medians over the rounds, with the lowest and highest.
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, Vllm, Workers
+from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, Peer, Workers
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.errors import Refused
 
@@ -36,18 +37,21 @@ ARMS = {
     "naive_logp_twice": "plain forward and log-softmax, both policies: log p only",
     "naive_statistics": "plain forward of both policies, all statistics",
     "vllm_twice": "vLLM prompt_logprobs, two passes: log p and rank only",
+    "lm_eval_twice": "lm-eval log-likelihoods, two passes: summed log p only",
     "heads": "heads and statistics alone",
     "groups_shared": "groups of 8 x 128 tokens on prompts of 512",
     "groups_unshared": "the same without sharing prompts",
 }
 RATIOS = {
     "pair / vllm_twice": ("pair", "vllm_twice"),
+    "pair / lm_eval_twice": ("pair", "lm_eval_twice"),
     "pair / naive_logp_twice": ("pair", "naive_logp_twice"),
     "pair / naive_statistics": ("pair", "naive_statistics"),
     "groups_shared / groups_unshared": ("groups_shared", "groups_unshared"),
 }
-WARM = ("naive_logp_twice", "naive_statistics", "vllm_twice")
-"""Arms without a round that is not counted: they compile nothing, and vLLM has made a pass."""
+PEER_ARMS = ("vllm_twice", "lm_eval_twice")
+WARM = ("naive_logp_twice", "naive_statistics", *PEER_ARMS)
+"""Arms without a round that is not counted: they compile nothing, or have made a pass."""
 _MATMUL_FLOPS = MATMULS * 2 * MATMUL_SIZE**3
 PACKAGES = ("dlogp_ray", "torch", "transformers", "numpy")
 
@@ -61,35 +65,36 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         memory, padding share, noise floor.
 
     Raises:
-        Refused: A policy or vLLM can't be loaded.
+        Refused: A policy or another engine can't be loaded.
     """
     from dlogp_ray.bench.texts import count_tokens, make_groups, make_texts
 
     device = _device()
     workers = Workers(config, device)
-    vllm: Vllm | None = None
+    peers: dict[str, Peer] = {}
     try:
         facts = workers.facts[0]
         vocabulary = min(facts["vocabulary"].values())
         texts, groups = make_texts(config, vocabulary), make_groups(config, vocabulary)
-        if config.vllm_python:
-            ids = [[*t.prompt_ids.tolist(), *t.response_ids.tolist()] for t in texts]
-            threads = config.threads * config.processes
-            vllm = Vllm(config.vllm_python, config.base, facts["dtype"]["base"], ids, threads)
+        ids = [(t.prompt_ids.tolist(), t.response_ids.tolist()) for t in texts]
+        threads = config.threads * config.processes
+        for name, python in (("vllm", config.vllm_python), ("lm_eval", config.lm_eval_python)):
+            if python:
+                dtype = facts["dtype"]["base"]
+                peers[name] = Peer(name, python, config.base, dtype, ids, threads)
         arms: dict[str, Callable[[], float]] = {
             name: partial(workers.run, name)
             for name in (*ARMS, "matmul")
-            if name != "vllm_twice" and (config.groups or not name.startswith("groups"))
+            if name not in PEER_ARMS and (config.groups or not name.startswith("groups"))
         }
-        if vllm is not None:
-            arms["vllm_twice"] = vllm.run_twice
+        arms |= {f"{name}_twice": peer.run_twice for name, peer in peers.items()}
         seconds = _measure(arms, config.repeats, progress)
         noise = workers.ask("noise")[0]
         last = workers.ask("facts")
     finally:
         workers.close()
-        if vllm is not None:
-            vllm.close()
+        for peer in peers.values():
+            peer.close()
     tokens = {name: count_tokens(groups if name.startswith("groups") else texts) for name in ARMS}
     peak = [_MATMUL_FLOPS / s for s in seconds["matmul"]]
     flops = facts["matmul_flops"]

@@ -1,4 +1,4 @@
-"""Processes that run arms on command, all at once: ours, and one with vLLM."""
+"""Processes that run arms on command, all at once: ours, and those of other engines."""
 
 import json
 import multiprocessing
@@ -18,7 +18,8 @@ from dlogp_ray.errors import DlogpError, Refused
 WHOLE = ("naive_logp_twice", "naive_statistics", "matmul")
 """Arms of one process with all threads over all texts; the others share the texts."""
 LOG_LINES = 20
-"""Of what vLLM printed, so many lines are shown when it fails."""
+"""Of what another engine printed, so many lines are shown when it fails."""
+Texts = list[tuple[list[int], list[int]]]
 MATMUL_SIZE, MATMULS = 2_048, 8
 """The square products of the arm that measures the peak."""
 
@@ -109,27 +110,37 @@ def _serve(config: BenchConfig, device: str, part: int, connection: Connection) 
             connection.send(None)
 
 
-class Vllm:
-    """vLLM with the base policy, in a Python of its own."""
+class Peer:
+    """Another engine with the base policy, in a Python of its own: see ``peer_arm``."""
 
     def __init__(
-        self, python: str, model: str, dtype: str, texts: list[list[int]], threads: int
+        self, name: str, python: str, model: str, dtype: str, texts: Texts, threads: int
     ) -> None:
         """Start it and wait until it has made one pass.
 
+        Args:
+            name: As ``peer_arm`` knows it.
+            python: A Python that has it.
+            model: Folder or hub id.
+            dtype: Of its weights.
+            texts: Prompt and response ids.
+            threads: What it may use.
+
         Raises:
-            Refused: It can't be started; the text names the command that shows why.
+            Refused: It can't be started; the text says what it printed last.
         """
+        self._option = f"--{name.replace('_', '-')}-python"
         environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
             # Without it, vLLM keeps one core free.
             "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
             "VLLM_CPU_KVCACHE_SPACE": "2",
         }
-        environment.pop("OMP_NUM_THREADS", None)
         self._log = tempfile.TemporaryFile()
+        script = str(Path(__file__).with_name("peer_arm.py"))
         try:
             self._process = subprocess.Popen(
-                [python, str(Path(__file__).with_name("vllm_arm.py")), model, dtype],
+                [python, script, name, model, dtype],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -139,7 +150,7 @@ class Vllm:
             )
         except OSError as error:
             raise Refused(
-                f"--vllm-python {python}: {error.strerror}; give the path of a Python"
+                f"{self._option} {python}: {error.strerror}; give the path of a Python"
             ) from None
         self._expect(json.dumps(texts), "ready")
 
@@ -166,7 +177,7 @@ class Vllm:
             self._log.seek(0)
             said = self._log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
             raise Refused(
-                "vLLM ended before it had answered; see to what it said last, or leave out "
-                "--vllm-python:\n" + "\n".join(said)
+                f"{self._option}: it ended before it had answered; see to what it said last, or "
+                "leave the option out:\n" + "\n".join(said)
             )
         return got

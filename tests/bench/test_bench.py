@@ -83,6 +83,8 @@ def test_a_run_prints_text_and_json_and_writes_the_same(
         (["--set", "texts"], "expected FIELD=VALUE"),
         (["--set", "txts=3"], "txts: unknown field"),
         (["--base", "/nowhere/b", "--rl", "/nowhere/r"], "/nowhere/b"),
+        (["--set=compile=off", "--vllm-python", sys.executable], "No module named 'vllm'"),
+        (["--set=compile=off", "--lm-eval-python", "/nowhere/python"], "/nowhere/python"),
     ],
 )
 def test_bad_arguments_are_one_clear_message(arguments: list[str], message: str) -> None:
