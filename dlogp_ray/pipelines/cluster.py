@@ -128,7 +128,9 @@ def smallest_node() -> Node:
     )
 
 
-def place_actors(config: ScoreConfig, resources: dict[str, float], threads: int = 1) -> Placement:
+def place_actors(
+    config: ScoreConfig, resources: dict[str, float], threads: int | None = None
+) -> Placement:
     """Where the scoring actors go in a cluster with these ``resources``.
 
     With GPUs: one actor a GPU, each with one CPU. Without: as many actors as there are CPUs for
@@ -138,7 +140,7 @@ def place_actors(config: ScoreConfig, resources: dict[str, float], threads: int 
     Args:
         config: The job.
         resources: Of the whole cluster.
-        threads: CPU threads of an actor where the config names neither these nor actors.
+        threads: CPU threads of an actor where the config does not name them; None to find them.
 
     Raises:
         Refused: The cluster can't hold them.
@@ -152,8 +154,8 @@ def place_actors(config: ScoreConfig, resources: dict[str, float], threads: int 
         actors = config.actors or max(1, int(gpus / gpus_each))
         cpus_each = min(1.0, max(0.0, cpus - 1) / actors)
     else:
-        if config.threads_per_actor or config.actors:
-            threads = config.threads_per_actor or max(1, int(cpus / (config.actors or 1)))
+        shares = int(cpus / config.actors) if config.actors else 1
+        threads = config.threads_per_actor or threads or max(1, shares)
         actors = config.actors or max(1, int(cpus / threads))
         cpus_each = min(float(threads), max(cpus - 1, cpus / 2) / actors)
     asked = f"{actors} actors with {gpus_each:g} GPUs each"

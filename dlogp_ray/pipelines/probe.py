@@ -64,7 +64,8 @@ def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit]) -> Probe:
             smaller than its config says.
     """
     resources = ray.cluster_resources()
-    placement = place_actors(job.config, resources, job.engine.threads if job.engine else 1)
+    recorded = job.engine.threads if job.engine else None
+    placement = place_actors(job.config, resources, recorded)
     remote = ray.remote(_probe).options(
         num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
     )
@@ -100,7 +101,7 @@ def _probe(
     long_job = tokens_per_actor / speed > TRYING_S
     if job.engine is None:
         label = "compiled" if engine.compiled else "eager"
-        engine = replace(engine, tokens_per_s={label: speed})
+        engine = replace(engine, threads=placement.threads, tokens_per_s={label: speed})
         if device == "cpu" and not (job.config.threads_per_actor or job.config.actors):
             engine = _choose_threads(unit, job, engine, node, trying=long_job)
             if engine.threads != placement.threads:

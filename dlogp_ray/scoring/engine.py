@@ -29,7 +29,7 @@ class Engine:
         dtype: Policy -> dtype of its weights and hidden states.
         token_budget: Tokens of one forward pass.
         compiled: Whether layers and statistics are compiled.
-        threads: CPU threads of an actor where the job does not say how many.
+        threads: CPU threads of an actor; how many they are changes how products are rounded.
         tokens_per_s: What one actor reached with it and with what was tried beside it.
     """
 

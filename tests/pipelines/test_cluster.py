@@ -47,6 +47,12 @@ def test_placement(
     assert place_actors(config(**fields), resources) == expected
 
 
+def test_a_run_keeps_its_threads_on_another_cluster() -> None:
+    # 2 threads, recorded when the run began; a cluster of 8 CPUs holds four such actors
+    assert place_actors(config(), {"CPU": 8.0}, 2) == Placement(4, 1.75, 0.0, threads=2)
+    assert place_actors(config(actors=1), {"CPU": 8.0}, 2) == Placement(1, 2.0, 0.0, threads=2)
+
+
 @pytest.mark.parametrize(
     ("resources", "fields", "named"),
     [
@@ -69,14 +75,14 @@ def test_what_the_cluster_cannot_hold_is_refused(
     gpus=st.integers(0, 64),
     actors=st.none() | st.integers(1, 64),
     threads=st.none() | st.integers(1, 8),
-    measured=st.integers(1, 64),
+    recorded=st.none() | st.integers(1, 64),
 )
 def test_there_is_always_room_to_read_and_write(
-    cpus: int, gpus: int, actors: int | None, threads: int | None, measured: int
+    cpus: int, gpus: int, actors: int | None, threads: int | None, recorded: int | None
 ) -> None:
     job = config(actors=actors, threads_per_actor=threads)
     try:
-        placed = place_actors(job, {"CPU": float(cpus), "GPU": float(gpus)}, measured)
+        placed = place_actors(job, {"CPU": float(cpus), "GPU": float(gpus)}, recorded)
     except Refused:
         return
     assert placed.actors * placed.cpus + 2 * IO_CPUS <= cpus

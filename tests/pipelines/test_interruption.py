@@ -67,6 +67,7 @@ def write_job(policy_folders: dict[str, Path], tmp_path: Path) -> Any:
             "run_id": run_id,
             "unit_tokens": 60,
             "actors": 1,
+            "threads_per_actor": 1,  # the runs that are compared stand on clusters of other sizes
         }
         path.write_text(yaml.safe_dump(job))
         return path
