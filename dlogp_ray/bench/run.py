@@ -101,8 +101,8 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["dlogp", *sys.argv[1:]]),
-        "hardware": _hardware(device),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "hardware": hardware(device),
+        "versions": versions(*PACKAGES),
         "config": config.model_dump(),
         "engine": {k: facts[k] for k in ("dtype", "batching", "token_budget")}
         | {"compiled": config.compile == "on"},
@@ -204,7 +204,13 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _hardware(device: str) -> dict[str, Any]:
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
     import torch
 
     processor = platform.processor()
