@@ -165,8 +165,9 @@ class ScoreConfig(JobConfig):
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     """Default: 1 where the cluster has GPUs, else 0."""
     threads_per_actor: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of one actor's tensor operations (default: what is fastest on a node of the
-    cluster and leaves room for the policies of all its actors; 1 on a GPU)."""
+    """CPU threads of one actor's tensor operations (default: the CPUs divided among
+    ``actors`` where these are given; else as few as memory allows, or, in a long job, what scores
+    most on a node; 1 on a GPU)."""
     max_unit_attempts: Annotated[int, Field(ge=1)] = 3
     """How often a unit is tried when the process that scores it dies."""
     max_rejected: Annotated[int, Field(ge=0)] = 0

@@ -14,7 +14,7 @@ from dlogp_ray.config import BenchConfig
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Batching, Policy
 from dlogp_ray.policies.statistics import chunk_rows
-from dlogp_ray.scoring.engine import TOKEN_BUDGET, fast_dtype
+from dlogp_ray.scoring.engine import TOKEN_BUDGET, choose_dtype
 from dlogp_ray.scoring.noise import measure_noise
 from dlogp_ray.scoring.packing import TokenSequence, token_budget_batches
 from dlogp_ray.scoring.scorer import PairScorer
@@ -37,8 +37,7 @@ class Arms:
         self._config, self._device = config, device
         sources = {"base": resolve("base", config.base), "rl": resolve("rl", config.rl)}
         self.dtypes = {
-            name: fast_dtype(c.saved_dtype, device) if config.dtype == "auto" else config.dtype
-            for name, c in sources.items()
+            name: choose_dtype(config.dtype, c.saved_dtype, device) for name, c in sources.items()
         }
         self.policies = {
             name: Policy.load(c, dtype=self.dtypes[name], device=device)

@@ -78,8 +78,8 @@ class Workers:
         except EOFError:
             self.close()
             raise Refused(
-                "a process of the benchmark died, perhaps for want of memory; try fewer "
-                "--processes or smaller policies"
+                "a process of the benchmark died, perhaps for want of memory; try "
+                "--set processes=1, or smaller policies"
             ) from None
         if isinstance(answer, DlogpError):
             self.close()

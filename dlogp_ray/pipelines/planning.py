@@ -18,7 +18,7 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.policies.adapters import resolve_adapter
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
 from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
-from dlogp_ray.scoring.engine import TOKEN_BUDGET, Engine, fast_dtype
+from dlogp_ray.scoring.engine import TOKEN_BUDGET, Engine, choose_dtype
 from dlogp_ray.tables import store
 from dlogp_ray.tables.schemas import SCHEMA_VERSION
 
@@ -63,9 +63,7 @@ class ScoreJob:
         config = self.config
         return Engine(
             dtype={
-                name: fast_dtype(self.checkpoint(name).saved_dtype, device)
-                if config.dtype == "auto"
-                else config.dtype
+                name: choose_dtype(config.dtype, self.checkpoint(name).saved_dtype, device)
                 for name in config.policies
             },
             token_budget=config.token_budget or TOKEN_BUDGET[device],

@@ -48,6 +48,11 @@ def fast_dtype(saved: str, device: str) -> str:
     return saved if own <= single else "float32"
 
 
+def choose_dtype(asked: str, saved: str, device: str) -> str:
+    """What a config's ``dtype`` comes to on such a device, for weights saved in ``saved``."""
+    return fast_dtype(saved, device) if asked == "auto" else asked
+
+
 def thread_choices(cpus: int, memory_bytes: float, policies_bytes: int) -> list[int]:
     """Threads of an actor that are worth a trial on a node: as few as possible, and all.
 
