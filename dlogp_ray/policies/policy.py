@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.attention import Layout, Past, Segment, packed, register
 from dlogp_ray.policies.checkpoint import Checkpoint
+from dlogp_ray.policies.linear import use_kernel
 from dlogp_ray.policies.lm_head import LmHead
 
 ATTENTION_BYTES = 256 * 2**20
@@ -132,6 +133,7 @@ class Policy:
         """Compile the decoder's layers (about 15 s), which are alike: one compilation for all."""
         self._compiled = True
         for layer in _decoder_layers(self._body):
+            use_kernel(layer)
             layer.compile(dynamic=True)
 
     @torch.inference_mode()
