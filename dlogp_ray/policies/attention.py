@@ -17,6 +17,7 @@ Shapes: t packed tokens, g query heads, k key-value heads, q queries and s keys 
 d size of a query, e size of a value.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -143,7 +144,8 @@ def register() -> str:
     """Make the attention known to transformers; returns its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(IMPLEMENTATION, _attention_forward)
+    # Unwrapped: compilers can't trace a decorator that checks types, as the tests have it.
+    AttentionInterface.register(IMPLEMENTATION, inspect.unwrap(_attention_forward))
     AttentionMaskInterface.register(IMPLEMENTATION, _pattern_of)
     return IMPLEMENTATION
 
