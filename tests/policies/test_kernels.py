@@ -49,6 +49,13 @@ def test_a_linear_layer_is_that_product_rounded_once(kernels: Any, n: int, h: in
     assert torch.equal(kernels.linear(hidden, weight), logits.bfloat16())
 
 
+def test_rows_of_another_layout_give_the_same(kernels: Any) -> None:
+    hidden, weight = factors(10, 8, 5)
+    strided = hidden.T.contiguous().T
+    assert not strided.is_contiguous()
+    assert torch.equal(kernels.linear(strided, weight), kernels.linear(hidden, weight))
+
+
 def test_the_number_of_threads_changes_no_bit(kernels: Any) -> None:
     hidden, weight = factors(40, 128, 1_000)
     before = torch.get_num_threads()

@@ -1,6 +1,7 @@
 // softmax(scaling * Q K^T) V of one text in bfloat16, with scores, softmax and sums in float32.
 //
-// Torch's own kernel reaches 45 GFLOP/s on texts of a few hundred tokens where this one reaches 260. Blocks of queries see only the keys up to their own last one.
+// Torch's own kernel reaches 45 GFLOP/s on texts of a few hundred tokens where this one reaches
+// 260. Blocks of queries see only the keys up to their own last one.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>

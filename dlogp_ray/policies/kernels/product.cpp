@@ -49,9 +49,11 @@ void product(const at::Tensor& hidden, const at::Tensor& weight, at::Tensor& out
 }
 
 at::Tensor linear(const at::Tensor& hidden, const at::Tensor& weight) {
-  check(hidden, weight);
-  at::Tensor out = at::empty({hidden.size(0), weight.size(0)}, hidden.options());
-  product_into(hidden, weight, out.mutable_data_ptr<BFloat16>(), out.stride(0));
+  // A compiler may hand over another layout than the one that the layer asked for.
+  const at::Tensor rows = hidden.contiguous();
+  check(rows, weight);
+  at::Tensor out = at::empty({rows.size(0), weight.size(0)}, rows.options());
+  product_into(rows, weight, out.mutable_data_ptr<BFloat16>(), out.stride(0));
   return out;
 }
 
