@@ -67,7 +67,8 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
     Raises:
         Refused: A policy or another engine can't be loaded.
     """
-    from dlogp_ray.bench.texts import count_tokens, make_groups, make_texts
+    from dlogp_ray.bench.texts import make_groups, make_texts
+    from dlogp_ray.scoring.packing import count_tokens
 
     device = _device()
     workers = Workers(config, device)

@@ -32,8 +32,3 @@ def make_groups(config: BenchConfig, vocabulary: int) -> list[TokenSequence]:
             response = rng.integers(0, vocabulary, GROUP_TOKENS, dtype=np.int32)
             texts.append(TokenSequence(prompt, response))
     return texts
-
-
-def count_tokens(texts: list[TokenSequence]) -> int:
-    """Prompt and response tokens, as a user counts them: a shared prompt each time."""
-    return sum(len(t.prompt_ids) + len(t.response_ids) for t in texts)

@@ -5,6 +5,7 @@ its reason. The probe also measures one actor's speed on made-up sequences and c
 by it, and it measures the noise floor on texts of the corpus.
 """
 
+import gc
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,15 @@ from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import Node, Placement, place_actors, smallest_node
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.sample import sample_texts
-from dlogp_ray.scoring.engine import TRYING_S, Engine, compiling_pays, thread_choices
+from dlogp_ray.scoring.engine import (
+    COMPILING_FROM_S,
+    TRIAL_SHARE,
+    Engine,
+    compiling_pays,
+    thread_choices,
+)
 from dlogp_ray.scoring.noise import measure_noise
-from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 from dlogp_ray.tables.noise import NoiseFloor
 
 _SEQUENCE_TOKENS = 256
@@ -98,38 +105,44 @@ def _probe(
     unit = ScoreUnit(replace(job, engine=engine), device, placement.threads)
     tokens_per_actor = tokens // placement.actors
     speed = _tokens_per_s(unit, job, engine)
-    long_job = tokens_per_actor / speed > TRYING_S
     if job.engine is None:
         label = "compiled" if engine.compiled else "eager"
         engine = replace(engine, threads=placement.threads, tokens_per_s={label: speed})
         if device == "cpu" and not (job.config.threads_per_actor or job.config.actors):
-            engine = _choose_threads(unit, job, engine, node, trying=long_job)
+            engine = _choose_threads(unit, job, engine, node, tokens_per_actor)
             if engine.threads != placement.threads:
                 torch.set_num_threads(engine.threads)
                 speed = _tokens_per_s(unit, job, engine)
+                engine = replace(engine, tokens_per_s={**engine.tokens_per_s, label: speed})
+        if job.config.compile == "auto" and tokens_per_actor / speed > COMPILING_FROM_S:
+            engine = _try_compiling(unit, job, engine, tokens_per_actor)
+            speed = engine.tokens_per_s["compiled" if engine.compiled else "eager"]
+            if not engine.compiled:  # what was tried can't be undone
+                del unit
+                gc.collect()
+                unit = ScoreUnit(replace(job, engine=engine), device, engine.threads)
     texts = sample_texts(job, sample, _noise_tokens(speed)) if sample else []
-    noise = measure_noise(unit.scorer, texts) if texts else None
-    if job.engine is None and job.config.compile == "auto" and long_job:
-        engine = _try_compiling(unit, job, engine, tokens_per_actor)
-        if engine.compiled:
-            speed = engine.tokens_per_s["compiled"]
-            noise = measure_noise(unit.scorer, texts) if texts else None
     return Probe(
         placement=placement,
         widths={name: policy.lm_head.width for name, policy in unit.policies.items()},
         tokens_per_s=speed,
         engine=engine,
-        noise=noise,
+        noise=measure_noise(unit.scorer, texts) if texts else None,
     )
 
 
 def _choose_threads(
-    unit: ScoreUnit, job: ScoreJob, engine: Engine, node: Node, *, trying: bool
+    unit: ScoreUnit, job: ScoreJob, engine: Engine, node: Node, tokens_per_actor: int
 ) -> Engine:
-    """With as many threads an actor as score most on a whole node; what was seen is kept."""
+    """With as many threads an actor as score most on a whole node; what was seen is kept.
+
+    Where the job is too short for a trial, as few as there is memory for.
+    """
     choices = thread_choices(node.cpus, node.memory_bytes, unit.policies_bytes)
+    texts = _made_up(job, engine)
+    trial_tokens = len(choices) * count_tokens(texts[:1] + texts)
     speeds: dict[int, float] = {}
-    if trying and len(choices) > 1:
+    if len(choices) > 1 and trial_tokens <= TRIAL_SHARE * tokens_per_actor:
         speeds = {n: _node_tokens_per_s(unit, job, engine, node.cpus // n, n) for n in choices}
     labels = {f"{node.cpus // n} x {n} threads": speed for n, speed in speeds.items()}
     return replace(
@@ -170,17 +183,18 @@ def _try_compiling(unit: ScoreUnit, job: ScoreJob, engine: Engine, tokens_per_ac
 
 
 def _tokens_per_s(unit: ScoreUnit, job: ScoreJob, engine: Engine) -> float:
-    tokens = _SEQUENCE_TOKENS
-    if job.rules.max_tokens is not None:
-        tokens = min(tokens, job.rules.max_tokens)
-    generator = np.random.default_rng(0)
-    sequences = [
-        TokenSequence(*np.split(ids, [max(1, tokens // 4)]))
-        for ids in generator.integers(
-            0, job.rules.vocab_size, (max(1, engine.token_budget // tokens), tokens)
-        )
-    ]
+    sequences = _made_up(job, engine)
     unit.scorer.score(sequences[:1])  # the first call pays for set-up
     started = time.monotonic()
     unit.scorer.score(sequences)
-    return len(sequences) * tokens / (time.monotonic() - started)
+    return count_tokens(sequences) / (time.monotonic() - started)
+
+
+def _made_up(job: ScoreJob, engine: Engine) -> list[TokenSequence]:
+    """Random texts: of half a pass, a quarter of each its prompt."""
+    tokens = _SEQUENCE_TOKENS
+    if job.rules.max_tokens is not None:
+        tokens = min(tokens, job.rules.max_tokens)
+    count = max(1, engine.token_budget // tokens // 2)
+    ids = np.random.default_rng(0).integers(0, job.rules.vocab_size, (count, tokens))
+    return [TokenSequence(*np.split(text, [max(1, tokens // 4)])) for text in ids]

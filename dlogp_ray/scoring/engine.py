@@ -13,9 +13,11 @@ import torch
 
 TOKEN_BUDGET = {"cpu": 2_048, "cuda": 16_384}
 """On a CPU the activations of 2,048 tokens stay in its last-level cache."""
-TRYING_S = 120.0
-"""Less work than this for one actor is not worth trying what could be faster: other numbers of
-threads (two passes), or to compile (15 to 60 s)."""
+COMPILING_FROM_S = 120.0
+"""Less work than this for one actor is not worth trying to compile (5 to 60 s)."""
+TRIAL_SHARE = 1 / 200
+"""What trying other numbers of threads may take of an actor's tokens: about twice this share of the
+time where the job then compiles, for the trial does not."""
 ACTOR_BYTES = 2**30
 """What an actor takes beside its policies."""
 _SIZE = 1_024

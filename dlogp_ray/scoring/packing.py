@@ -24,6 +24,11 @@ class TokenSequence(NamedTuple):
     response_ids: np.ndarray
 
 
+def count_tokens(texts: Sequence[TokenSequence]) -> int:
+    """Prompt and response tokens, as a user counts them: a shared prompt each time."""
+    return sum(len(t.prompt_ids) + len(t.response_ids) for t in texts)
+
+
 class Pass(NamedTuple):
     """One forward pass over a packed row of t tokens that predicts m response tokens.
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dlogp_ray.bench.texts import count_tokens, make_groups, make_texts
+from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.scoring.packing import plan_passes
+from dlogp_ray.scoring.packing import count_tokens, plan_passes
 
 
 def config(**fields: object) -> BenchConfig:

@@ -1,14 +1,22 @@
 """What the probe chooses by measurement, on a node that it is told of."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dlogp_ray.pipelines import probe as probing
 from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import Node
+from dlogp_ray.pipelines.cluster import Node, Placement
 from dlogp_ray.pipelines.planning import ScoreJob, plan_score
-from dlogp_ray.pipelines.probe import _choose_threads
+from dlogp_ray.pipelines.probe import _choose_threads, _probe
+from dlogp_ray.policies.linear import KernelLinear
 from dlogp_ray.scoring.engine import ACTOR_BYTES, Engine
+from dlogp_ray.scoring.noise import measure_noise
+from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.scoring.scorer import PairScorer
+from dlogp_ray.tables.noise import NoiseFloor
 from tests.conftest import make_rows, write_jsonl
 from tests.pipelines.conftest import MakeConfig
 
@@ -20,21 +28,50 @@ def job(make_config: MakeConfig, tmp_path: Path) -> ScoreJob:
     return plan_score(config).job
 
 
-def choose(job: ScoreJob, actors_in_memory: int, *, trying: bool) -> Engine:
+LONG, SHORT = 10**9, 1_000
+"""Tokens of an actor."""
+
+
+def choose(job: ScoreJob, actors_in_memory: int, tokens: int) -> Engine:
     unit = ScoreUnit(job, "cpu")
     memory = float(actors_in_memory) * (unit.policies_bytes + ACTOR_BYTES)
     engine = job.default_engine("cpu")
-    return _choose_threads(unit, job, engine, Node(2, memory), trying=trying)
+    return _choose_threads(unit, job, engine, Node(2, memory), tokens)
 
 
 def test_the_faster_number_of_threads_is_chosen_and_both_are_recorded(job: ScoreJob) -> None:
-    engine = choose(job, 2, trying=True)
+    engine = choose(job, 2, LONG)
     assert engine.tokens_per_s.keys() == {"2 x 1 threads", "1 x 2 threads"}
     one, two = engine.tokens_per_s["2 x 1 threads"], engine.tokens_per_s["1 x 2 threads"]
     assert engine.threads == (1 if one >= two else 2)
 
 
 def test_a_short_job_takes_as_few_as_memory_allows(job: ScoreJob) -> None:
-    assert choose(job, 2, trying=False).threads == 1
-    assert choose(job, 1, trying=False).threads == 2
-    assert not choose(job, 2, trying=False).tokens_per_s
+    assert choose(job, 2, SHORT).threads == 1
+    assert choose(job, 1, SHORT).threads == 2
+    assert not choose(job, 2, SHORT).tokens_per_s
+
+
+def test_what_compiling_changed_is_gone_where_it_does_not_pay(
+    job: ScoreJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The noise floor is that of the engine that the run gets."""
+    seen: list[PairScorer] = []
+
+    def noise(scorer: PairScorer, texts: Sequence[TokenSequence]) -> NoiseFloor:
+        seen.append(scorer)
+        return measure_noise(scorer, texts)
+
+    monkeypatch.setattr(probing, "measure_noise", noise)
+    monkeypatch.setattr(probing, "compiling_pays", lambda *_: False)
+    auto = replace(job, config=job.config.model_copy(update={"compile": "auto"}))
+    units = plan_score(job.config).units
+    tried = _probe(auto, Placement(1, 1, 0), Node(2, 2.0**34), LONG, units)
+    assert tried.engine.tokens_per_s.keys() >= {"eager", "compiled"}
+    assert not tried.engine.compiled
+    assert tried.tokens_per_s == tried.engine.tokens_per_s["eager"]
+    (scorer,) = seen
+    assert not scorer._compiled
+    policies = scorer._policies.values()
+    modules = [m for policy in policies for m in policy._model.modules()]
+    assert not any(m._compiled_call_impl or isinstance(m, KernelLinear) for m in modules)
