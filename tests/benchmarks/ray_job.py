@@ -2,10 +2,10 @@
 
     python tests/benchmarks/ray_job.py --base PATH --rl PATH --minutes 10 --out result.json
 
-Both score the same texts with as many one-thread processes as there are CPUs, compiled: the engine
-half of them, the job all of them, the engine the other half. The job's clock runs from the call to
-the sealed run, with everything in between; beside it stands the rate from when each actor has
-committed its first unit.
+Both score the same kind of texts with as many one-thread processes as there are CPUs, compiled: the
+engine for ``--engine-minutes``, the job all texts, the engine again. The job's clock runs from the
+call to the sealed run, with everything in between, loading and compiling too, which the engine's
+clock leaves out; beside it stands the rate from when each actor has committed its first unit.
 """
 
 import argparse
@@ -33,7 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--base", required=True)
     parser.add_argument("--rl", required=True)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of work for the bare engine")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of work in the job")
+    parser.add_argument("--engine-minutes", type=float, default=3.0, help="before it, and after")
     parser.add_argument("--units", type=int, default=60)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--max-response-tokens", type=int, default=512)
@@ -55,12 +56,13 @@ def main() -> None:
 
     speed, vocabulary = engine_tokens_per_s(config(PROBE_TEXTS, 2))
     average = count_tokens(make_texts(config(PROBE_TEXTS, 2), vocabulary)) / PROBE_TEXTS
-    half = int(options.minutes * 60 * speed / average / 2)
-    first, _ = engine_tokens_per_s(config(half, 0))
-    texts = [t for seed in (0, 1) for t in make_texts(config(half, seed), vocabulary)]
+    per_minute = 60 * speed / average
+    part = int(options.engine_minutes * per_minute)
+    first, _ = engine_tokens_per_s(config(part, 0))
+    texts = make_texts(config(int(options.minutes * per_minute), 3), vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         job = job_tokens_per_s(options, texts, Path(folder))
-    second, _ = engine_tokens_per_s(config(half, 1))
+    second, _ = engine_tokens_per_s(config(part, 1))
     bare = (first + second) / 2
     result: dict[str, Any] = {
         "options": {name: str(value) for name, value in vars(options).items()},
