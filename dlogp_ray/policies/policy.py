@@ -57,6 +57,9 @@ class Policy:
         self.name = name
         self._compiled = False
         self._model = model.eval()
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            # Up to transformers 5.17 the default attention leaves the cap out without a word.
+            model.set_attn_implementation("eager")
         self._body = _body(name, model)
         self.lm_head = _lm_head(model)
         self._heads = getattr(model.config.get_text_config(), "num_attention_heads", 1)

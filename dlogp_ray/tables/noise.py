@@ -5,6 +5,8 @@ It is measured before the job, by ``scoring.noise``, and holds for the whole run
 
 from pydantic import BaseModel, ConfigDict
 
+_NO_BIT = "other batches change no bit of log p"
+
 
 class Spread(BaseModel):
     """How far two columns lie apart that would be equal if nothing were rounded.
@@ -49,17 +51,19 @@ class NoiseFloor(BaseModel):
     def as_row(self) -> tuple[str, str]:
         """A heading and its figure, for people."""
         if self.unresolved_nats is not None:
+            if not self.base_against_base["delta_logp"].rms:
+                return "unresolved", f"nothing: {_NO_BIT} ({self.tokens:,} tokens)"
             figure = f"below {self.unresolved_nats:.2g} nats"
             return "unresolved", f"{figure} (99 % of base against base, {self.tokens:,} tokens)"
-        largest = max(
-            (
-                spread.p99
-                for columns in self.rebatched.values()
-                for name, spread in columns.items()
-                if name in ("logp_base", "logp_rl")
-            ),
-            default=0.0,
-        )
+        spreads = [
+            spread
+            for columns in self.rebatched.values()
+            for name, spread in columns.items()
+            if name in ("logp_base", "logp_rl")
+        ]
+        if not any(spread.rms for spread in spreads):
+            return "repeatable", f"exactly: {_NO_BIT} ({self.tokens:,} tokens)"
+        largest = max(spread.p99 for spread in spreads)
         return (
             "repeatable",
             f"within {largest:.2g} nats (99 % of log p in other batches, {self.tokens:,} tokens)",

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dlogp_ray.demo.pair import BASE_NAME, checkpoint_path
 from dlogp_ray.demo.task import held_out_problems, worked_solution
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.kernels import bfloat16_kernels
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
@@ -82,3 +83,21 @@ def test_the_error_is_no_worse_than_a_plain_forwards(
     ratios = np.sqrt(of_ours[draws].sum(1) / of_plain[draws].sum(1))
     assert ratios.std() < 0.1
     assert np.sqrt(of_ours.sum() / of_plain.sum()) <= 1 + 3 * ratios.std()
+
+
+def test_with_the_kernels_a_batch_changes_no_bit(folder: Path, texts: list[TokenSequence]) -> None:
+    """Sums run in an order of their own for each row, and for each text over its keys."""
+    if bfloat16_kernels() is None:
+        pytest.skip("no C++ compiler, or a processor that they are not for")
+    policies = {name: Policy.load(resolve(name, str(folder))) for name in ("base", "rl")}
+    texts = texts[:24]
+    few, many = (PairScorer(policies, base="base", token_budget=n) for n in (13, 512))  # 13: all through a past
+    few.compile()
+    many.compile_statistics()  # the layers are shared
+    together, chunked = many.score(texts), few.score(texts)
+    for text, one, other in zip(texts, together, chunked, strict=True):
+        (alone,) = many.score([text])
+        for found in (one, other):
+            for policy, columns in found.items():
+                for name, values in columns.items():
+                    assert np.array_equal(values, alone[policy][name]), (policy, name)

@@ -237,3 +237,21 @@ def test_the_line_for_people_and_the_record() -> None:
         "unresolved below 3.1e-06 nats (99 % of base against base, 2,048 tokens)"
     )
     assert NoiseFloor.model_validate(noise.model_dump(mode="json")) == noise
+
+
+def test_the_line_where_batches_change_nothing() -> None:
+    none = Spread(rms=0.0, p99=0.0)
+    noise = NoiseFloor(
+        texts=4,
+        tokens=808,
+        rebatched={"rl": {"logp_rl": none}},
+        changed={"rl": {}},
+        base_against_base={"delta_logp": none},
+    )
+    line = "other batches change no bit of log p (808 tokens)"
+    assert noise.as_row() == ("unresolved", f"nothing: {line}")
+    alone = noise.model_copy(update={"base_against_base": {}})
+    assert alone.as_row() == ("repeatable", f"exactly: {line}")
+    # One token in a thousand: the 99th percentile is 0, and something changed.
+    seldom = noise.model_copy(update={"base_against_base": {"delta_logp": Spread(rms=1e-9, p99=0)}})
+    assert seldom.as_row()[1].startswith("below 0 nats")
