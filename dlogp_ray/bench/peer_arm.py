@@ -34,9 +34,11 @@ def vllm(model: str, dtype: str, texts: Texts) -> Callable[[], object]:
 
 def lm_eval(model: str, dtype: str, texts: Texts) -> Callable[[], object]:
     """Summed log p of each response: what lm-eval's log-likelihood requests come to."""
+    import torch
     from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
 
-    engine: Any = HFLM(pretrained=model, dtype=dtype, batch_size=BATCH)
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # it asks for cuda, there or not
+    engine: Any = HFLM(pretrained=model, dtype=dtype, batch_size=BATCH, device=device)
     requests = [(None, prompt, response) for prompt, response in texts]
     return lambda: engine._loglikelihood_tokens(requests, disable_tqdm=True)
 
