@@ -91,7 +91,8 @@ def test_with_the_kernels_a_batch_changes_no_bit(folder: Path, texts: list[Token
         pytest.skip("no C++ compiler, or a processor that they are not for")
     policies = {name: Policy.load(resolve(name, str(folder))) for name in ("base", "rl")}
     texts = texts[:24]
-    few, many = (PairScorer(policies, base="base", token_budget=n) for n in (13, 512))  # 13: all through a past
+    # 13 tokens: every text goes through a past.
+    few, many = (PairScorer(policies, base="base", token_budget=n) for n in (13, 512))
     few.compile()
     many.compile_statistics()  # the layers are shared
     together, chunked = many.score(texts), few.score(texts)
