@@ -93,7 +93,7 @@ def print_overview(seen: Overview, console: Console) -> None:
     facts.add_row("corpus", ", ".join(config["corpus"]))
     for name, source in config["policies"].items():
         step = f", step {source['step']}" if source["step"] is not None else ""
-        facts.add_row(f"policy {name}", f"{source['path']}{step}")
+        facts.add_row(f"policy {name}", f"{source['path'] or source['adapter']}{step}")
     facts.add_row("progress", share)
     facts.add_row("rows", f"{seen.summary.rows:,}, {seen.summary.rejected:,} of them rejected")
     if seen.noise:
