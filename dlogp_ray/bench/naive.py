@@ -27,7 +27,8 @@ def naive_logp(model: Any, texts: Sequence[TokenSequence]) -> list[Tensor]:
 def naive_statistics(base: Any, rl: Any, texts: Sequence[TokenSequence]) -> list[dict[str, Tensor]]:
     """Every statistic of the table for each text, as its definition reads."""
     both = zip(_response_logp(base, texts), _response_logp(rl, texts), strict=True)
-    return [_statistics(b, r, ids) for (b, ids), (r, _) in both]
+    # Heads may be padded to different widths: over the ids that both have.
+    return [_statistics(b[:, : r.shape[1]], r[:, : b.shape[1]], ids) for (b, ids), (r, _) in both]
 
 
 def _response_logp(model: Any, texts: Sequence[TokenSequence]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from dlogp_ray.bench.texts import GROUP_PROMPT, GROUP_TOKENS
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.errors import DlogpError, Refused
 
@@ -41,6 +42,7 @@ class Workers:
             here, there = context.Pipe()
             worker = context.Process(target=_serve, args=(config, device, part, there))
             worker.start()
+            there.close()  # else the end of the worker would not be seen
             self._workers.append((worker, here))
         if threads is None:
             del os.environ["OMP_NUM_THREADS"]
@@ -78,8 +80,8 @@ class Workers:
         except EOFError:
             self.close()
             raise Refused(
-                "a process of the benchmark died, perhaps for want of memory; try "
-                "--set processes=1, or smaller policies"
+                "a process of the benchmark died, perhaps for want of memory; try fewer "
+                "processes, or smaller policies"
             ) from None
         if isinstance(answer, DlogpError):
             self.close()
@@ -96,18 +98,31 @@ def _serve(config: BenchConfig, device: str, part: int, connection: Connection) 
     set_verbosity_error()
     try:
         arms = Arms(config, device, part)
+        connection.send(arms.facts())
+        while (arm := connection.recv()) is not None:
+            if arm == "facts":
+                connection.send(arms.facts())
+            elif arm == "noise":
+                connection.send(arms.noise())
+            else:
+                arms.run(arm)
+                connection.send(None)
     except DlogpError as error:
         connection.send(error)
+    except EOFError:  # the benchmark itself is gone
         return
-    connection.send(arms.facts())
-    while (arm := connection.recv()) is not None:
-        if arm == "facts":
-            connection.send(arms.facts())
-        elif arm == "noise":
-            connection.send(arms.noise())
-        else:
-            arms.run(arm)
-            connection.send(None)
+    except Exception as error:  # noqa: BLE001  (told to the process that waits)
+        longest = max(
+            config.prompt_tokens + config.max_response_tokens,
+            GROUP_PROMPT + GROUP_TOKENS if config.groups else 0,
+        )
+        connection.send(
+            Refused(
+                f"the policies can't be measured: {type(error).__name__}: {error} (texts have up "
+                f"to {longest:,} tokens; for a policy that takes fewer, lower max_response_tokens "
+                "and set groups=0)"
+            )
+        )
 
 
 class Peer:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.config import BenchConfig
@@ -74,6 +75,17 @@ def test_a_run_prints_text_and_json_and_writes_the_same(
     assert result["hardware"]["cores"] >= 1
     # float32: two compositions of the same texts differ by rounding
     assert result["noise_floor"]["base_against_base"]["delta_logp"]["p99"] < 1e-4
+
+
+def test_policies_with_fewer_positions_than_the_texts_need_end_it(tmp_path: Path) -> None:
+    settings = GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    GPT2LMHeadModel(settings).save_pretrained(tmp_path)
+    few = ("--set=texts=1", "--set=groups=0", "--set=compile=off", "--set=min_response_tokens=99")
+    done = bench("--base", str(tmp_path), "--rl", str(tmp_path), *few)
+    assert done.returncode == 2
+    assert "IndexError" in done.stderr
+    assert "texts have up to 576 tokens" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

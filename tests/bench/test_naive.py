@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_rows
 from transformers import AutoModelForCausalLM
 
@@ -35,3 +36,17 @@ def test_naive_loops_and_engine_agree(policy_folders: dict[str, Path]) -> None:
     logp = naive_logp(models["rl"], TEXTS)
     for values, theirs in zip(logp, naive, strict=True):
         assert values.numpy() == pytest.approx(theirs["logp_rl"].numpy(), abs=0)
+
+
+def test_heads_of_different_padding_are_compared_over_the_common_ids(
+    policy_folders: dict[str, Path],
+) -> None:
+    base, rl = (AutoModelForCausalLM.from_pretrained(f) for f in policy_folders.values())
+    wanted = naive_statistics(base, rl, TEXTS)
+    rl.resize_token_embeddings(rl.config.vocab_size + 3, mean_resizing=False)
+    for padded, plain in zip(naive_statistics(base, rl, TEXTS), wanted, strict=True):
+        # The base is as it was; the RL policy gives some of its probability to the new ids.
+        for name in ("logp_base", "entropy_base", "rank_base", "top1_id_base"):
+            assert torch.equal(padded[name], plain[name])
+        assert (padded["logp_rl"] < plain["logp_rl"]).all()
+        assert (padded["top1_id_rl"] < base.config.vocab_size).all()
