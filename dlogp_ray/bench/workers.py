@@ -55,7 +55,7 @@ class Workers:
         chosen = self._workers[:1] if arm in WHOLE else self._workers
         started = time.perf_counter()
         for _, connection in chosen:
-            connection.send(arm)
+            self._tell(connection, arm)
         for _, connection in chosen:
             self._answer(connection)
         return time.perf_counter() - started
@@ -63,7 +63,7 @@ class Workers:
     def ask(self, what: str) -> list[Any]:
         """``facts`` or ``noise`` of each process."""
         for _, connection in self._workers:
-            connection.send(what)
+            self._tell(connection, what)
         return [self._answer(connection) for _, connection in self._workers]
 
     def close(self) -> None:
@@ -74,19 +74,28 @@ class Workers:
             worker.join(10)
             worker.kill()
 
+    def _tell(self, connection: Connection, what: str) -> None:
+        try:
+            connection.send(what)
+        except OSError:
+            raise self._died() from None
+
     def _answer(self, connection: Connection) -> Any:
         try:
             answer = connection.recv()
-        except EOFError:
-            self.close()
-            raise Refused(
-                "a process of the benchmark died, perhaps for want of memory; try fewer "
-                "processes, or smaller policies"
-            ) from None
+        except (EOFError, OSError):
+            raise self._died() from None
         if isinstance(answer, DlogpError):
             self.close()
             raise answer
         return answer
+
+    def _died(self) -> Refused:
+        self.close()
+        return Refused(
+            "a process of the benchmark died, perhaps for want of memory; try fewer processes, or "
+            "smaller policies"
+        )
 
 
 def _serve(config: BenchConfig, device: str, part: int, connection: Connection) -> None:

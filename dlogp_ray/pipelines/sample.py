@@ -10,7 +10,7 @@ from dlogp_ray.corpus.rows import OK, check_rows
 from dlogp_ray.corpus.units import Unit
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import raw_rows
-from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 
 UNITS = 8
 """From how many units texts are taken."""
@@ -49,7 +49,7 @@ def sample_texts(job: ScoreJob, units: Sequence[Unit], tokens: int) -> list[Toke
             break
         room = max(_LEAST_RESPONSE_TOKENS, share - len(text.prompt_ids))
         texts.append(text._replace(response_ids=text.response_ids[:room]))
-        left -= len(text.prompt_ids) + len(texts[-1].response_ids)
+        left -= count_tokens(texts[-1:])
     return texts
 
 

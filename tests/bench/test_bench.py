@@ -1,14 +1,18 @@
 """The benchmark's texts, and one small run through the command line."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dlogp_ray.bench.texts import make_groups, make_texts
+from dlogp_ray.bench.workers import Workers
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.errors import Refused
 from dlogp_ray.scoring.packing import count_tokens, plan_passes
@@ -86,6 +90,24 @@ def test_policies_with_fewer_positions_than_the_texts_need_end_it(tmp_path: Path
     assert "IndexError" in done.stderr
     assert "texts have up to 576 tokens" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("when", ["between arms", "in an arm"])
+def test_a_process_that_dies_ends_it(policy_folders: dict[str, Path], when: str) -> None:
+    pair = {name: str(folder) for name, folder in policy_folders.items()}
+    small = {"prompt_tokens": 4, "min_response_tokens": 2, "max_response_tokens": 9, "groups": 0}
+    asked = BenchConfig.from_mapping(pair | small | {"texts": 2, "compile": "off"})
+    workers = Workers(asked, "cpu")
+    ((process, _connection),) = workers._workers
+    if when == "in an arm":
+        os.kill(process.pid, signal.SIGSTOP)  # it is told of the arm, and does not answer
+        threading.Timer(1, process.kill).start()
+    else:
+        process.kill()
+        process.join()
+    with pytest.raises(Refused, match="a process of the benchmark died"):
+        workers.run("pair")
 
 
 @pytest.mark.parametrize(
