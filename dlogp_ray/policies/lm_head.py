@@ -67,8 +67,12 @@ class LmHead:
             rows = hidden.float()
             with _exact_products_of(self.weight.dtype):
                 step = max(1, TILE_BYTES // (4 * self.weight.shape[1]))
+                # One tile's memory, used again: a new tile would be made before the last is freed.
+                shape = min(step, self.width), self.weight.shape[1]
+                memory = torch.empty(shape, device=self.weight.device)
                 for start in range(0, self.width, step):
-                    tile = self.weight[start : start + step].float()
+                    part = self.weight[start : start + step]
+                    tile = memory[: len(part)].copy_(part)
                     torch.mm(rows, tile.T, out=out[:, start : start + step])
         if self.bias is not None:
             out.add_(self.bias)
