@@ -80,6 +80,7 @@ LATENT = {
     "moe_intermediate_size": 16,
     "first_k_dense_replace": 1,
 }
+INDEXED = {"n_shared_experts": 1, "index_topk": 6, "index_n_heads": 4, "index_head_dim": 8}
 LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_value_heads": 4,
@@ -178,6 +179,21 @@ FAMILIES = {
         "GptOss", SMALL | MOE | MIXED, without=(NO_WINDOW, ("sinks", -100.0))
     ),
     "deepseek-v3, latent attention": Family("DeepseekV3", MHA | LATENT | {"n_shared_experts": 1}),
+    "deepseek-v3.2, indexer": Family(
+        "DeepseekV32", MHA | LATENT | INDEXED, ALONE, (("index_topk", 64),)
+    ),
+    "hy-v4, indexer": Family("HYV4", MHA | LATENT | INDEXED, ALONE, (("index_topk", 64),)),
+    "glm-moe-dsa, indexer": Family(
+        "GlmMoeDsa", MHA | LATENT | INDEXED, ALONE, (("index_topk", 64),)
+    ),
+    "minimax-m3, indexer": Family(
+        "MiniMaxM3VLText",
+        MHA
+        | {"layer_types": ["full_attention", "minimax_m3_sparse"], "rotary_dim": 8}
+        | {"head_dim": 8, "index_head_dim": 8, "index_topk_blocks": 2, "index_block_size": 4},
+        ALONE,
+        (("index_topk_blocks", 16),),
+    ),
     "llama4, chunks, tempered queries": Family(
         "Llama4Text",
         SMALL
