@@ -182,20 +182,28 @@ def local_folder(name: str, source: str, revision: str | None) -> Path:
 
 
 def _hub_snapshot(label: str, hub_id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "*.bin"]
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+        return Path(
+            snapshot_download(
+                hub_id,
+                revision=revision,
+                allow_patterns=wanted,
+                # Some versions would list the files of a commit even then.
+                local_files_only=constants.HF_HUB_OFFLINE,
+            )
+        )
     except LocalEntryNotFoundError:
         at = f" at revision {revision}" if revision else ""
         raise Refused(
             f"{label}: there is no such folder, and hub id {hub_id}{at} is not in the local cache "
             "and the hub is not reached; check the name, or download it where there is a network"
         ) from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise Refused(f"{label}: the hub refused {hub_id}: {error}") from None
+    except Exception as error:  # of the hub, or of the HTTP library that its version uses
+        raise Refused(f"{label}: {hub_id} can't be had from the hub: {error}") from error
 
 
 def _copied(label: str, url: str) -> Path:
