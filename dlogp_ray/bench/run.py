@@ -104,6 +104,7 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         "command": " ".join(["dlogp", *sys.argv[1:]]),
         "hardware": hardware(device),
         "versions": versions(*PACKAGES),
+        "peer_versions": {name: peer.versions for name, peer in peers.items()},
         "config": config.model_dump(),
         "engine": {k: facts[k] for k in ("dtype", "batching", "token_budget")}
         | {"compiled": config.compile == "on"},
