@@ -26,6 +26,7 @@ LEVELS = {
     "weights": 3,
     "policies": 2,
     "tables": 2,
+    "store": 1,
     "config": 1,
     "errors": 0,
 }
@@ -104,7 +105,7 @@ def imports(module: str, path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
-            # `from dlogp_ray.tables import store` imports the module store.
+            # `from dlogp_ray.tables import schemas` imports the module schemas.
             name = str(node.module)
             found |= {f"{name}.{alias.name}" for alias in node.names}
     return found

@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dlogp_ray import store
 from dlogp_ray.corpus.files import CorpusFile
 from dlogp_ray.corpus.reading import read_jsonl
 from dlogp_ray.errors import Refused, RowRejected
-from dlogp_ray.tables import store
 from dlogp_ray.tables.schemas import CARRY_TYPES, RESERVED
 
 _SAMPLE_ROWS = 1_000

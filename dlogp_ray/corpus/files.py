@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from dlogp_ray import store
 from dlogp_ray.errors import Refused
-from dlogp_ray.tables import store
 
 FileFormat = Literal["parquet", "jsonl"]
 

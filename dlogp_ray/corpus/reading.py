@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dlogp_ray import store
 from dlogp_ray.errors import RowRejected
-from dlogp_ray.tables import store
 
 RawRow = tuple[int, dict[str, Any] | RowRejected]
 """Offset in the file (bytes of a JSONL, rows of a Parquet file) and the row."""

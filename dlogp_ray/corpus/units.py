@@ -16,10 +16,10 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dlogp_ray import store
 from dlogp_ray.corpus.files import CorpusFile
 from dlogp_ray.corpus.reading import read_jsonl
 from dlogp_ray.errors import Refused, RowRejected
-from dlogp_ray.tables import store
 
 _SAMPLE_BYTES = 256 * 1024
 """How much of a JSONL file is read to estimate its tokens a byte."""

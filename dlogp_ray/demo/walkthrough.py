@@ -17,13 +17,13 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoTokenizer
 
+from dlogp_ray import store
 from dlogp_ray.analysis.overview import overview
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS
 from dlogp_ray.config import BASE, ScoreConfig
 from dlogp_ray.demo.pair import BASE_NAME, accuracies, checkpoint_path, rl_name
 from dlogp_ray.pipelines.result import print_result
 from dlogp_ray.pipelines.score import score
-from dlogp_ray.tables import store
 from dlogp_ray.tables.run import Run, open_run
 
 SEED = 0

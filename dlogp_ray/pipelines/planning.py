@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dlogp_ray import store
 from dlogp_ray.config import BASE, PolicySource, ScoreConfig
 from dlogp_ray.corpus.carry import carry_types
 from dlogp_ray.corpus.files import list_corpus
@@ -19,7 +20,6 @@ from dlogp_ray.policies.adapters import resolve_adapter
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
 from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
 from dlogp_ray.scoring.engine import TOKEN_BUDGET, Engine, choose_dtype
-from dlogp_ray.tables import store
 from dlogp_ray.tables.schemas import SCHEMA_VERSION
 
 

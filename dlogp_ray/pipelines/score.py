@@ -27,6 +27,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import Unit, decode_units, encode_units
 from dlogp_ray.pipelines.actor import ScoreUnit
@@ -39,7 +40,6 @@ from dlogp_ray.pipelines.sample import sample_units
 from dlogp_ray.pipelines.stages import read_unit, write_unit
 from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
 from dlogp_ray.scoring.engine import Engine
-from dlogp_ray.tables import store
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run
 from dlogp_ray.tables.sealing import seal
 

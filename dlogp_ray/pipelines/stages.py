@@ -12,13 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from dlogp_ray import store
 from dlogp_ray.analysis.summary import summarise
 from dlogp_ray.config import CORPUS_COLUMNS
 from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.corpus.units import Unit, unit_name
 from dlogp_ray.pipelines.planning import ScoreJob
-from dlogp_ray.tables import store
 from dlogp_ray.tables.schemas import encode
 
 Row = dict[str, Any]

@@ -15,9 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
+from dlogp_ray import store
 from dlogp_ray.errors import Refused
 
 WEIGHTS = "*.safetensors"
@@ -209,8 +207,8 @@ def _hub_snapshot(label: str, hub_id: str, revision: str | None) -> Path:
 def _copied(label: str, url: str) -> Path:
     """Copy the folder at ``url`` into the cache, under a name made of its objects' versions."""
     try:
-        filesystem, path = fsspec.url_to_fs(url)
-        if isinstance(filesystem, LocalFileSystem):
+        filesystem, path = store.open_store(url)
+        if store.is_local(url):
             return Path(path)
         entries = [entry for entry in filesystem.ls(path, detail=True) if entry["type"] == "file"]
     except FileNotFoundError:

@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from dlogp_ray import store
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
-from dlogp_ray.tables import schemas, store
+from dlogp_ray.tables import schemas
 from dlogp_ray.tables.noise import NoiseFloor
 
 _READERS = 16

@@ -5,8 +5,8 @@ import tempfile
 
 import pyarrow as pa
 
+from dlogp_ray import store
 from dlogp_ray.errors import Refused
-from dlogp_ray.tables import store
 from dlogp_ray.tables.run import Run, add_up, encode_table
 from dlogp_ray.tables.sql import connect
 

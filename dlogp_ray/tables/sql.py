@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
-from dlogp_ray.tables import store
 from dlogp_ray.tables.schemas import STATISTICS
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import dlogp_ray
+from dlogp_ray import store
 from dlogp_ray.bench.run import PACKAGES, hardware, versions
 from dlogp_ray.bench.texts import make_texts
 from dlogp_ray.bench.workers import Workers
 from dlogp_ray.config import BenchConfig, ScoreConfig
 from dlogp_ray.corpus.units import decode_units
 from dlogp_ray.scoring.packing import count_tokens
-from dlogp_ray.tables import store
 
 PROBE_TEXTS = 48
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dlogp_ray import store
 from dlogp_ray.errors import ExitCode, FingerprintMismatch, Refused
-from dlogp_ray.tables import store
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run, open_run
 from dlogp_ray.tables.schemas import encode, scores_schema

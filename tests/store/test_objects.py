@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from dlogp_ray.tables import store
+from dlogp_ray import store
 
 _numbers = itertools.count()
 
