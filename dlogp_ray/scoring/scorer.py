@@ -5,6 +5,7 @@ over batches padded on the right; the lm heads run on the positions that predict
 """
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -24,6 +25,10 @@ from dlogp_ray.scoring.packing import (
 
 MAX_MASS_OUTSIDE = 1e-3
 """The most probability that a policy may give to ids that another policy does not have."""
+
+_SMALLEST_BUDGET = 64
+"""Tokens of a pass; where that does not fit, half of it would not help."""
+_LOG = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 Predicted = tuple[dict[str, Tensor], np.ndarray]
@@ -79,21 +84,45 @@ class PairScorer:
     def score(self, sequences: Sequence[TokenSequence]) -> list[dict[str, Arrays]]:
         """Score sequences, in any number and order.
 
+        Where memory does not suffice for a pass, what is left is done in passes of half as many
+        tokens; the next call begins with the full budget again.
+
         Returns:
             For each sequence, by policy, arrays of the response's length named as
             ``policies.statistics`` names them.
+
+        Raises:
+            torch.OutOfMemoryError, MemoryError, RuntimeError: Not even the smallest pass fits.
         """
         if not sequences:
             return []
         targets = np.concatenate([sequence.response_ids for sequence in sequences])
+        starts = places(sequences)
+        done = np.zeros(len(targets), dtype=bool)
         results: dict[str, Arrays] = {name: {} for name in self._policies}
-        for hidden, where in self._hidden(sequences, self._token_budget):
-            for name, columns in self.statistics(hidden, targets[where]).items():
-                for key, array in columns.items():
-                    if key not in results[name]:
-                        results[name][key] = np.empty(len(targets), dtype=array.dtype)
-                    results[name][key][where] = array
-        ends = places(sequences)[1:-1]
+        left, budget = list(range(len(sequences))), self._token_budget
+        while left:
+            tokens = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in left])
+            try:
+                for hidden, places_left in self._hidden([sequences[i] for i in left], budget):
+                    where = tokens[places_left]
+                    for name, columns in self.statistics(hidden, targets[where]).items():
+                        for key, array in columns.items():
+                            if key not in results[name]:
+                                results[name][key] = np.empty(len(targets), dtype=array.dtype)
+                            results[name][key][where] = array
+                    done[where] = True
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or budget <= _SMALLEST_BUDGET:
+                    raise
+                _LOG.warning(
+                    "out of memory with %d tokens a pass; going on with %d", budget, budget // 2
+                )
+                budget //= 2
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+            left = [i for i in left if not done[starts[i] : starts[i + 1]].all()]
+        ends = starts[1:-1]
         split = {
             name: {key: np.split(array, ends) for key, array in columns.items()}
             for name, columns in results.items()
@@ -209,3 +238,11 @@ class PairScorer:
         ]
         hidden = {name: policy.hidden(ids_there)[rows] for name, policy in self._policies.items()}
         return hidden, np.concatenate(where)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, of a GPU or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # Torch's allocator for CPUs has no class of its own.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
