@@ -1,4 +1,4 @@
-"""The command line: ``dlogp score | show | query | bench | demo``.
+"""The command line: ``dlogp score | show | query | verify | doctor | bench | demo``.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` is quick.
 """
@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 from dlogp_ray.config import BenchConfig, ScoreConfig
-from dlogp_ray.errors import DlogpError, Interrupted, Refused
+from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused
 
 EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected (more than
 max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 the run exists and
-was made from something else; 6 an object of the run is missing or can't be read; 130 and 143
-stopped, the same command resumes."""
+was made from something else, or the store is not fit; 6 an object of the run is missing, damaged
+or changed; 130 and 143 stopped, the same command resumes."""
 
 BENCH_OPTIONS = ("base", "rl", "vllm_python", "lm_eval_python")
 """Fields of the benchmark that have an option of their own."""
@@ -125,6 +125,61 @@ def query(
     else:
         for row in relation.to_arrow_table().to_pylist():
             typer.echo(json.dumps(row, default=str))
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    run: RunArgument,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Move damaged objects to quarantine/ and score their units again."
+        ),
+    ] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+) -> None:
+    """Read a whole run and name what is missing, damaged or changed. The last line is JSON."""
+    from dlogp_ray.pipelines.progress import counted
+    from dlogp_ray.tables.run import open_run
+    from dlogp_ray.tables.verification import Problem, report, verify
+
+    def check() -> list[Problem]:
+        found = open_run(run)
+        with counted("verifying", len(found.committed()), "objects", enabled=progress) as advance:
+            return verify(found, advance)
+
+    problems = check()
+    repaired: list[str] = []
+    if problems and repair:
+        from dlogp_ray.pipelines.repair import repair as repair_run
+
+        for problem in problems:
+            typer.echo(str(problem))
+        repaired = sorted({problem.unit for problem in problems if problem.unit})
+        repair_run(open_run(run), problems, progress=progress)
+        problems = check()
+    lines, document = report(open_run(run), problems, repaired)
+    typer.echo("\n".join(lines))
+    typer.echo(json.dumps(document))
+    raise typer.Exit(ExitCode.DAMAGED if problems else ExitCode.OK)
+
+
+@app.command(epilog=EXIT_CODES)
+def doctor(
+    output: Annotated[str, typer.Argument(help="Folder or URL under which runs are to be made.")],
+    writers: Annotated[
+        int, typer.Option(min=2, help="Writers that race to create one object.")
+    ] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Races.")] = 5,
+) -> None:
+    """Try whether a store is fit for runs: access, conditional create, listing. Last line: JSON."""
+    from rich.console import Console
+
+    from dlogp_ray.store.fitness import examine, print_findings
+
+    findings = examine(output, writers=writers, rounds=rounds)
+    typer.echo(json.dumps(print_findings(output, findings, Console())))
+    raise typer.Exit(ExitCode.OK if all(f.fit for f in findings) else ExitCode.MISMATCH)
 
 
 @app.command()

@@ -175,6 +175,10 @@ class ScoreConfig(JobConfig):
     seal_partial: bool = False
     """Seal the run although units failed; they are left out for good."""
 
+    single_writer: bool = False
+    """Nobody else writes to this run. For stores that can't create objects conditionally: there two
+    jobs at once on one run could undo each other's work."""
+
     trust_remote_code: bool = False
     """Run Python code that comes with a checkpoint."""
     allow_pickle: bool = False

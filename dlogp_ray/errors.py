@@ -42,6 +42,18 @@ class FingerprintMismatch(DlogpError):
     exit_code = ExitCode.MISMATCH
 
 
+class UnfitStore(DlogpError):
+    """The store does not do what a run needs: objects that are created once."""
+
+    exit_code = ExitCode.MISMATCH
+
+
+class StoreFailed(DlogpError):
+    """Something could not be read or written; what is committed stays, the same command resumes."""
+
+    exit_code = ExitCode.FAILED_UNITS
+
+
 class Damaged(DlogpError):
     """An object of a run is missing or can't be read; it is named, with what to do."""
 

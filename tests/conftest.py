@@ -1,12 +1,19 @@
 """What all tests share: tiny policies, corpora, one Ray session; shapes are checked as they run."""
 
+import gzip
 import json
 import os
+import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
+from s3_server import FaultyProxy, running_seaweed, write_aws_files
+
+from dlogp_ray.store import open_store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -97,6 +104,14 @@ def make_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+def write_broken_gzip(path: Path) -> Path:
+    """A compressed corpus file that ends too early: a unit that fails whoever reads it."""
+    rows = "".join(json.dumps(row) + "\n" for row in make_rows(2_500)).encode()
+    assert len(rows) > 300_000  # planning reads a sample of 256 KiB
+    path.write_bytes(gzip.compress(rows)[:-500])
+    return path
+
+
 @pytest.fixture(scope="session")
 def policy_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two policies of one tokenizer."""
@@ -105,6 +120,23 @@ def policy_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "base": make_policy_folder(root / "base", seed=0),
         "rl": make_policy_folder(root / "rl", seed=1),
     }
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[FaultyProxy]:
+    """A real S3 server, for every process of the tests: the proxy that stands before it."""
+    with running_seaweed(Path(tempfile.mkdtemp(prefix="dlogp-tests-s3-"))) as port:
+        proxy = FaultyProxy(port)
+        write_aws_files(proxy.endpoint)
+        open_store("s3://tests")[0].mkdir("tests")
+        yield proxy
+        proxy.close()
+
+
+@pytest.fixture
+def bucket(s3: FaultyProxy) -> str:
+    """An address of its own on that server."""
+    return f"s3://tests/{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="session")

@@ -59,19 +59,21 @@ def _list_pattern(pattern: str) -> list[CorpusFile]:
     is_glob = False
     try:
         filesystem, path = store.open_store(pattern)
-        # First of all, for the name of a file may hold [ or ?.
-        if filesystem.isfile(path):
-            entries = {path: filesystem.info(path)}
-            if _format(path)[0] is None:
-                raise Refused(
-                    f"corpus {pattern}: expected a name ending in {', '.join(_FORMATS)} (or one of "
-                    f"these and {', '.join(_COMPRESSIONS)}), got {PurePosixPath(path).name}"
-                )
-        elif any(character in path for character in "*?["):
-            is_glob = True
-            entries = filesystem.glob(path, detail=True)
-        else:
-            entries = filesystem.find(path, detail=True)
+        with store.refusals(f"corpus {pattern}"):
+            # First of all, for the name of a file may hold [ or ?.
+            if filesystem.isfile(path):
+                entries = {path: filesystem.info(path)}
+                if _format(path)[0] is None:
+                    raise Refused(
+                        f"corpus {pattern}: expected a name ending in {', '.join(_FORMATS)} (or "
+                        f"one of these and {', '.join(_COMPRESSIONS)}), got "
+                        f"{PurePosixPath(path).name}"
+                    )
+            elif any(character in path for character in "*?["):
+                is_glob = True
+                entries = filesystem.glob(path, detail=True)
+            else:
+                entries = filesystem.find(path, detail=True)
     except (OSError, ImportError, ValueError) as error:
         raise Refused(f"corpus {pattern}: the store refused the listing: {error}") from None
     files = []

@@ -196,7 +196,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         "statistics": config.statistics,
         "unit_tokens": config.unit_tokens,
     }
-    store.check_writable(config.run_uri)
+    store.check_writable(config.run_uri, conditional=not config.single_writer)
     units = cut_units(files, config.unit_tokens, config.columns)
     return ScorePlan(ScoreJob(config, rules, config.run_uri), units, fingerprint)
 

@@ -210,7 +210,8 @@ def _copied(label: str, url: str) -> Path:
         filesystem, path = store.open_store(url)
         if store.is_local(url):
             return Path(path)
-        entries = [entry for entry in filesystem.ls(path, detail=True) if entry["type"] == "file"]
+        with store.refusals(f"{label}: {url}"):
+            entries = [e for e in filesystem.ls(path, detail=True) if e["type"] == "file"]
     except FileNotFoundError:
         raise Refused(f"{label}: there is nothing at this address") from None
     except (OSError, ImportError, ValueError) as error:

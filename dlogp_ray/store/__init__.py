@@ -1,6 +1,7 @@
 """Objects on a local disk and in any store that fsspec knows: how every room reads and writes."""
 
 from dlogp_ray.store.objects import (
+    Entry,
     absolute,
     check_writable,
     create,
@@ -9,12 +10,16 @@ from dlogp_ray.store.objects import (
     exists,
     is_local,
     list_objects,
+    move,
     open_store,
     read,
+    read_range,
+    refusals,
     replace,
 )
 
 __all__ = [
+    "Entry",
     "absolute",
     "check_writable",
     "create",
@@ -23,7 +28,10 @@ __all__ = [
     "exists",
     "is_local",
     "list_objects",
+    "move",
     "open_store",
     "read",
+    "read_range",
+    "refusals",
     "replace",
 ]

@@ -8,19 +8,25 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import Refused, UnfitStore
+from dlogp_ray.store import s3
+
+_CONFLICTS = 8
 
 
 def open_store(uri: str) -> tuple[Any, str]:
     """The fsspec filesystem of ``uri`` and the path in it (absolute on a local disk)."""
-    return fsspec.url_to_fs(uri)  # type: ignore[no-any-return]
+    options = s3.OPTIONS if uri.partition("://")[0] in s3.PROTOCOLS else {}
+    return fsspec.url_to_fs(uri, **options)  # type: ignore[no-any-return]
 
 
 def is_local(uri: str) -> bool:
@@ -34,31 +40,77 @@ def absolute(uri: str) -> str:
     return str(path) if isinstance(filesystem, LocalFileSystem) else uri
 
 
-def create(uri: str, data: bytes) -> bool:
+@contextlib.contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """Turn what a store refuses for good (credentials, rights, a bucket) into one line.
+
+    Args:
+        what: Was asked for: the start of that line.
+
+    Raises:
+        Refused: The store did so.
+        OSError: Everything else that is said by the library that speaks to it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if cause := s3.refusal(error):
+            raise Refused(f"{what}: {cause}") from None
+        if s3.is_from_client(error):
+            raise OSError(str(error)) from error
+        raise
+
+
+def create(uri: str, data: bytes, *, conditional: bool = True) -> bool:
     """Create the object ``uri`` with exactly ``data``, unless it exists.
 
     On a local disk a temporary file is written, flushed and hard-linked to its name; elsewhere
-    the store's own conditional put is used (``If-None-Match: *``).
+    the store's own conditional put is used (``If-None-Match: *``), in one request.
+
+    Args:
+        uri: Where.
+        data: The whole object.
+        conditional: False for a store that can't do that: the object is looked for first, and
+            of two writers at once either may win.
 
     Returns:
-        True if this call created the object, False if it was there.
+        True if this call created the object, False if it was there. A store's answer can get lost
+        on the way: then False too, of the call's own object.
 
     Raises:
+        Refused: The store gives no access, or has no such bucket.
         OSError: The store refused for another reason; nothing was created.
     """
     filesystem, path = open_store(uri)
     if isinstance(filesystem, LocalFileSystem):
         return _create_local(Path(path), data)
-    try:
-        filesystem.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        # Some S3-compatible servers answer a lost race with EINVAL.
-        if error.errno == errno.EINVAL and filesystem.exists(path):
-            return False
-        raise
-    return True
+    with refusals(uri):
+        if not conditional:
+            if filesystem.exists(path):
+                return False
+            _put(filesystem, path, data, "overwrite")
+            return True
+        for attempt in range(_CONFLICTS):
+            try:
+                _put(filesystem, path, data, "create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                # Some S3-compatible servers answer a lost race with EINVAL, or without its code.
+                if error.errno == errno.EINVAL and filesystem.exists(path):
+                    return False
+                # Another create of the same key is under way (Amazon S3).
+                if s3.status(error) != 409 or attempt == _CONFLICTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+            else:
+                return True
+    raise AssertionError("the loop above returns or raises")
+
+
+def _put(filesystem: Any, path: str, data: bytes, mode: str) -> None:
+    whole = {"chunksize": s3.ONE_REQUEST_BYTES} if s3.speaks(filesystem) else {}
+    filesystem.pipe_file(path, data, mode=mode, **whole)
 
 
 def _create_local(path: Path, data: bytes) -> bool:
@@ -88,16 +140,41 @@ def _temporary(path: Path, data: bytes) -> Iterator[str]:
         Path(temporary).unlink(missing_ok=True)
 
 
-def check_writable(uri: str) -> None:
-    """Check that objects can be created under ``uri`` on a local disk; nothing is left behind.
+def check_writable(uri: str, *, conditional: bool = True) -> None:
+    """Check that objects can be created under ``uri``, and only once; nothing is left behind.
+
+    Args:
+        uri: A folder, which need not be there.
+        conditional: As ``create`` will be called.
 
     Raises:
-        Refused: They can't.
+        Refused: They can't be created.
+        UnfitStore: A second create of the same key was not refused.
     """
-    filesystem, path = open_store(uri)
-    if not isinstance(filesystem, LocalFileSystem):
+    if is_local(uri):
+        _check_writable_local(Path(open_store(uri)[1]), uri)
         return
-    folder = Path(path)
+    probe = f"{uri}/.probe-{uuid.uuid4().hex}"
+    try:
+        create(probe, b"first", conditional=conditional)
+        twice = create(probe, b"second", conditional=conditional)
+        if twice or read(probe) != b"first":
+            raise UnfitStore(
+                f"{uri}: this store does not create objects conditionally: a second create of one "
+                "key was not refused, so that two writers could undo each other's work. Use "
+                "another store (`dlogp doctor` tests one); or, where one job at a time writes "
+                "there, say single_writer: true"
+            )
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise Refused(
+            f"{uri}: nothing can be written there ({error}); `dlogp doctor` says more"
+        ) from None
+    finally:
+        with contextlib.suppress(Exception):  # what went wrong above is what is told
+            delete(probe)
+
+
+def _check_writable_local(folder: Path, uri: str) -> None:
     try:
         made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         try:
@@ -122,7 +199,8 @@ def replace(uri: str, data: bytes) -> None:
         with _temporary(Path(path), data) as temporary:
             os.replace(temporary, path)
     else:
-        filesystem.pipe_file(path, data)
+        with refusals(uri):
+            _put(filesystem, path, data, "overwrite")
 
 
 def read(uri: str) -> bytes:
@@ -132,40 +210,96 @@ def read(uri: str) -> bytes:
         FileNotFoundError: There is no such object.
     """
     filesystem, path = open_store(uri)
-    return bytes(filesystem.cat_file(path))
+    with refusals(uri):
+        return bytes(filesystem.cat_file(path))
+
+
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """The object's bytes from ``start`` up to ``stop``; fewer where it ends before.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+    """
+    filesystem, path = open_store(uri)
+    with refusals(uri):
+        return bytes(filesystem.cat_file(path, start=start, end=stop))
+
+
+def move(uri: str, to: str) -> bool:
+    """Copy an object to another address and delete it then; nothing is done if that is taken.
+
+    Returns:
+        Whether it was moved.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+    """
+    data = read(uri)
+    # A create whose answer was lost says False, and its own bytes are there.
+    if not create(to, data) and read(to) != data:
+        return False
+    delete(uri)
+    return True
 
 
 def exists(uri: str) -> bool:
     """Whether the object is there."""
     filesystem, path = open_store(uri)
-    return bool(filesystem.exists(path))
+    with refusals(uri):
+        return bool(filesystem.exists(path))
 
 
 def delete(uri: str) -> None:
     """Remove the object if it is there."""
     filesystem, path = open_store(uri)
-    with contextlib.suppress(FileNotFoundError):
+    with refusals(uri), contextlib.suppress(FileNotFoundError):
         filesystem.rm_file(path)
 
 
-def list_objects(uri: str) -> dict[str, dict[str, Any]]:
-    """The objects directly under the folder ``uri``: name -> what the store knows of it."""
+class Entry(NamedTuple):
+    """What a store's listing says of an object.
+
+    Attributes:
+        size: Bytes.
+        etag: Tells one version from another; on a disk, the time of the last change.
+    """
+
+    size: int
+    etag: str
+
+
+def list_objects(uri: str) -> dict[str, Entry]:
+    """The objects directly under the folder ``uri``, by name; none where there is no folder.
+
+    Names that begin with a dot are temporary files and left out.
+
+    Raises:
+        Refused: The store gives no access, or has no such bucket.
+    """
     filesystem, path = open_store(uri)
+    with refusals(uri):
+        listing = s3.list_objects if s3.speaks(filesystem) else _list_folder
+        return {
+            name: Entry(size, version)
+            for key, size, version in listing(filesystem, path)
+            if (name := key.rpartition("/")[2]) and not name.startswith(".")
+        }
+
+
+def _list_folder(filesystem: Any, path: str) -> Iterator[tuple[str, int, str]]:
     try:
         filesystem.invalidate_cache(path)
         entries = filesystem.ls(path, detail=True)
     except FileNotFoundError:
-        return {}
-    return {
-        name: entry
-        for entry in entries
-        if entry["type"] == "file" and not (name := Path(entry["name"]).name).startswith(".")
-    }
+        return
+    for entry in entries:
+        if entry["type"] == "file":
+            yield entry["name"], int(entry["size"]), etag(entry)
 
 
-def etag(entry: dict[str, Any]) -> str:
-    """What tells one version of an object from another: the store's etag, on disks the mtime."""
+def etag(info: Mapping[str, Any]) -> str:
+    """What tells one version of an object from another, from what fsspec says of it."""
     for key in ("ETag", "etag", "md5Hash", "created", "LastModified", "mtime"):
-        if entry.get(key) is not None and not (key == "created" and "mtime" in entry):
-            return str(entry[key]).strip('"')
+        if info.get(key) is not None and not (key == "created" and "mtime" in info):
+            return str(info[key]).strip('"')
     return ""

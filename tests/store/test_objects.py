@@ -15,9 +15,11 @@ from dlogp_ray import store
 _numbers = itertools.count()
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty folder."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/run"
     if request.param == "disk":
         return str(tmp_path / "run")
     return f"memory://store-tests-{next(_numbers)}/run"
@@ -42,8 +44,8 @@ def test_a_listing_holds_the_objects_of_one_folder(folder: str) -> None:
     store.create(f"{folder}/below/c", b"")
     listing = store.list_objects(folder)
     assert listing.keys() == {"a", "b"}
-    assert (listing["a"]["size"], listing["b"]["size"]) == (5, 0)
-    assert store.etag(listing["a"]) != ""
+    assert (listing["a"].size, listing["b"].size) == (5, 0)
+    assert listing["a"].etag != ""
     assert store.list_objects(f"{folder}/none") == {}
 
 
