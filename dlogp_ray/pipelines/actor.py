@@ -71,6 +71,6 @@ class ScoreUnit:
                 steps={name: config.policies[name].step for name in config.compared},
                 carry=self._job.rules.carry,
             )
-            return {"index": row["index"], "payload": to_bytes(scores), "error": ""}
+            return row | {"payload": to_bytes(scores)}
 
         return guarded("scoring", row, work)

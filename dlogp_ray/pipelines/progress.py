@@ -2,11 +2,13 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 15.0
 
@@ -73,3 +75,20 @@ class UnitProgress:
                 f"scored {units} units, {speed}, {max(left_s, 0):,.0f} s left", highlight=False
             )
             self._last_line = now
+
+
+@contextmanager
+def counted(what: str, total: int, unit: str, *, enabled: bool) -> Iterator[Callable[[], None]]:
+    """A bar that counts to ``total`` on a terminal; what is yielded is called at each step."""
+    bar = Progress(
+        TextColumn(what),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not (enabled and sys.stderr.isatty()),
+    )
+    task = bar.add_task("", total=total)
+    with bar:
+        yield lambda: bar.advance(task)

@@ -1,5 +1,6 @@
 """How a score job ended: what is in the run, the exit code, a table for people."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,17 +77,21 @@ class ScoreResult:
         return asdict(self) | {"noise": noise, "rejected": self.rejected}
 
 
-def summarise_run(run: Run, scored: int, seconds: float, max_rejected: int) -> ScoreResult:
+def summarise_run(
+    run: Run, scored: int, failed: Mapping[str, str], seconds: float, max_rejected: int
+) -> ScoreResult:
     """What is in the run, and the exit code that follows from it.
 
     Args:
         run: After the job.
         scored: Units that this call has scored.
+        failed: Units that this call could not do -> cause; earlier calls' are recorded.
         seconds: Wall-clock time of this call.
         max_rejected: As the config says.
     """
     totals = run.totals()
-    failures = {name: record["cause"] for name, record in run.failures().items()}
+    recorded = {name: record["cause"] for name, record in run.failures().items()}
+    failures = dict(sorted((recorded | dict(failed)).items()))
     code = exit_code(
         failed_units=len(failures),
         rejected=totals["rows"] - totals["status"].get("ok", 0),

@@ -30,6 +30,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import Unit, decode_units, encode_units
+from dlogp_ray.errors import StoreFailed
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, start_ray
 from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
@@ -57,6 +58,7 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
         Refused: The job can't begin; nothing was written.
         FingerprintMismatch: The run exists and was made from something else.
         Damaged: An object of the run is missing or can't be read; it is named.
+        StoreFailed: The run's own records can't be read or written.
         Stopped: SIGTERM came; what is committed stays.
     """
     with stop_on_sigterm():
@@ -71,7 +73,7 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
     if run is not None:
         plan = replace(plan, job=replace(plan.job, engine=Engine(**run.info["engine"])))
     missing = [unit for unit in _fixed_units(run, plan) if unit.name not in before]
-    scored = 0
+    scored, failed = 0, dict[str, str]()
     if run is not None and run.sealed:
         run.check_objects()
     else:
@@ -83,15 +85,27 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
                 tokens = sum(unit.tokens for unit in missing)
                 seen = probe(plan.job, tokens, sample)
                 info = _run_info(plan, seen)
-                run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
+                with _store_failures(plan.job.run_uri):
+                    run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
                 # As recorded: another call may have begun the run meanwhile, with another engine.
                 job = replace(plan.job, engine=Engine(**run.info["engine"]))
                 scored, causes = _score_units(job, seen.placement, missing, stop, progress=progress)
-        _record_failures(run, missing, causes, config.max_unit_attempts)
-        if len(run.committed()) == run.planned or config.seal_partial:
-            seal(run, partial=config.seal_partial)
+        with _store_failures(run.uri):
+            failed = _record_failures(run, missing, causes, config.max_unit_attempts)
+            if len(run.committed()) == run.planned or config.seal_partial:
+                seal(run, partial=config.seal_partial)
     seconds = time.monotonic() - started
-    return summarise_run(run, scored, seconds, config.max_rejected)
+    return summarise_run(run, scored, failed, seconds, config.max_rejected)
+
+
+@contextmanager
+def _store_failures(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreFailed(
+            f"{uri}: {error}; what is committed stays, the same command goes on"
+        ) from error
 
 
 def preview(config: ScoreConfig) -> ScorePreview:
@@ -207,10 +221,15 @@ def _score_units(
 
 def _record_failures(
     run: Run, tried: Sequence[Unit], causes: dict[str, str], attempts: int
-) -> None:
-    """Write ``failed/<unit>.json`` for units without an object; take back those of units done."""
+) -> dict[str, str]:
+    """Write ``failed/<unit>.json`` for units without an object; take back those of units done.
+
+    Returns:
+        Units without an object -> cause.
+    """
     committed = run.committed()
     recorded = set(store.list_objects(run.path("failed")))
+    failed = {}
     for unit in tried:
         uri = run.path(f"failed/{unit.name}.json")
         if unit.name not in committed:
@@ -220,9 +239,14 @@ def _record_failures(
                 "attempts": 1 if unit.name in causes else attempts,
                 "unit": asdict(unit),
             }
-            store.replace(uri, json.dumps(record, indent=2).encode())
+            failed[unit.name] = str(record["cause"])
+            try:
+                store.replace(uri, json.dumps(record, indent=2).encode())
+            except OSError as error:  # a full disk for one: the causes are told all the same
+                failed[unit.name] += f" (and that could not be recorded: {error})"
         elif f"{unit.name}.json" in recorded:
             store.delete(uri)
+    return failed
 
 
 def _run_info(plan: ScorePlan, seen: Probe) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def guarded(stage: str, row: Row, work: Callable[[], Row]) -> Row:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
         cause = f"{stage}: {type(error).__name__}: {error} ({where})"
-        return {"index": row["index"], "payload": b"", "error": cause}
+        return {"index": row["index"], "rows": 0, "payload": b"", "error": cause}
 
 
 def read_unit(row: Row, *, job: ScoreJob) -> Row:
@@ -43,7 +43,7 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
     def work() -> Row:
         unit = Unit(**{key: row[key] for key in Unit.__dataclass_fields__})
         table = check_rows(raw_rows(unit, job), unit.file, job.rules, job.text_tokenizer)
-        return {"index": unit.index, "payload": to_bytes(table), "error": ""}
+        return {"index": unit.index, "rows": len(table), "payload": to_bytes(table), "error": ""}
 
     return guarded("reading", row, work)
 
@@ -62,15 +62,19 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
 
     def work() -> Row:
         scores = from_bytes(row["payload"])
+        if len(scores) != row["rows"] * len(job.config.compared):
+            raise AssertionError(f"{row['rows']} rows of the corpus became {len(scores)} rows")
         summary = summarise(scores)
         footer = {
             "unit": row["index"],
+            "rows_in": row["rows"],
             "tokens": sum(map(len, scores["response_ids"])),
             "status": summary.status,
             "summary": summary.model_dump(),
         }
         uri = f"{job.run_uri}/scores/{unit_name(row['index'])}.parquet"
-        created = store.create(uri, encode(scores, footer))
+        conditional = not job.config.single_writer
+        created = store.create(uri, encode(scores, footer), conditional=conditional)
         return {"index": row["index"], "created": created, "error": ""}
 
     done = guarded("writing", row, work)

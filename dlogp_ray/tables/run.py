@@ -14,6 +14,7 @@ run.sql("SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy")
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,10 @@ from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.tables import schemas
 from dlogp_ray.tables.noise import NoiseFloor
 
+_UNIT = re.compile(r"part-\d{8,}")
 _READERS = 16
+_FOOTER_BYTES = 64 * 1024
+"""Of an object's end are asked for at once; footers with their summaries have about 10 KB."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +78,24 @@ class Run:
         """How many work units the run has."""
         return int(self.info["units"]["count"])
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the store creates objects conditionally, so that several may write at once."""
+        return not self.info.get("config", {}).get("single_writer", False)
+
     @cached_property
     def noise(self) -> NoiseFloor | None:
         """What the table shows where nothing has changed; None where that was not measured."""
         found = self.info.get("noise")
         return NoiseFloor.model_validate(found) if found else None
 
-    def committed(self) -> dict[str, dict[str, Any]]:
+    def committed(self) -> dict[str, store.Entry]:
         """Units whose object is there: unit -> what the store's listing says of it."""
+        listing = store.list_objects(self.path("scores"))
         return {
-            name.removesuffix(".parquet"): entry
-            for name, entry in sorted(store.list_objects(self.path("scores")).items())
-            if name.endswith(".parquet")
+            unit: entry
+            for name, entry in sorted(listing.items())
+            if name.endswith(".parquet") and _UNIT.fullmatch(unit := name.removesuffix(".parquet"))
         }
 
     def failures(self) -> dict[str, dict[str, Any]]:
@@ -105,26 +115,45 @@ class Run:
         return [self.object_uri(unit) for unit in units]
 
     def manifest(self) -> pa.Table:
-        """Every object of a sealed run, one row each."""
+        """Every object of a sealed run, one row each.
+
+        Raises:
+            Damaged: A unit has a name that no run gives.
+        """
         data = store.read(self.path("manifest.parquet"))
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        for unit in table["unit"].to_pylist():
+            if not _UNIT.fullmatch(unit or ""):  # it becomes part of an address
+                raise Damaged(f"{self.uri}/manifest.parquet names a unit {unit!r}: not of a run")
+        return table
 
-    def footers(self, units: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The footer of each unit's object, read side by side: (unit, values)."""
+    def footers(self, committed: Mapping[str, store.Entry]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The footer of each unit's object, read side by side.
+
+        Yields:
+            (unit, values); the footer's own hash is among them as ``footer_hash``.
+
+        Raises:
+            Damaged: One can't be read.
+        """
         with ThreadPoolExecutor(_READERS) as pool:
-            yield from zip(units, pool.map(self._footer, units), strict=True)
+            yield from zip(committed, pool.map(self._footer, committed.items()), strict=True)
 
-    def _footer(self, unit: str) -> dict[str, Any]:
+    def _footer(self, committed: tuple[str, store.Entry]) -> dict[str, Any]:
+        unit, entry = committed
         uri = self.object_uri(unit)
-        filesystem, path = store.open_store(uri)
         try:
-            with filesystem.open(path, "rb") as file:
-                return schemas.footer(pq.ParquetFile(file).metadata)
-        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            end = store.read_range(uri, max(0, entry.size - _FOOTER_BYTES), entry.size)
+            needed = schemas.footer_bytes(end)
+            if needed > len(end):
+                end = store.read_range(uri, max(0, entry.size - needed), entry.size)
+            values, footer_hash = schemas.footer(end)
+        except (ValueError, FileNotFoundError) as error:
             raise Damaged(
-                f"{uri} can't be read ({error}). Delete it if it is there, and _SUCCESS if the "
-                "run is sealed; the job's own command then scores its unit again"
+                f"{uri} can't be read ({error}). `dlogp verify {self.uri} --repair` puts it aside "
+                "and scores its unit again"
             ) from None
+        return values | {"footer_hash": footer_hash}
 
     def check_objects(self) -> None:
         """Check that every object of a sealed run is there, with the size that the manifest says.
@@ -138,13 +167,13 @@ class Run:
             entry = committed.get(row["unit"])
             if entry is None:
                 wrong.append(f"{row['unit']} is missing")
-            elif entry["size"] != row["size_bytes"]:
-                wrong.append(f"{row['unit']} has {entry['size']} bytes, not {row['size_bytes']}")
+            elif entry.size != row["size_bytes"]:
+                wrong.append(f"{row['unit']} has {entry.size} bytes, not {row['size_bytes']}")
         if wrong:
             raise Damaged(
                 f"run {self.uri} is sealed, but of its objects {len(wrong)} are not what the "
-                f"manifest says: {'; '.join(wrong[:10])}. Put them back; or delete them and "
-                "_SUCCESS, and the job's own command scores their units again"
+                f"manifest says: {'; '.join(wrong[:10])}. Put them back, or let "
+                f"`dlogp verify {self.uri} --repair` score their units again"
             )
 
     @property
@@ -255,10 +284,11 @@ def begin_run(uri: str, info: Mapping[str, Any], units: bytes) -> Run:
     Raises:
         FingerprintMismatch: The run that is there was made from something else.
     """
-    store.create(f"{uri}/run.json", json.dumps(info, indent=2).encode())
+    conditional = Run(uri, info).conditional
+    store.create(f"{uri}/run.json", json.dumps(info, indent=2).encode(), conditional=conditional)
     run = open_run(uri)
     check_fingerprint(run, info["fingerprint"])
-    store.create(run.path("units.parquet"), units)
+    store.create(run.path("units.parquet"), units, conditional=conditional)
     return run
 
 

@@ -5,8 +5,10 @@ that could not be scored has empty lists, a list that the job did not compute (o
 is null.
 """
 
+import hashlib
 import io
 import json
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from dlogp_ray.tables.content_hash import content_hash
 
 SCHEMA_VERSION = 1
+_TRAILER = struct.Struct("<I4s")
 
 BASE_STATISTICS = ("logp_base", "entropy_base", "max_logp_base", "rank_base", "top1_id_base")
 RL_STATISTICS = ("logp_rl", "entropy_rl", "max_logp_rl", "rank_rl", "top1_id_rl")
@@ -131,10 +134,36 @@ def _leaf_paths(schema: pa.Schema) -> list[str]:
     ]
 
 
-def footer(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """The values that ``encode`` put into an object's footer."""
-    return {
+def footer(end: bytes) -> tuple[dict[str, Any], str]:
+    """The values that ``encode`` put into an object's footer, and the SHA-256 of that footer.
+
+    Args:
+        end: The object, or enough of its end to hold the footer (``footer_bytes`` of them).
+
+    Raises:
+        ValueError: That is no end of a Parquet file.
+    """
+    needed = footer_bytes(end)
+    if len(end) < needed:
+        raise ValueError(f"its footer has {needed} bytes, and there are {len(end)}")
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(end)).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"its footer can't be read: {error}") from None
+    values = {
         key.decode().removeprefix("dlogp_ray."): json.loads(value)
-        for key, value in (metadata.metadata or {}).items()
+        for key, value in metadata.items()
         if key.startswith(b"dlogp_ray.")
     }
+    return values, hashlib.sha256(end[-needed:]).hexdigest()
+
+
+def footer_bytes(end: bytes) -> int:
+    """How long the footer is, with its length and the magic number after it.
+
+    Raises:
+        ValueError: That is no end of a Parquet file.
+    """
+    if len(end) < _TRAILER.size or not end.endswith(b"PAR1"):
+        raise ValueError("it does not end as a Parquet file does")
+    return _TRAILER.size + int(_TRAILER.unpack(end[-_TRAILER.size :])[0])

@@ -1,5 +1,6 @@
 """The end of a run: a manifest of its objects, and the marker that says it is complete."""
 
+import itertools
 import json
 import tempfile
 
@@ -21,6 +22,7 @@ _SCHEMA = pa.schema(
         "size_bytes": pa.int64(),
         "etag": pa.string(),
         "content_hash": pa.string(),
+        "footer_hash": pa.string(),
         "duplicate_sample_ids": pa.list_(pa.string()),
     }
 )
@@ -50,9 +52,10 @@ def seal(run: Run, *, partial: bool = False) -> Run:
             "rows": sum(footer["status"].values()),
             "tokens": footer["tokens"],
             "status": list(footer["status"].items()),
-            "size_bytes": committed[unit]["size"],
-            "etag": store.etag(committed[unit]),
+            "size_bytes": committed[unit].size,
+            "etag": committed[unit].etag,
             "content_hash": footer["content_hash"],
+            "footer_hash": footer["footer_hash"],
             "duplicate_sample_ids": duplicates.get(unit, []),
         }
         for unit, footer in footers.items()
@@ -61,15 +64,40 @@ def seal(run: Run, *, partial: bool = False) -> Run:
         "units_missing": missing,
         "duplicate_sample_ids": len({i for ids in duplicates.values() for i in ids}),
     }
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    aside = store.list_objects(run.path("quarantine"))
+    success["version"] = 1 + sum(name.startswith("manifest-") for name in aside)
+    metadata = {"dlogp_ray.version": json.dumps(success["version"])}
     if run.noise:
-        noise = run.noise.model_dump()
-        success |= {"noise": noise}
-        table = table.replace_schema_metadata({"dlogp_ray.noise": json.dumps(noise)})
+        success["noise"] = run.noise.model_dump()
+        metadata["dlogp_ray.noise"] = json.dumps(success["noise"])
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA).replace_schema_metadata(metadata)
     # Without its marker, a manifest is left from a seal that died, and the run may have gone on.
     store.replace(run.path("manifest.parquet"), encode_table(table))
-    store.create(run.path("_SUCCESS"), json.dumps(success, indent=2).encode())
+    store.create(
+        run.path("_SUCCESS"), json.dumps(success, indent=2).encode(), conditional=run.conditional
+    )
     return run
+
+
+def unseal(run: Run) -> None:
+    """Open a sealed run again; its manifest is put aside, and the next seal counts on from it."""
+    store.delete(run.path("_SUCCESS"))
+    if store.exists(run.path("manifest.parquet")):
+        quarantine(run, "manifest.parquet")
+
+
+def quarantine(run: Run, name: str) -> str:
+    """Move an object of the run to ``quarantine/``, under its name and the first free number.
+
+    Returns:
+        Its new name.
+    """
+    stem, _, ending = name.rpartition("/")[2].partition(".")
+    for number in itertools.count(1):
+        aside = f"quarantine/{stem}-{number}.{ending}"
+        if store.move(run.path(name), run.path(aside)):
+            return aside
+    raise AssertionError("numbers do not end")
 
 
 def duplicate_sample_ids(run: Run) -> dict[str, list[str]]:

@@ -226,7 +226,7 @@ def test_totals_are_those_of_the_footers_until_the_seal(run: Run) -> None:
         "duplicate_sample_ids": 0,
     }
     assert run.totals() == totals
-    assert seal(run).totals() == totals | {"units_missing": 0}
+    assert seal(run).totals() == totals | {"units_missing": 0, "version": 1}
     assert json.loads(store.read(run.path("_SUCCESS"))) == run.totals()
 
 

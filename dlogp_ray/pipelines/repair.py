@@ -1,0 +1,48 @@
+"""Repair of a run: damaged objects are put aside, their units scored again, the run sealed anew."""
+
+import posixpath
+from collections.abc import Sequence
+
+from dlogp_ray import store
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.corpus.units import encode_units
+from dlogp_ray.pipelines.planning import plan_score
+from dlogp_ray.pipelines.result import ScoreResult
+from dlogp_ray.pipelines.score import score
+from dlogp_ray.tables.run import Run, check_fingerprint
+from dlogp_ray.tables.sealing import quarantine, unseal
+from dlogp_ray.tables.verification import Problem
+
+
+def repair(run: Run, problems: Sequence[Problem], *, progress: bool = True) -> ScoreResult:
+    """Put the objects of ``problems`` aside and score their units again.
+
+    Killed in the middle, it can be called again: the run stays sealed, with objects missing, until
+    all that is damaged is out of the way.
+
+    Args:
+        run: With what is left of it.
+        problems: As ``verify`` names them.
+        progress: Show progress on standard error.
+
+    Raises:
+        Refused: Corpus or policies are not there any more; nothing was touched.
+        FingerprintMismatch: They have changed; nothing was touched.
+    """
+    output, run_id = posixpath.split(run.uri)
+    config = ScoreConfig.from_mapping(
+        dict(run.info["config"]) | {"output": output, "run_id": run_id},
+        source=run.path("run.json"),
+    )
+    plan = plan_score(config)
+    check_fingerprint(run, plan.fingerprint)
+    committed = run.committed()
+    for unit in sorted({problem.unit for problem in problems if problem.unit in committed}):
+        quarantine(run, f"scores/{unit}.parquet")
+    units = encode_units(plan.units)
+    if not store.exists(run.path("units.parquet")):
+        store.create(run.path("units.parquet"), units, conditional=run.conditional)
+    elif any(problem.unit is None and "units.parquet" in problem.what for problem in problems):
+        store.replace(run.path("units.parquet"), units)
+    unseal(run)
+    return score(config, progress=progress)

@@ -1,0 +1,246 @@
+"""Whether a run is what it says: every object there, whole, and unchanged since it was written."""
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dlogp_ray import store
+from dlogp_ray.errors import Damaged
+from dlogp_ray.tables import schemas
+from dlogp_ray.tables.content_hash import content_hash
+from dlogp_ray.tables.run import Run, add_up
+from dlogp_ray.tables.sql import connect
+
+_READERS = 4
+"""Objects in memory at once: of 64 MB as stored, some 200 MB each."""
+_NAMED = 20
+"""Sample ids that occur twice, as many as are named."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong.
+
+    Attributes:
+        unit: Whose object it is; None where it is the run's.
+        what: What was expected and what came.
+    """
+
+    unit: str | None
+    what: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.unit or 'run'}: {self.what}"
+
+
+def verify(run: Run, advance: Callable[[], object] = lambda: None) -> list[Problem]:
+    """Read everything and name what is wrong.
+
+    Every object is there with the size, etag and footer of the manifest; its page checksums and
+    the hash of its content hold; rows of the unit x policies = its rows; lists have one length;
+    values are finite; counts are those of the rows. (sample_id, policy) occurs once in the run.
+
+    Args:
+        run: Sealed, or not: then what is there is checked, and nothing can be missing.
+        advance: Called after each object.
+    """
+    problems = _of_units_list(run)
+    committed = run.committed()
+    try:
+        listed = {row["unit"]: row for row in run.manifest().to_pylist()} if run.sealed else {}
+        sealed = run.sealed
+    except (Damaged, OSError, pa.ArrowException) as error:
+        problems.append(Problem(None, f"manifest.parquet can't be read: {error}"))
+        listed, sealed = {}, False
+    ranges = _row_counts(run)
+
+    def check(unit: str) -> list[Problem]:
+        found = _of_object(run, unit, committed[unit], listed.get(unit), ranges.get(unit))
+        advance()
+        return [Problem(unit, what) for what in found]
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for found in pool.map(check, committed):
+            problems += found
+    if sealed:
+        problems += [Problem(u, "its object is missing") for u in listed if u not in committed]
+        strangers = [unit for unit in committed if unit not in listed]
+        problems += [Problem(unit, "is not in the manifest") for unit in strangers]
+        problems += _of_totals(run, list(listed.values()))
+    unreadable = {problem.unit for problem in problems}
+    problems += _duplicates(run, [unit for unit in committed if unit not in unreadable])
+    return problems
+
+
+def report(
+    run: Run, problems: Sequence[Problem], repaired: Sequence[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """What was found: lines for people, and one document.
+
+    Args:
+        run: After a repair, if there was one.
+        problems: What is wrong now.
+        repaired: Units that were scored again.
+    """
+    objects = len(run.committed())
+    lines = [f"repaired: {', '.join(repaired)}"] if repaired else []
+    if problems:
+        units = {problem.unit for problem in problems} - {None}
+        lines += [str(problem) for problem in problems]
+        lines.append(
+            f"{run.uri}: {len(problems)} problems, in {len(units)} of {objects} objects and the "
+            "run's own records; --repair puts damaged objects aside and scores their units again"
+        )
+    else:
+        share = "sealed" if run.sealed else f"not sealed, {objects} of {run.planned} units"
+        lines.append(f"{run.uri}: {objects} objects are whole ({share})")
+    document = {
+        "run": run.uri,
+        "sealed": run.sealed,
+        "objects": objects,
+        "problems": [asdict(problem) for problem in problems],
+        "repaired": list(repaired),
+    }
+    return lines, document
+
+
+def _of_units_list(run: Run) -> list[Problem]:
+    expected = run.info["units"].get("sha256")
+    try:
+        found = hashlib.sha256(store.read(run.path("units.parquet"))).hexdigest()
+    except FileNotFoundError:
+        return [Problem(None, "units.parquet is missing")]
+    if found != expected:
+        return [Problem(None, f"units.parquet has SHA-256 {found}, and run.json says {expected}")]
+    return []
+
+
+def _row_counts(run: Run) -> dict[str, int]:
+    """Rows of the corpus in each unit, where the list of units tells (Parquet)."""
+    try:
+        units = pq.read_table(pa.BufferReader(store.read(run.path("units.parquet"))))
+    except (FileNotFoundError, pa.ArrowException):
+        return {}
+    return {
+        f"part-{unit['index']:08d}": unit["stop"] - unit["start"]
+        for unit in units.select(["index", "format", "start", "stop"]).to_pylist()
+        if unit["format"] == "parquet"
+    }
+
+
+def _of_object(
+    run: Run,
+    unit: str,
+    entry: store.Entry,
+    listed: Mapping[str, Any] | None,
+    rows_in: int | None,
+) -> list[str]:
+    try:
+        data = store.read(run.object_uri(unit))
+        footer, footer_hash = schemas.footer(data)
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table.validate(full=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return [f"its object can't be read: {error}"]
+    problems = []
+    if listed is not None:
+        found = {
+            "size_bytes": entry.size,
+            "etag": entry.etag,
+            "footer_hash": footer_hash,
+            "content_hash": content_hash(table),
+        }
+        problems += [
+            f"{name} is {value}, and the manifest says {listed[name]}"
+            for name, value in found.items()
+            if value != listed[name]
+        ]
+    if footer.get("content_hash") != content_hash(table):
+        problems.append(
+            f"its rows have the hash {content_hash(table)}, and its footer says "
+            f"{footer.get('content_hash')}"
+        )
+    if not table.schema.equals(run.schema):
+        return [*problems, "its columns are not those of the run's scores table"]
+    return problems + _of_rows(run, unit, table, footer, rows_in)
+
+
+def _of_rows(
+    run: Run, unit: str, table: pa.Table, footer: Mapping[str, Any], rows_in: int | None
+) -> list[str]:
+    problems = []
+    counted = {
+        "unit": int(unit.removeprefix("part-")),
+        "tokens": pc.sum(pc.list_value_length(table["response_ids"])).as_py() or 0,
+        "status": dict(Counter(table["status"].to_pylist())),
+    }
+    problems += [
+        f"its footer says {name} {footer.get(name)}, and its rows say {value}"
+        for name, value in counted.items()
+        if footer.get(name) != value
+    ]
+    if rows_in is None:
+        rows_in = footer.get("rows_in")
+    policies = Counter(table["policy"].to_pylist())
+    if policies != {policy: rows_in for policy in run.info["compared"]}:
+        problems.append(
+            f"it has {dict(policies)} rows by policy, and {rows_in} rows of the corpus with "
+            f"{', '.join(run.info['compared'])} were expected"
+        )
+    try:
+        schemas.check_lists(table)
+    except ValueError as error:
+        problems.append(str(error))
+    for field in table.schema:
+        if pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type):
+            values = table[field.name].combine_chunks().flatten()
+            if not pc.all(pc.is_finite(values), min_count=0).as_py():
+                problems.append(f"{field.name} has values that are not finite")
+    return problems
+
+
+def _of_totals(run: Run, listed: list[dict[str, Any]]) -> list[Problem]:
+    success = run.totals()
+    counted = add_up([row | {"status": dict(row["status"])} for row in listed])
+    counted["duplicate_sample_ids"] = len({i for r in listed for i in r["duplicate_sample_ids"]})
+    counted["units_missing"] = run.planned - len(listed)
+    return [
+        Problem(None, f"_SUCCESS says {name} {success.get(name)}, and the manifest {value}")
+        for name, value in counted.items()
+        if success.get(name) != value
+    ]
+
+
+def _duplicates(run: Run, units: list[str]) -> list[Problem]:
+    """(sample_id, policy) that occur more than once among rows that were not rejected for that."""
+    if not units:
+        return []
+    with tempfile.TemporaryDirectory(prefix="dlogp-verify-") as spill:
+        connection = connect(run.uri)
+        connection.execute("SET memory_limit = '1GB'")
+        connection.execute(f"SET temp_directory = '{spill}'")
+        found = connection.execute(
+            """
+            SELECT sample_id, policy, list_sort(list(parse_filename(filename, true)))
+            FROM read_parquet(?, filename = true)
+            WHERE sample_id IS NOT NULL AND status <> 'duplicate_sample_id'
+            GROUP BY sample_id, policy HAVING count(*) > 1 ORDER BY ALL
+            """,
+            [[run.object_uri(unit) for unit in units]],
+        ).fetchall()
+    problems = [
+        Problem(None, f"sample_id {sample!r} of policy {policy} occurs in {', '.join(where)}")
+        for sample, policy, where in found[:_NAMED]
+    ]
+    if len(found) > _NAMED:
+        problems.append(Problem(None, f"and {len(found) - _NAMED} more sample ids occur twice"))
+    return problems

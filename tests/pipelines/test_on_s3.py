@@ -1,0 +1,163 @@
+"""The whole job on S3: corpus, policies and run in a store, with secrets in none of them."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import make_rows, write_broken_gzip, write_jsonl
+from s3_server import ACCESS_KEY, SECRET_KEY, FaultyProxy
+from typer.testing import CliRunner
+
+import dlogp_ray
+from dlogp_ray import store
+from dlogp_ray.cli import app
+from dlogp_ray.errors import Refused
+from dlogp_ray.tables.verification import verify
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+def upload(folder: Path, uri: str) -> str:
+    for path in folder.iterdir():
+        store.create(f"{uri}/{path.name}", path.read_bytes())
+    return uri
+
+
+def hashes(run: str) -> dict[str, str]:
+    """Unit -> content hash of its object, without the names of corpus files."""
+    opened = dlogp_ray.open_run(run)
+    rows = opened.dataset().to_table().drop_columns(["source_file"]).to_pylist()
+    return {f"{row['sample_id']} {row['policy']}": repr(row) for row in rows}
+
+
+@pytest.fixture
+def on_s3(
+    make_config: Any, policy_folders: dict[str, Path], tmp_path: Path, bucket: str
+) -> dlogp_ray.ScoreConfig:
+    """A job whose corpus, policies and output are in the bucket."""
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", make_rows(40))
+    return make_config(  # type: ignore[no-any-return]
+        corpus=upload(tmp_path / "corpus", f"{bucket}/corpus"),
+        policies={n: upload(path, f"{bucket}/{n}") for n, path in policy_folders.items()},
+        output=f"{bucket}/runs",
+    )
+
+
+def test_a_job_on_s3_has_the_rows_of_the_same_job_on_disk(
+    on_s3: dlogp_ray.ScoreConfig, make_config: Any, tmp_path: Path
+) -> None:
+    local = dlogp_ray.score(make_config(corpus=str(tmp_path / "corpus")), progress=False)
+    result = dlogp_ray.score(on_s3, progress=False)
+    assert (result.exit_code, result.units) == (0, local.units)
+    assert result.units > 2
+    assert hashes(result.run) == hashes(local.run)
+    run = dlogp_ray.open_run(result.run)
+    assert run.sql("SELECT count(*) FROM scores").fetchall() == [(40,)]
+    assert verify(run) == []
+    again = dlogp_ray.score(on_s3, progress=False)
+    assert (again.units_scored, again.rows) == (0, 40)
+
+
+def test_a_flaky_store_changes_no_row(
+    on_s3: dlogp_ray.ScoreConfig, make_config: Any, tmp_path: Path, s3: FaultyProxy
+) -> None:
+    local = dlogp_ray.score(make_config(corpus=str(tmp_path / "corpus")), progress=False)
+    with s3.fault("flaky", on_s3.run_uri.removeprefix("s3://"), times=10_000) as fault:
+        result = dlogp_ray.score(on_s3, progress=False)
+    assert len(fault.seen) > 30
+    assert (result.exit_code, result.sealed) == (0, True)
+    assert hashes(result.run) == hashes(local.run)
+    assert verify(dlogp_ray.open_run(result.run)) == []
+
+
+def test_no_access_is_one_line_before_anything_runs(
+    on_s3: dlogp_ray.ScoreConfig, tmp_path: Path
+) -> None:
+    job = tmp_path / "job.yaml"
+    for change, named in (
+        ({"output": "s3://no-such-bucket/runs"}, "no such bucket"),
+        ({"corpus": ["s3://no-such-bucket/c.jsonl"]}, "no such bucket"),
+    ):
+        job.write_text(yaml.safe_dump(on_s3.model_dump(mode="json") | change))
+        done = CliRunner().invoke(app, ["score", str(job)])
+        assert isinstance(done.exception, Refused)
+        assert named in str(done.exception)
+        assert "\n" not in str(done.exception)
+
+
+def test_verify_repairs_a_damaged_object(on_s3: dlogp_ray.ScoreConfig) -> None:
+    result = dlogp_ray.score(on_s3, progress=False)
+    undisturbed = hashes(result.run)
+    run = dlogp_ray.open_run(result.run)
+    uri = run.object_uri("part-00000001")
+    damaged = bytearray(store.read(uri))
+    damaged[len(damaged) // 3] ^= 1
+    store.replace(uri, bytes(damaged))
+
+    done = CliRunner().invoke(app, ["verify", result.run])
+    assert done.exit_code == 6
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert {problem["unit"] for problem in document["problems"]} == {"part-00000001"}
+    assert store.read(uri) == bytes(damaged)  # nothing was touched
+
+    done = CliRunner().invoke(app, ["verify", result.run, "--repair", "--no-progress"])
+    assert done.exit_code == 0, done.stdout
+    assert "repaired: part-00000001" in done.stdout
+    assert hashes(result.run) == undisturbed
+    aside = store.list_objects(run.path("quarantine"))
+    assert aside.keys() == {"part-00000001-1.parquet", "manifest-1.parquet"}
+    assert store.read(run.path("quarantine/part-00000001-1.parquet")) == bytes(damaged)
+    assert run.totals()["version"] == 2
+    assert run.manifest().schema.metadata[b"dlogp_ray.version"] == b"2"
+    assert CliRunner().invoke(app, ["verify", result.run]).exit_code == 0
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A short name: that of a socket in it has at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        yield Path(folder)
+
+
+def test_secrets_are_in_no_object_and_in_no_log(
+    on_s3: dlogp_ray.ScoreConfig, tmp_path: Path, ray_folder: Path
+) -> None:
+    """A driver of its own, so that the log is all of its log; credentials in its environment."""
+    job = tmp_path / "job.yaml"
+    # One unit fails, so that its record is searched too.
+    broken = write_broken_gzip(tmp_path / "z.jsonl.gz").read_bytes()
+    store.create(f"{on_s3.corpus[0]}/z.jsonl.gz", broken)
+    job.write_text(yaml.safe_dump(on_s3.model_dump(mode="json") | {"seal_partial": True}))
+    secrets = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    done = subprocess.run(
+        [sys.executable, "-m", "dlogp_ray.cli", "score", str(job)],
+        env=os.environ | secrets | {"RAY_TMPDIR": str(ray_folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4, done.stderr
+    logs = [path for path in ray_folder.rglob("*") if path.is_file()]
+    assert len(logs) > 5
+    texts = {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
+    texts |= {str(path): path.read_bytes() for path in logs}
+    filesystem, path = store.open_store(on_s3.run_uri)
+    for key in filesystem.find(path):
+        texts[key] = filesystem.cat_file(key)
+        if key.endswith(".parquet"):  # pages are compressed
+            table = pq.read_table(io.BytesIO(texts[key]))
+            texts[key] += repr((table.to_pylist(), table.schema.metadata)).encode()
+    assert any(key.endswith("run.json") for key in texts)
+    assert any("failed/" in key for key in texts)
+    for name, text in texts.items():
+        assert SECRET_KEY.encode() not in text, name
+        assert ACCESS_KEY.encode() not in text, name

@@ -1,0 +1,312 @@
+"""Damage made by hand: each kind is found, and named with the unit that it is in."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dlogp_ray import store
+from dlogp_ray.corpus.units import Unit, encode_units
+from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
+from dlogp_ray.tables.schemas import STATISTIC_FIELDS, encode, footer_bytes, scores_schema
+from dlogp_ray.tables.sealing import seal
+from dlogp_ray.tables.verification import Problem, verify
+
+POLICIES = ("rl-1", "rl-2")
+ROWS = 5  # of the corpus in each unit
+UNITS = [
+    Unit(i, "corpus.parquet", "parquet", None, ROWS * i, ROWS * (i + 1), 99, 99) for i in (0, 1, 2)
+]
+SECOND = "part-00000001"
+
+
+def table_of(index: int) -> pa.Table:
+    """A unit's rows: responses of 40 to 80 tokens with random statistics, the last one rejected."""
+    rng = np.random.default_rng(index)
+    rows = []
+    for number in range(ROWS):
+        n = 0 if number == ROWS - 1 else int(rng.integers(40, 80))
+        for policy in POLICIES:
+            lists = {
+                field.name: rng.integers(0, 2, n).astype(bool).tolist()
+                if pa.types.is_boolean(field.type.value_type)
+                else rng.integers(1, 9, n).tolist()
+                if pa.types.is_integer(field.type.value_type)
+                else rng.normal(size=n).tolist()
+                for field in STATISTIC_FIELDS
+            }
+            rows.append(
+                {
+                    "sample_id": f"s{index}-{number}",
+                    "policy": policy,
+                    "status": "ok" if n else "too_long",
+                    "source_file": "corpus.parquet",
+                    "source_offset": ROWS * index + number,
+                    "from_text": False,
+                    "response_ids": rng.integers(2, 60, n).tolist(),
+                    "response_mask": [True] * n,
+                }
+                | lists
+            )
+    return pa.Table.from_pylist(rows, schema=scores_schema({}))
+
+
+def footer_of(table: pa.Table, index: int) -> dict[str, Any]:
+    states = table["status"].to_pylist()
+    return {
+        "unit": index,
+        "rows_in": ROWS,
+        "tokens": sum(map(len, table["response_ids"])),
+        "status": {state: states.count(state) for state in states},
+        "summary": {},
+    }
+
+
+def put(run: Run, index: int, table: pa.Table) -> None:
+    store.replace(run.object_uri(f"part-{index:08d}"), encode(table, footer_of(table, index)))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Three units of five rows with two policies, not sealed."""
+    units = encode_units(UNITS)
+    info = {
+        "config": {},
+        "fingerprint": {},
+        "carry": {},
+        "compared": list(POLICIES),
+        "units": {"count": len(UNITS), "sha256": hashlib.sha256(units).hexdigest()},
+    }
+    run = begin_run(str(tmp_path / "run"), info, units)
+    for index in range(len(UNITS)):
+        put(run, index, table_of(index))
+    return run
+
+
+def test_an_undamaged_run_has_no_problems(run: Run) -> None:
+    seen: list[None] = []
+    assert verify(run, lambda: seen.append(None)) == []
+    assert len(seen) == 3
+    seal(run)
+    assert verify(run) == []
+
+
+@dataclass
+class Sealed:
+    """A sealed run on this disk, to be damaged."""
+
+    run: Run
+
+    def path(self, name: str) -> Path:
+        return Path(self.run.path(name))
+
+    @property
+    def object(self) -> Path:
+        return self.path(f"scores/{SECOND}.parquet")
+
+    def change(self, name: str, edit: Callable[[bytes], bytes]) -> None:
+        """Change a file's bytes; its time of change, which is its etag here, stays."""
+        path = self.path(name)
+        times = path.stat()
+        path.write_bytes(edit(path.read_bytes()))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.fixture
+def sealed(run: Run) -> Sealed:
+    return Sealed(seal(run))
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def missing(it: Sealed) -> None:
+    it.object.unlink()
+
+
+def truncated(it: Sealed) -> None:
+    it.change(f"scores/{SECOND}.parquet", lambda data: data[: len(data) // 2])
+
+
+def empty(it: Sealed) -> None:
+    it.change(f"scores/{SECOND}.parquet", lambda _data: b"")
+
+
+def flipped_in_a_page(it: Sealed) -> None:
+    # of a column's values, well before the footer
+    it.change(f"scores/{SECOND}.parquet", lambda data: flipped(data, len(data) // 3))
+
+
+def flipped_in_the_footer(it: Sealed) -> None:
+    def edit(data: bytes) -> bytes:
+        assert data.count(b'{"ok": 8, "too_long": 2}') == 1
+        return data.replace(b'{"ok": 8, "too_long": 2}', b'{"ok": 9, "too_long": 1}')
+
+    it.change(f"scores/{SECOND}.parquet", edit)
+
+
+def another_units_object(it: Sealed) -> None:
+    shutil.copy2(it.path("scores/part-00000000.parquet"), it.object)
+
+
+def rows_that_were_changed(it: Sealed) -> None:
+    # a well-formed object of other values: only the manifest tells
+    table = table_of(1)
+    values = [[0.5] * len(row) for row in table["delta_logp"].to_pylist()]
+    at = table.schema.get_field_index("delta_logp")
+    column = pa.array(values, table.schema.field(at).type)
+    changed = table.set_column(at, table.schema.field(at), column)
+    it.change(f"scores/{SECOND}.parquet", lambda _: encode(changed, footer_of(changed, 1)))
+
+
+def written_again(it: Sealed) -> None:
+    os.utime(it.object, ns=(0, 0))
+
+
+def manifest_damaged(it: Sealed) -> None:
+    it.change("manifest.parquet", lambda data: flipped(data, 40))
+
+
+def manifest_that_leaves_the_run(it: Sealed) -> None:
+    table = it.run.manifest()
+    units = pa.array(["part-00000000", "../../../etc/passwd", "part-00000002"])
+    changed = encode_table(table.set_column(0, table.schema.field(0), units))
+    it.change("manifest.parquet", lambda _: changed)
+
+
+def a_stranger(it: Sealed) -> None:
+    it.path("scores/part-00000007.parquet").write_bytes(it.object.read_bytes())
+
+
+def totals_changed(it: Sealed) -> None:
+    it.change("_SUCCESS", lambda data: data.replace(b'"units": 3', b'"units": 4'))
+
+
+def units_changed(it: Sealed) -> None:
+    it.change("units.parquet", lambda data: flipped(data, len(data) // 2))
+
+
+def units_missing(it: Sealed) -> None:
+    it.path("units.parquet").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "unit", "named"),
+    [
+        (missing, SECOND, "its object is missing"),
+        (truncated, SECOND, "its object can't be read"),
+        (empty, SECOND, "its object can't be read"),
+        (flipped_in_a_page, SECOND, "its object can't be read"),
+        (flipped_in_the_footer, SECOND, "footer_hash is"),
+        (another_units_object, SECOND, "content_hash is"),
+        (rows_that_were_changed, SECOND, "content_hash is"),
+        (written_again, SECOND, "etag is"),
+        (manifest_damaged, None, "manifest.parquet can't be read"),
+        (manifest_that_leaves_the_run, None, "names a unit '../../../etc/passwd'"),
+        (a_stranger, "part-00000007", "is not in the manifest"),
+        (totals_changed, None, "_SUCCESS says units 4, and the manifest 3"),
+        (units_changed, None, "units.parquet has SHA-256"),
+        (units_missing, None, "units.parquet is missing"),
+    ],
+)
+def test_damage_to_a_sealed_run_is_found_where_it_is(
+    damage: Callable[[Sealed], None], unit: str | None, named: str, sealed: Sealed
+) -> None:
+    damage(sealed)
+    problems = verify(open_run(sealed.run.uri))
+    assert any(problem.unit == unit and named in problem.what for problem in problems), problems
+    assert {problem.unit for problem in problems} <= {unit, None}  # and nowhere else
+
+
+def written_directly(run: Run, table: pa.Table) -> None:
+    """Replace the second object by what ``encode`` would refuse, its footer in keeping."""
+    from dlogp_ray.tables.content_hash import content_hash
+
+    values = footer_of(table, 1) | {"content_hash": content_hash(table)}
+    metadata = {f"dlogp_ray.{key}": json.dumps(value) for key, value in values.items()}
+    path = Path(run.object_uri(SECOND))
+    pq.write_table(table.replace_schema_metadata(metadata), path, write_page_checksum=True)
+    assert footer_bytes(path.read_bytes()) > 0
+
+
+def with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    field = table.schema.field(at)
+    return table.set_column(at, field, pa.array(values, field.type))
+
+
+def shorter_list(table: pa.Table) -> pa.Table:
+    values = table["js"].to_pylist()
+    values[0] = values[0][:-1]
+    return with_column(table, "js", values)
+
+
+def not_a_number(table: pa.Table) -> pa.Table:
+    values = table["kl_rl_base"].to_pylist()
+    values[2][3] = float("nan")
+    return with_column(table, "kl_rl_base", values)
+
+
+def infinite(table: pa.Table) -> pa.Table:
+    values = table["logp_base"].to_pylist()
+    values[2][3] = float("-inf")
+    return with_column(table, "logp_base", values)
+
+
+def a_row_less(table: pa.Table) -> pa.Table:
+    return table.slice(1)
+
+
+def a_sample_less(table: pa.Table) -> pa.Table:
+    return table.slice(2)
+
+
+def an_id_of_another_unit(table: pa.Table) -> pa.Table:
+    return with_column(table, "sample_id", ["s0-0", "s0-0", *table["sample_id"].to_pylist()[2:]])
+
+
+def a_column_less(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["js"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "unit", "named"),
+    [
+        (shorter_list, SECOND, "js has"),
+        (not_a_number, SECOND, "kl_rl_base has values that are not finite"),
+        (infinite, SECOND, "logp_base has values that are not finite"),
+        (a_row_less, SECOND, "{'rl-2': 5, 'rl-1': 4} rows by policy, and 5 rows of the corpus"),
+        (a_sample_less, SECOND, "{'rl-1': 4, 'rl-2': 4} rows by policy, and 5 rows of the corpus"),
+        (an_id_of_another_unit, None, "sample_id 's0-0' of policy rl-1 occurs in part-00000000, "),
+        (a_column_less, SECOND, "its columns are not those"),
+    ],
+)
+def test_wrong_rows_are_found_without_a_manifest(
+    damage: Callable[[pa.Table], pa.Table], unit: str | None, named: str, run: Run
+) -> None:
+    written_directly(run, damage(table_of(1)))
+    problems = verify(run)
+    assert any(problem.unit == unit and named in problem.what for problem in problems), problems
+    assert {problem.unit for problem in problems} == {unit}
+
+
+def test_an_id_that_was_rejected_as_a_duplicate_is_no_problem(run: Run) -> None:
+    table = an_id_of_another_unit(table_of(1))
+    states = ["duplicate_sample_id"] * 2 + table["status"].to_pylist()[2:]
+    put(run, 1, with_column(table, "status", states))
+    assert verify(run) == []
+
+
+def test_a_problem_is_one_line() -> None:
+    assert str(Problem("part-00000001", "is missing")) == "part-00000001: is missing"
+    assert str(Problem(None, "is damaged")) == "run: is damaged"
