@@ -1,0 +1,186 @@
+"""Whatever dies on the way: the rows are those of an undisturbed run, none missing, none twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import make_rows, write_broken_gzip, write_jsonl
+from s3_server import FaultyProxy
+
+import dlogp_ray
+from dlogp_ray import store
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.tables.verification import verify
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+FAULTS = Path(__file__).parents[1] / "faults"
+TIMEOUT_S = 180
+
+# Every object that a run consists of: how it is written, and its name.
+WRITES = {
+    "the run's record": ("create", "run.json"),
+    "the list of units": ("create", "units.parquet"),
+    "a unit's object": ("create", "scores/part-00000002.parquet"),
+    "a failed unit's record": ("replace", "failed/part-.*.json"),
+    "the manifest": ("replace", "manifest.parquet"),
+    "the seal": ("create", "_SUCCESS"),
+}
+WHEN = ("before", "during", "after")
+EVERY_PUSH = {("disk", "a unit's object", "during"), ("s3", "the seal", "after")}
+GRID = [
+    pytest.param(*case, marks=() if case in EVERY_PUSH else pytest.mark.slow)
+    for case in product(("disk", "s3"), WRITES, WHEN)
+]
+
+
+@pytest.fixture
+def make_job(make_config: Any, tmp_path: Path) -> Any:
+    """A job of several units, one of which fails whoever scores it."""
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", make_rows(60))
+    write_broken_gzip(tmp_path / "corpus" / "z.jsonl.gz")
+
+    def make(output: str) -> ScoreConfig:
+        return make_config(  # type: ignore[no-any-return]
+            corpus=str(tmp_path / "corpus"),
+            output=output,
+            threads_per_actor=1,  # the runs that are compared stand on clusters of other sizes
+            seal_partial=True,
+        )
+
+    return make
+
+
+@pytest.fixture
+def undisturbed(make_job: Any, tmp_path: Path) -> dict[str, str]:
+    return contents(dlogp_ray.score(make_job(str(tmp_path / "undisturbed")), progress=False).run)
+
+
+def contents(run: str) -> dict[str, str]:
+    """Unit -> content hash of its object."""
+    opened = dlogp_ray.open_run(run)
+    return {unit: footer["content_hash"] for unit, footer in opened.footers(opened.committed())}
+
+
+def write_job(config: ScoreConfig, path: Path) -> Path:
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return path
+
+
+def start(job: Path, **environment: str) -> subprocess.Popen[str]:
+    """A driver of its own with a Ray of its own."""
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dlogp_ray.cli", "score", str(job), "--no-progress"],
+        env=kept | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    where = request.node.callspec.params["where"]
+    return str(tmp_path / "runs") if where == "disk" else request.getfixturevalue("bucket")
+
+
+@pytest.mark.parametrize(("where", "write", "when"), GRID)
+def test_a_driver_that_is_killed_at_a_write(
+    where: str,
+    write: str,
+    when: str,
+    output: str,
+    make_job: Any,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    operation, name = WRITES[write]
+    flag = tmp_path / "killed"
+    config = make_job(output)
+    job = write_job(config, tmp_path / "job.yaml")
+    if where == "s3" and when == "during":
+        proxy: FaultyProxy = request.getfixturevalue("s3")
+        killed: list[int] = []
+
+        def kill() -> None:
+            killed.append(driver.pid)
+            driver.send_signal(signal.SIGKILL)
+            flag.touch()
+
+        path = config.run_uri.removeprefix("s3://")
+        with proxy.fault("cut short", f"^PUT /{path}/{name}", action=kill):
+            driver = start(job)
+            driver.communicate(timeout=TIMEOUT_S)
+    else:
+        point = {"operation": operation, "name": name, "when": when, "flag": str(flag)}
+        driver = start(
+            job,
+            PYTHONPATH=str(FAULTS),
+            DLOGP_TESTS_KILL=json.dumps(point | {"victim": "driver"}),
+        )
+        driver.communicate(timeout=TIMEOUT_S)
+    assert flag.exists()
+    assert driver.returncode == -signal.SIGKILL
+
+    result = dlogp_ray.score(config, progress=False)
+    assert (result.exit_code, result.sealed) == (4, True)  # for the unit that always fails
+    assert list(result.units_failed) == [f"part-{result.units - 1:08d}"]
+    assert contents(result.run) == undisturbed
+    assert verify(dlogp_ray.open_run(result.run)) == []
+
+
+def test_two_drivers_on_one_run(
+    make_job: Any, undisturbed: dict[str, str], tmp_path: Path, bucket: str
+) -> None:
+    config = make_job(bucket)
+    other = start(write_job(config, tmp_path / "job.yaml"))
+    ours = dlogp_ray.score(config, progress=False)
+    printed, log = other.communicate(timeout=TIMEOUT_S)
+    assert other.returncode == 4, log
+    theirs = json.loads(printed.splitlines()[-1])
+    assert ours.units_scored + theirs["units_scored"] == len(undisturbed)  # none of them twice
+    for found in (contents(ours.run), contents(theirs["run"])):
+        assert found == undisturbed
+    assert verify(dlogp_ray.open_run(ours.run)) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a file system can't be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full(make_job: Any, undisturbed: dict[str, str], small_disk: Path) -> None:
+    config = make_job(str(small_disk)).model_copy(update={"seal_partial": False})
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(2**20 - 80 * 1024))  # room for the records and a few objects
+    full = dlogp_ray.score(config, progress=False)
+    assert full.exit_code == 4
+    assert not full.sealed
+    causes = [c for unit, c in full.units_failed.items() if "No space left on device" in c]
+    assert causes
+    assert not list(small_disk.rglob(".creating-*"))
+    filler.unlink()
+    result = dlogp_ray.score(make_job(str(small_disk)), progress=False)
+    assert result.sealed
+    assert contents(result.run) == undisturbed
+    assert store.list_objects(f"{result.run}/failed").keys() == {
+        f"part-{result.units - 1:08d}.json"
+    }
