@@ -1,9 +1,12 @@
 """The stage of a unit that needs the policies: a plain class, loaded once, called once a unit."""
 
+from typing import Any
+
 import torch
 from transformers.utils.logging import disable_progress_bar
 
 from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines.loading import Loading
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
 from dlogp_ray.policies.adapters import load_policies
@@ -18,13 +21,17 @@ class ScoreUnit:
         job: Which policies, and how.
         device: Where they are held, as torch names it.
         threads: CPU threads of tensor operations.
+        watch: A ``LoadingWatch``, where Ray may restart the process.
     """
 
-    def __init__(self, job: ScoreJob, device: str, threads: int = 1) -> None:
+    def __init__(
+        self, job: ScoreJob, device: str, threads: int = 1, watch: Any | None = None
+    ) -> None:
         """Load the policies.
 
         Raises:
-            Refused: One can't be loaded, or torch has no such device.
+            Refused: One can't be loaded, torch has no such device, or the process has died at it
+                before, as often as it may.
         """
         if device == "cuda" and not torch.cuda.is_available():
             raise Refused(
@@ -34,13 +41,14 @@ class ScoreUnit:
         disable_progress_bar()
         engine = job.engine or job.default_engine(device)
         torch.set_num_threads(threads)
-        self.policies = load_policies(
-            {name: job.checkpoint(name) for name in job.config.policies},
-            dtype=engine.dtype,
-            device=device,
-            trust_remote_code=job.config.trust_remote_code,
-            allow_pickle=job.config.allow_pickle,
-        )
+        with Loading(watch, job.config.max_unit_attempts):
+            self.policies = load_policies(
+                {name: job.checkpoint(name) for name in job.config.policies},
+                dtype=engine.dtype,
+                device=device,
+                trust_remote_code=job.config.trust_remote_code,
+                allow_pickle=job.config.allow_pickle,
+            )
         self.scorer = PairScorer(
             self.policies,
             base=job.base,

@@ -26,6 +26,7 @@ from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import ExecutionTimeoutError
 
 from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
@@ -33,6 +34,7 @@ from dlogp_ray.corpus.units import Unit, decode_units, encode_units
 from dlogp_ray.errors import StoreFailed
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, start_ray
+from dlogp_ray.pipelines.loading import LoadingWatch
 from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
 from dlogp_ray.pipelines.probe import Probe, probe
 from dlogp_ray.pipelines.progress import UnitProgress
@@ -182,6 +184,7 @@ def _score_units(
                 "job": job,
                 "device": placement.device,
                 "threads": placement.threads,
+                "watch": ray.remote(num_cpus=0)(LoadingWatch).remote(),
             },
             compute=ActorPoolStrategy(
                 size=min(placement.actors, len(units)), max_tasks_in_flight_per_actor=1
@@ -207,7 +210,7 @@ def _score_units(
                 created += bool(receipt["created"])
                 bar.advance(unit.tokens)
                 stop.check()
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             # The whole stream ended; the units without an object carry the cause.
             cause = f"Ray ended the job: {type(error).__name__}: {error}"
             causes = {unit.name: cause for unit in units} | causes

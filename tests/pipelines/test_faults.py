@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from s3_server import FaultyProxy
 import dlogp_ray
 from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
+from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines import score as pipeline
 from dlogp_ray.tables.verification import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -155,6 +158,62 @@ def test_two_drivers_on_one_run(
     assert verify(dlogp_ray.open_run(ours.run)) == []
 
 
+CODE = """
+import os
+from transformers import LlamaForCausalLM
+if os.path.exists({flag!r}):
+    os._exit(1)
+class Deadly(LlamaForCausalLM):
+    pass
+"""
+
+
+@pytest.fixture
+def deadly(make_config: Any, policy_folders: dict[str, Path], tmp_path: Path) -> ScoreConfig:
+    """A job one of whose policies, once ``tmp_path / "flag"`` is there, kills who loads it."""
+    folder = tmp_path / "deadly"
+    shutil.copytree(policy_folders["rl"], folder)
+    (folder / "deadly.py").write_text(CODE.format(flag=str(tmp_path / "flag")))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "deadly.Deadly"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return make_config(  # type: ignore[no-any-return]
+        corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(40))),
+        policies={"base": str(policy_folders["base"]), "rl": str(folder)},
+        trust_remote_code=True,
+    )
+
+
+def test_a_policy_whose_loading_kills_the_process_ends_the_job(
+    deadly: ScoreConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "flag").touch()
+    with pytest.raises(Refused, match="the process that loads the policies died"):
+        dlogp_ray.score(deadly, progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_actors_that_die_whenever_they_load_end_the_job(
+    deadly: ScoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the probe lives, as where memory suffices for one actor and not for several
+    begin = pipeline.begin_run
+
+    def begin_and_flag(*args: Any) -> Any:
+        (tmp_path / "flag").touch()
+        return begin(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "begin_run", begin_and_flag)
+        result = dlogp_ray.score(deadly, progress=False)
+    assert (result.exit_code, result.units_done) == (4, 0)
+    for cause in result.units_failed.values():
+        assert "an actor died in each of 3 attempts to load the policies" in cause
+    (tmp_path / "flag").unlink()
+    mended = dlogp_ray.score(deadly, progress=False)
+    assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, mended.units, True)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""
@@ -184,3 +243,30 @@ def test_a_disk_that_is_full(make_job: Any, undisturbed: dict[str, str], small_d
     assert store.list_objects(f"{result.run}/failed").keys() == {
         f"part-{result.units - 1:08d}.json"
     }
+
+
+def test_an_object_store_that_is_full(make_config: Any, tmp_path: Path) -> None:
+    # units of 40 MB each, as a carried column, in a store of 80 MB
+    rows = [row | {"note": "x" * 500_000} for row in make_rows(480)]
+    settings = {
+        "corpus": str(write_jsonl(tmp_path / "c.jsonl", rows)),
+        "threads_per_actor": 1,
+        "unit_tokens": 1_700,
+        "carry": {"note": "string"},
+    }
+    undisturbed = contents(dlogp_ray.score(make_config(**settings), progress=False).run)
+    assert len(undisturbed) > 4
+    job = write_job(make_config(**settings, run_id="disturbed"), tmp_path / "job.yaml")
+    done = subprocess.run(
+        [sys.executable, str(FAULTS / "small_object_store.py"), str(job)],
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert "Spilled" in said["summary"]
+    assert said["exit_code"] == 0
+    assert contents(said["run"]) == undisturbed
