@@ -1,11 +1,13 @@
 """Repair of a run: damaged objects are put aside, their units scored again, the run sealed anew."""
 
+import hashlib
 import posixpath
 from collections.abc import Sequence
 
 from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import encode_units
+from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.planning import plan_score
 from dlogp_ray.pipelines.result import ScoreResult
 from dlogp_ray.pipelines.score import score
@@ -26,7 +28,8 @@ def repair(run: Run, problems: Sequence[Problem], *, progress: bool = True) -> S
         progress: Show progress on standard error.
 
     Raises:
-        Refused: Corpus or policies are not there any more; nothing was touched.
+        Refused: Corpus or policies are not there any more, or the list of units is lost and can't
+            be made again; nothing was touched.
         FingerprintMismatch: They have changed; nothing was touched.
     """
     output, run_id = posixpath.split(run.uri)
@@ -36,13 +39,18 @@ def repair(run: Run, problems: Sequence[Problem], *, progress: bool = True) -> S
     )
     plan = plan_score(config)
     check_fingerprint(run, plan.fingerprint)
+    units = encode_units(plan.units)
+    listed = run.path("units.parquet")
+    lost = any(problem.unit is None and "units.parquet" in problem.what for problem in problems)
+    if lost and hashlib.sha256(units).hexdigest() != run.info["units"]["sha256"]:
+        raise Refused(
+            f"{listed} is lost, and this version of dlogp_ray cuts other units than the run has; "
+            "repair it with the version that run.json names"
+        )
     committed = run.committed()
     for unit in sorted({problem.unit for problem in problems if problem.unit in committed}):
         quarantine(run, f"scores/{unit}.parquet")
-    units = encode_units(plan.units)
-    if not store.exists(run.path("units.parquet")):
-        store.create(run.path("units.parquet"), units, conditional=run.conditional)
-    elif any(problem.unit is None and "units.parquet" in problem.what for problem in problems):
-        store.replace(run.path("units.parquet"), units)
+    if lost:
+        store.replace(listed, units)
     unseal(run)
     return score(config, progress=progress)

@@ -19,7 +19,9 @@ import dlogp_ray
 from dlogp_ray.analysis.overview import overview, print_overview
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
+from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.pipelines.result import print_result
+from dlogp_ray.tables.verification import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -424,6 +426,28 @@ def test_damaged_objects_are_named_and_their_units_done_again_once_deleted(
     mended = dlogp_ray.score(config, progress=False)
     assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, 1, True)
     assert rows_of(str(run)) == undisturbed
+
+
+def test_a_lost_list_of_units_is_made_again_only_as_it_was(
+    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlogp_ray.pipelines import planning
+
+    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
+    run = dlogp_ray.open_run(dlogp_ray.score(make_config(corpus=str(corpus)), progress=False).run)
+    listed = Path(run.path("units.parquet"))
+    units = listed.read_bytes()
+    listed.unlink()
+    cut = planning.cut_units
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "cut_units", lambda files, n, columns: cut(files, n // 2, columns))
+        with pytest.raises(Refused, match="cuts other units than the run has"):
+            repair(run, verify(run), progress=False)
+    assert run.sealed
+    assert not listed.exists()
+    repair(run, verify(run), progress=False)
+    assert listed.read_bytes() == units
+    assert verify(run) == []
 
 
 def test_text_rows_go_through_the_tokenizer(tmp_path: Path, make_config: Any) -> None:
