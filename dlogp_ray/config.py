@@ -115,6 +115,27 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+class ActorRange(BaseModel):
+    """How many actors a job has: so many at least, and more as the cluster has room."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: Annotated[int, Field(ge=1)] = 1
+    max: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+def _as_range(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"min": value, "max": value}
+    return value
+
+
 class ScoreConfig(JobConfig):
     """A score job: corpus and policies in, a table of per-token statistics out."""
 
@@ -159,9 +180,10 @@ class ScoreConfig(JobConfig):
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether ``torch.compile`` fuses the policies' layers and the statistics; auto tries it where
     the job is long enough to pay for it, and keeps what ends sooner."""
-    actors: Annotated[int, Field(ge=1)] | None = None
-    """Scoring actors, each with all policies in memory (default: one a GPU, else as many
-    as ``threads_per_actor`` leaves CPUs for)."""
+    actors: Annotated[ActorRange | None, BeforeValidator(_as_range)] = None
+    """Scoring actors, each with all policies in memory: a number, or a range as in
+    ``{min: 1, max: 64}``, for a cluster that adds nodes while units wait (default: one a GPU, else
+    as many as ``threads_per_actor`` leaves CPUs for)."""
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     """Default: 1 where the cluster has GPUs, else 0."""
     threads_per_actor: Annotated[int, Field(ge=1)] | None = None
@@ -258,10 +280,14 @@ class ScoreConfig(JobConfig):
         return cls.from_mapping(values, source=str(path))
 
 
+_PARTS: dict[str, type[BaseModel]] = {"policies": PolicySource, "actors": ActorRange}
+"""Fields that have fields of their own."""
+
+
 def _explain(problem: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = model if len(problem["loc"]) == 1 else PolicySource
+        known = _PARTS[problem["loc"][0]] if len(problem["loc"]) > 1 else model
         return f"{where}: unknown field; the fields are {', '.join(known.model_fields)}"
     if problem["type"] == "missing":
         return f"{where}: is required and missing"

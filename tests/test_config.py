@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from dlogp_ray.config import PolicySource, ScoreConfig
+from dlogp_ray.config import ActorRange, PolicySource, ScoreConfig
 from dlogp_ray.errors import ExitCode, Refused
 
 VALID: dict[str, Any] = {
@@ -72,7 +72,11 @@ def test_strings_stand_for_a_list_of_one_and_for_a_path() -> None:
         ({"temperature": float("nan")}, ["temperature: ", "(got nan)"]),
         ({"unit_tokens": 0}, ["unit_tokens: ", "(got 0)"]),
         ({"token_budget": "many"}, ["token_budget: ", "integer", "(got 'many')"]),
-        ({"actors": 0}, ["actors: ", "(got 0)"]),
+        ({"actors": 0}, ["actors.min: ", "(got 0)"]),
+        ({"actors": "many"}, ["actors: ", "'many'"]),
+        ({"actors": {"min": 3, "max": 2}}, ["actors: ", "min 3 is more than max 2"]),
+        ({"actors": {"min": 3}}, ["actors.max: ", "missing"]),
+        ({"actors": {"most": 3}}, ["actors.most: unknown field; the fields are min, max"]),
         ({"gpus_per_actor": -1}, ["gpus_per_actor: ", "(got -1)"]),
         ({"max_unit_attempts": 0}, ["max_unit_attempts: ", "(got 0)"]),
         ({"max_rejected": -1}, ["max_rejected: ", "(got -1)"]),
@@ -206,8 +210,9 @@ def test_yaml_and_its_overrides(tmp_path: Path) -> None:
     assert ScoreConfig.from_yaml(path) == make(actors=2, temperature=0.5)
     # None leaves the file's value; a false or zero override is a value.
     changed = ScoreConfig.from_yaml(path, actors=3, temperature=None, seal_partial=False)
-    assert (changed.actors, changed.temperature, changed.seal_partial) == (3, 0.5, False)
-    with pytest.raises(Refused, match=r"actors: .*got 0"):
+    assert changed.actors == ActorRange(min=3, max=3)
+    assert (changed.temperature, changed.seal_partial) == (0.5, False)
+    with pytest.raises(Refused, match=r"actors.min: .*got 0"):
         ScoreConfig.from_yaml(path, actors=0)
 
 

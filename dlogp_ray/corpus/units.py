@@ -1,31 +1,18 @@
-"""Work units: parts of the corpus, cut from the listing and file metadata alone.
+"""Work units: the parts of a corpus that are scored, committed and lost one by one.
 
-The same corpus and unit size give the same units in every process. A unit is a range of rows of a
-Parquet file, a range of bytes of a JSONL file (a line belongs to the range that holds its first
-byte), or one whole compressed file.
+A unit is a range of rows of a Parquet file, a range of bytes of a JSONL file (a line belongs to the
+range that holds its first byte), or one whole compressed file.
 """
 
-import contextlib
 import io
-import json
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
-from dlogp_ray import store
-from dlogp_ray.corpus.files import CorpusFile
-from dlogp_ray.corpus.reading import read_jsonl
-from dlogp_ray.errors import Refused, RowRejected
-
-_SAMPLE_BYTES = 256 * 1024
-"""How much of a JSONL file is read to estimate its tokens a byte."""
-_BYTES_PER_TEXT_TOKEN = 4
-_COMPRESSION_RATIO = 4
-_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -63,102 +50,7 @@ def unit_name(index: int) -> str:
     return f"part-{index:08d}"
 
 
-def cut_units(
-    files: Sequence[CorpusFile], unit_tokens: int, columns: Mapping[str, str]
-) -> list[Unit]:
-    """Cut every file into equal parts of at most about ``unit_tokens`` tokens.
-
-    Args:
-        files: The corpus.
-        unit_tokens: Prompt and response tokens of one unit.
-        columns: Standard column name -> name in the corpus, for the estimate of tokens.
-
-    Raises:
-        Refused: A file can't be read, or the corpus is empty.
-    """
-    with ThreadPoolExecutor(_READERS) as pool:
-        extents = list(pool.map(lambda file: _extent(file, columns), files))
-    units: list[Unit] = []
-    for file, (length, tokens) in zip(files, extents, strict=True):
-        if length == 0:
-            continue
-        splittable = file.compression is None
-        parts = min(length, -(-tokens // unit_tokens)) if splittable else 1
-        bounds = [length * part // parts for part in range(parts + 1)]
-        for start, stop in pairwise(bounds):
-            share = (stop - start) / length
-            units.append(
-                Unit(
-                    index=len(units),
-                    file=file.uri,
-                    format=file.format,
-                    compression=file.compression,
-                    start=start,
-                    stop=stop,
-                    tokens=round(tokens * share),
-                    size_bytes=round(file.size_bytes * share),
-                )
-            )
-    if not units:
-        raise Refused(f"corpus: all {len(files)} files are empty")
-    return units
-
-
-def _extent(file: CorpusFile, columns: Mapping[str, str]) -> tuple[int, int]:
-    """Length (rows or bytes) and tokens of a file; at least one token a file that is not empty."""
-    if file.format == "parquet":
-        length, tokens = _parquet_extent(file, columns)
-    else:
-        length = file.size_bytes
-        expanded = length * (_COMPRESSION_RATIO if file.compression else 1)
-        try:
-            tokens = round(expanded * _density(file, columns))
-        except OSError as error:
-            raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
-    return length, max(tokens, 1)
-
-
-def _parquet_extent(file: CorpusFile, columns: Mapping[str, str]) -> tuple[int, int]:
-    filesystem, path = store.open_store(file.uri)
-    try:
-        with filesystem.open(path, "rb") as raw:
-            metadata = pq.ParquetFile(raw).metadata
-    except (pa.ArrowException, OSError) as error:
-        raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
-    ids = {columns.get(name, name) for name in ("prompt_ids", "response_ids")}
-    texts = {columns.get(name, name) for name in ("prompt", "messages", "response")}
-    counted, text_bytes = 0, 0
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for index in range(row_group.num_columns):
-            column = row_group.column(index)
-            root = column.path_in_schema.split(".")[0]
-            counted += column.num_values if root in ids else 0
-            text_bytes += column.total_uncompressed_size if root in texts else 0
-    return metadata.num_rows, counted or text_bytes // _BYTES_PER_TEXT_TOKEN
-
-
-def _density(file: CorpusFile, columns: Mapping[str, str]) -> float:
-    """Tokens a byte of the beginning of a JSONL file."""
-    tokens, sampled = 0, 0
-    stop = None if file.compression else _SAMPLE_BYTES
-    for offset, row in read_jsonl(file.uri, 0, stop, file.compression):
-        if offset >= _SAMPLE_BYTES:
-            break
-        if isinstance(row, RowRejected):
-            continue
-        for name in ("prompt_ids", "response_ids", "prompt", "messages", "response"):
-            value = row.get(columns.get(name, name))
-            if value is None:
-                continue
-            ids = isinstance(value, list) and name.endswith("_ids")
-            tokens += len(value) if ids else len(str(value)) // _BYTES_PER_TEXT_TOKEN
-        with contextlib.suppress(RecursionError):  # nested as deep as json.loads goes
-            sampled += len(json.dumps(row))
-    return tokens / sampled if sampled else 1 / _BYTES_PER_TEXT_TOKEN
-
-
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     {
         "index": pa.int64(),
         "file": pa.string(),
@@ -170,17 +62,88 @@ _SCHEMA = pa.schema(
         "size_bytes": pa.int64(),
     }
 )
+_REPEATED = ("file", "format", "compression")
 
 
-def encode_units(units: Sequence[Unit]) -> bytes:
+class Units(Sequence[Unit]):
+    """A list of work units, in some 50 bytes each: a job may have millions.
+
+    Args:
+        table: One row a unit, with the fields of ``Unit`` as columns.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        """Values that repeat are held once."""
+        for name in _REPEATED:
+            at = table.schema.get_field_index(name)
+            if not pa.types.is_dictionary(table.schema.field(at).type):
+                table = table.set_column(at, name, table[name].dictionary_encode())
+        self._table = table.unify_dictionaries().combine_chunks()
+
+    def __len__(self) -> int:
+        """How many units."""
+        return int(self._table.num_rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Unit: ...
+    @overload
+    def __getitem__(self, at: slice) -> Self: ...
+    def __getitem__(self, at: int | slice) -> Unit | Self:
+        """One unit, or a list of some."""
+        if isinstance(at, slice):
+            return self.take(np.arange(len(self))[at])
+        row = range(len(self))[at]
+        return Unit(**{name: self._table[name][row].as_py() for name in SCHEMA.names})
+
+    def __iter__(self) -> Iterator[Unit]:
+        """Each unit in turn."""
+        for batch in self._table.to_batches(max_chunksize=1024):
+            yield from (Unit(**row) for row in batch.to_pylist())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it has the same units in the same order."""
+        return isinstance(other, Units) and encode_units(self) == encode_units(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def take(self, at: Any) -> Self:
+        """The units at these places of the list: integers, or a mask of booleans."""
+        at = np.asarray(at)
+        return type(self)(self._table.take(np.flatnonzero(at) if at.dtype == bool else at))
+
+    @property
+    def index(self) -> Any:
+        """The index of each: an array of int64."""
+        return self._table["index"].to_numpy()
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and response tokens of all, about."""
+        return int(pc.sum(self._table["tokens"], min_count=0).as_py())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all, as stored, about."""
+        return int(pc.sum(self._table["size_bytes"], min_count=0).as_py())
+
+    def as_table(self) -> pa.Table:
+        """One row a unit."""
+        return self._table.cast(SCHEMA)
+
+
+def encode_units(units: Units) -> bytes:
     """``units.parquet``: the same units give the same bytes."""
     sink = io.BytesIO()
-    table = pa.Table.from_pylist([asdict(unit) for unit in units], schema=_SCHEMA)
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(units.as_table(), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
-def decode_units(data: bytes) -> list[Unit]:
+def decode_units(data: bytes) -> Units:
     """Read ``units.parquet``."""
-    table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    return [Unit(**row) for row in table.to_pylist()]
+    return Units(
+        pq.read_table(
+            pa.BufferReader(data),
+            page_checksum_verification=True,
+            read_dictionary=list(_REPEATED),
+        )
+    )

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,16 +19,31 @@ import ray
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Refused
 
-IO_CPUS = 0.25
-"""CPU share of a task that reads or writes a unit."""
+IO_CPUS = 0.001
+"""CPUs that a task that reads or writes a unit asks for: what an actor leaves of each of its own.
+
+So that a node full of actors still has room for such tasks, also after another node was lost and
+its actors came here: tasks that wait for CPUs which actors hold, and actors that wait for those
+tasks, would wait for ever.
+"""
+_ACTOR_SHARE = 1 - IO_CPUS
 _CONNECT_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How many actors, and what each one holds."""
+    """How many actors, and what each one holds.
 
-    actors: int
+    Attributes:
+        min_actors: How many are wanted from the beginning.
+        max_actors: How many there may come to be.
+        cpus: Of each, as Ray counts them.
+        gpus: Of each.
+        threads: Of each one's tensor operations.
+    """
+
+    min_actors: int
+    max_actors: int
     cpus: float
     gpus: float
     threads: int = 1
@@ -129,47 +144,70 @@ def smallest_node() -> Node:
 
 
 def place_actors(
-    config: ScoreConfig, resources: dict[str, float], threads: int | None = None
+    config: ScoreConfig, resources: Mapping[str, float], threads: int | None = None
 ) -> Placement:
     """Where the scoring actors go in a cluster with these ``resources``.
 
     With GPUs: one actor a GPU, each with one CPU. Without: as many actors as there are CPUs for
-    their threads, or as many threads as there are CPUs for the actors that the config names; all
-    together leave one CPU to reading and writing.
+    their threads, or as many threads as there are CPUs for the actors that the config names.
+    Where the config gives a range of actors, the cluster may grow, and nobody can be asked by how
+    much (no version of Ray reports it): the range is taken at its word.
 
     Args:
         config: The job.
-        resources: Of the whole cluster.
+        resources: Of the whole cluster as it is now.
         threads: CPU threads of an actor where the config does not name them; None to find them.
 
     Raises:
         Refused: The cluster can't hold them.
     """
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    wanted = config.actors
+    grows = wanted is not None and wanted.min < wanted.max
     gpus_each = config.gpus_per_actor
     if gpus_each is None:
         gpus_each = 1.0 if gpus else 0.0
     if gpus_each:
         threads = config.threads_per_actor or 1
-        actors = config.actors or max(1, int(gpus / gpus_each))
-        cpus_each = min(1.0, max(0.0, cpus - 1) / actors)
+        room = int(gpus / gpus_each)
     else:
-        shares = int(cpus / config.actors) if config.actors else 1
+        shares = int(cpus / wanted.max) if wanted else 1
         threads = config.threads_per_actor or threads or max(1, shares)
-        actors = config.actors or max(1, int(cpus / threads))
-        cpus_each = min(float(threads), max(cpus - 1, cpus / 2) / actors)
-    asked = f"{actors} actors with {gpus_each:g} GPUs each"
+        # An actor with more threads than its share of the CPUs is the config's own choice.
+        room = int(cpus if wanted else max(1, cpus / threads))
+    if wanted is not None and grows:
+        cpus_each = _ACTOR_SHARE if gpus_each else threads * _ACTOR_SHARE
+        return Placement(wanted.min, wanted.max, _rounded(cpus_each), gpus_each, threads)
+    actors = wanted.max if wanted else max(1, room)
+    asked = f"the job asks for {actors} actors with {gpus_each:g} GPUs each"
     there = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs"
-    if actors * gpus_each > gpus:
+    if cpus <= 0:
         raise Refused(
-            f"the job asks for {asked}, and {there}; lower actors or gpus_per_actor, or add nodes"
+            f"{asked} and CPUs to read and write, and {there}; where it adds nodes by itself, give "
+            "a range: actors: {min: 1, max: 8} and gpus_per_actor: 1 (or 0)"
         )
-    if not gpus_each and actors > max(cpus, 1):
-        raise Refused(
-            f"the job asks for {actors} actors, and {there}; more actors than CPUs only take each "
-            "other's time and memory: lower actors"
+    if actors > room:
+        hint = (
+            "lower actors or gpus_per_actor, or add nodes"
+            if gpus_each
+            else "more actors than CPUs only take each other's time and memory: lower actors"
         )
-    if cpus < 2 * IO_CPUS or (gpus_each and cpus <= 1):
-        raise Refused(f"the job asks for {asked} and CPUs to read and write, and {there}")
-    # Ray counts in ten-thousandths; rounding up could ask for more than there is.
-    return Placement(actors, int(cpus_each * 1000) / 1000, gpus_each, threads)
+        raise Refused(f"{asked}, and {there}; {hint}")
+    cpus_each = min(float(threads), cpus / actors) * _ACTOR_SHARE
+    return Placement(actors, actors, _rounded(cpus_each), gpus_each, threads)
+
+
+def _rounded(cpus: float) -> float:
+    """Down to what Ray counts in: rounding up could ask for more than there is."""
+    return int(cpus * 10_000) / 10_000
+
+
+def missing_now(placement: Placement, resources: Mapping[str, float]) -> str | None:
+    """What one actor asks for and the cluster does not have now, for people."""
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if cpus >= placement.cpus and gpus >= placement.gpus:
+        return None
+    return (
+        f"a node with {placement.cpus:g} CPUs and {placement.gpus:g} GPUs; the cluster has "
+        f"{cpus:g} CPUs and {gpus:g} GPUs"
+    )

@@ -11,10 +11,11 @@ from typing import Any
 from dlogp_ray import store
 from dlogp_ray.config import BASE, PolicySource, ScoreConfig
 from dlogp_ray.corpus.carry import carry_types
+from dlogp_ray.corpus.cutting import cut_units
 from dlogp_ray.corpus.files import list_corpus
 from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.corpus.text import TextTokenizer
-from dlogp_ray.corpus.units import Unit, cut_units
+from dlogp_ray.corpus.units import Units, unit_name
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.adapters import resolve_adapter
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
@@ -38,6 +39,10 @@ class ScoreJob:
     rules: RowRules
     run_uri: str
     engine: Engine | None = None
+
+    def object_uri(self, index: int) -> str:
+        """Address of a unit's object."""
+        return f"{self.run_uri}/scores/{unit_name(index)}.parquet"
 
     @property
     def base(self) -> str | None:
@@ -136,18 +141,18 @@ class ScorePlan:
     """
 
     job: ScoreJob
-    units: list[Unit]
+    units: Units
     fingerprint: dict[str, Any]
 
     @property
     def tokens(self) -> int:
         """Prompt and response tokens of the corpus, about."""
-        return sum(unit.tokens for unit in self.units)
+        return self.units.tokens
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the corpus, as stored."""
-        return sum(unit.size_bytes for unit in self.units)
+        return self.units.size_bytes
 
 
 def plan_score(config: ScoreConfig) -> ScorePlan:

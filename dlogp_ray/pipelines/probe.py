@@ -14,11 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import ray
 import torch
+from rich.console import Console
 
 from dlogp_ray.corpus.units import Unit
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import Node, Placement, place_actors, smallest_node
+from dlogp_ray.pipelines.cluster import (
+    Node,
+    Placement,
+    missing_now,
+    place_actors,
+    smallest_node,
+)
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.sample import sample_texts
 from dlogp_ray.scoring.engine import (
@@ -58,13 +65,14 @@ class Probe:
     noise: NoiseFloor | None
 
 
-def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit]) -> Probe:
+def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit], *, progress: bool = False) -> Probe:
     """Load and try the policies with the resources of one actor, and choose the engine.
 
     Args:
         job: With the engine of the run, where it has one.
         tokens: What all actors together have to score.
         sample: Units with whose first texts the noise floor is measured; none for none.
+        progress: Say on standard error what is waited for.
 
     Raises:
         Refused: The cluster can't hold the actors, a policy can't be loaded, or its head is
@@ -73,11 +81,13 @@ def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit]) -> Probe:
     resources = ray.cluster_resources()
     recorded = job.engine.threads if job.engine else None
     placement = place_actors(job.config, resources, recorded)
+    if progress and (missing := missing_now(placement, resources)):
+        Console(stderr=True).print(f"waiting for {missing}", highlight=False)
     remote = ray.remote(_probe).options(
         num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
     )
     try:
-        seen: Probe = ray.get(remote.remote(job, placement, smallest_node(), tokens, sample))
+        seen: Probe = ray.get(remote.remote(job, placement, tokens, sample))
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, Refused):
@@ -97,19 +107,17 @@ def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit]) -> Probe:
     return replace(seen, placement=place_actors(job.config, resources, seen.engine.threads))
 
 
-def _probe(
-    job: ScoreJob, placement: Placement, node: Node, tokens: int, sample: Sequence[Unit]
-) -> Probe:
+def _probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Unit]) -> Probe:
     device = placement.device
     engine = job.engine or job.default_engine(device)
     unit = ScoreUnit(replace(job, engine=engine), device, placement.threads)
-    tokens_per_actor = tokens // placement.actors
+    tokens_per_actor = tokens // placement.max_actors
     speed = _tokens_per_s(unit, job, engine)
     if job.engine is None:
         label = "compiled" if engine.compiled else "eager"
         engine = replace(engine, threads=placement.threads, tokens_per_s={label: speed})
         if device == "cpu" and not (job.config.threads_per_actor or job.config.actors):
-            engine = _choose_threads(unit, job, engine, node, tokens_per_actor)
+            engine = _choose_threads(unit, job, engine, smallest_node(), tokens_per_actor)
             if engine.threads != placement.threads:
                 torch.set_num_threads(engine.threads)
                 speed = _tokens_per_s(unit, job, engine)

@@ -48,7 +48,7 @@ def repair(run: Run, problems: Sequence[Problem], *, progress: bool = True) -> S
             "repair it with the version that run.json names"
         )
     committed = run.committed()
-    for unit in sorted({problem.unit for problem in problems if problem.unit in committed}):
+    for unit in sorted({p.unit for p in problems if p.unit is not None and p.unit in committed}):
         quarantine(run, f"scores/{unit}.parquet")
     if lost:
         store.replace(listed, units)

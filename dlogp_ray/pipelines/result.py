@@ -122,7 +122,7 @@ UNIT_SECONDS = (60, 300)
 def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
     """What the job would do, for people; the same as a JSON document is returned."""
     made, placement = plan.plan, plan.probe.placement
-    hours = made.tokens / (plan.probe.tokens_per_s * placement.actors) / 3600
+    hours = made.tokens / (plan.probe.tokens_per_s * placement.max_actors) / 3600
     per_unit_s = made.tokens / len(made.units) / plan.probe.tokens_per_s
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("run", made.job.run_uri)
@@ -147,7 +147,8 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
         "units_done": plan.units_done,
         "tokens": made.tokens,
         "bytes": made.size_bytes,
-        "actors": placement.actors,
+        "actors": placement.max_actors,
+        "min_actors": placement.min_actors,
         "threads_per_actor": placement.threads,
         "tokens_per_s_per_actor": round(plan.probe.tokens_per_s),
         "hours": hours,
@@ -157,7 +158,9 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
 
 def _where(placement: Placement) -> str:
     threads = f", {placement.threads} threads each" if placement.threads > 1 else ""
-    return f"{placement.actors} on {placement.device}{threads}"
+    least, most = placement.min_actors, placement.max_actors
+    count = f"{most}" if least == most else f"{least} to {most}"
+    return f"{count} on {placement.device}{threads}"
 
 
 def exit_code(*, failed_units: int, rejected: int, duplicates: int, max_rejected: int) -> ExitCode:

@@ -7,7 +7,7 @@ from itertools import chain, islice, zip_longest
 import numpy as np
 
 from dlogp_ray.corpus.rows import OK, check_rows
-from dlogp_ray.corpus.units import Unit
+from dlogp_ray.corpus.units import Unit, Units
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import raw_rows
 from dlogp_ray.scoring.packing import TokenSequence, count_tokens
@@ -22,7 +22,7 @@ _LEAST_RESPONSE_TOKENS = 256
 """... but not to less than this, however long their prompts are."""
 
 
-def sample_units(units: Sequence[Unit]) -> list[Unit]:
+def sample_units(units: Units) -> list[Unit]:
     """Units to take texts from, spread evenly over the corpus."""
     count = min(UNITS, len(units))
     return [units[index * len(units) // count] for index in range(count)]

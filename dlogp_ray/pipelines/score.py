@@ -4,43 +4,33 @@
     ray job submit --working-dir . -- python jobs/score.py --config job.yaml
     dlogp_ray.score(ScoreConfig.from_yaml("job.yaml"))
 
-The chain is one unit a row, from descriptor to receipt:
-
-    descriptors -> read and check (CPU tasks) -> score (actors) -> create the object (CPU tasks)
-
 What is committed is what is there: a unit that has no object afterwards has failed, whatever the
 receipts say.
 """
 
-import gc
 import hashlib
 import importlib.metadata
 import json
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import ray
-from ray.data import ActorPoolStrategy, DataContext
-from ray.data.exceptions import ExecutionTimeoutError
 
 from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.corpus.units import Unit, decode_units, encode_units
+from dlogp_ray.corpus.units import Units, decode_units, encode_units
 from dlogp_ray.errors import StoreFailed
-from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, start_ray
-from dlogp_ray.pipelines.loading import LoadingWatch
-from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
+from dlogp_ray.pipelines.chain import Failure, Outcome, score_units
+from dlogp_ray.pipelines.cluster import start_ray
+from dlogp_ray.pipelines.planning import ScorePlan, plan_score
 from dlogp_ray.pipelines.probe import Probe, probe
-from dlogp_ray.pipelines.progress import UnitProgress
 from dlogp_ray.pipelines.result import ScorePreview, ScoreResult, summarise_run
 from dlogp_ray.pipelines.sample import sample_units
-from dlogp_ray.pipelines.stages import read_unit, write_unit
 from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
 from dlogp_ray.scoring.engine import Engine
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run
@@ -71,33 +61,34 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
     started = time.monotonic()
     plan = plan_score(config)
     run = _existing_run(plan)
-    before = set(run.committed()) if run else set()
+    units = _fixed_units(run, plan)
+    missing = units
     if run is not None:
         plan = replace(plan, job=replace(plan.job, engine=Engine(**run.info["engine"])))
-    missing = [unit for unit in _fixed_units(run, plan) if unit.name not in before]
-    scored, failed = 0, dict[str, str]()
+        missing = units.take(~np.isin(units.index, run.committed().index))
+    outcome, failed = Outcome(), dict[str, str]()
     if run is not None and run.sealed:
         run.check_objects()
     else:
-        causes: dict[str, str] = {}
-        if run is None or missing:
+        if run is None or len(missing):
             with ray_session() as stop:
                 # A run that exists has its noise floor.
                 sample = sample_units(plan.units) if run is None else []
-                tokens = sum(unit.tokens for unit in missing)
-                seen = probe(plan.job, tokens, sample)
+                seen = probe(plan.job, missing.tokens, sample, progress=progress)
                 info = _run_info(plan, seen)
                 with _store_failures(plan.job.run_uri):
                     run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
-                # As recorded: another call may have begun the run meanwhile, with another engine.
-                job = replace(plan.job, engine=Engine(**run.info["engine"]))
-                scored, causes = _score_units(job, seen.placement, missing, stop, progress=progress)
+                    # As recorded: another call may have begun it meanwhile, with another engine.
+                    job = replace(plan.job, engine=Engine(**run.info["engine"]))
+                    outcome = score_units(job, seen.placement, missing, stop, progress=progress)
         with _store_failures(run.uri):
-            failed = _record_failures(run, missing, causes, config.max_unit_attempts)
-            if len(run.committed()) == run.planned or config.seal_partial:
+            failed = _record_failures(run, outcome.failures)
+            done = len(run.committed()) == run.planned
+            # Units that Ray's end left untried have not failed.
+            if done or (config.seal_partial and not outcome.ended):
                 seal(run, partial=config.seal_partial)
     seconds = time.monotonic() - started
-    return summarise_run(run, scored, failed, seconds, config.max_rejected)
+    return summarise_run(run, outcome.created, failed, seconds, config.max_rejected)
 
 
 @contextmanager
@@ -121,7 +112,7 @@ def preview(config: ScoreConfig) -> ScorePreview:
     run = _existing_run(plan)
     with ray_session():
         sample = sample_units(plan.units) if run is None else []
-        seen = probe(plan.job, plan.tokens, sample)
+        seen = probe(plan.job, plan.tokens, sample, progress=True)
     return ScorePreview(
         plan=plan,
         probe=seen,
@@ -137,7 +128,7 @@ def _existing_run(plan: ScorePlan) -> Run | None:
     return run
 
 
-def _fixed_units(run: Run | None, plan: ScorePlan) -> list[Unit]:
+def _fixed_units(run: Run | None, plan: ScorePlan) -> Units:
     """The run's own list of units where it has one: another version may cut another way."""
     if run is None or not store.exists(run.path("units.parquet")):
         return plan.units
@@ -156,99 +147,27 @@ def ray_session() -> Iterator[StopRequest]:
             ray.shutdown()
 
 
-def _score_units(
-    job: ScoreJob,
-    placement: Placement,
-    units: Sequence[Unit],
-    stop: StopRequest,
-    *,
-    progress: bool,
-) -> tuple[int, dict[str, str]]:
-    """Score ``units``: how many objects this call created, and the cause of each reported error."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    # A unit whose process dies loses its own block and no other.
-    context.max_errored_blocks = -1
-    # There is no other way yet to say how often an actor is restarted.
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-
-    # Any: Ray annotates `map` for functions of one argument, not for classes or fn_kwargs.
-    descriptors: Any = ray.data.from_items(
-        [asdict(unit) for unit in units], override_num_blocks=len(units)
-    )
-    receipts = (
-        descriptors.map(read_unit, fn_kwargs={"job": job}, num_cpus=IO_CPUS)
-        .map(
-            ScoreUnit,
-            fn_constructor_kwargs={
-                "job": job,
-                "device": placement.device,
-                "threads": placement.threads,
-                "watch": ray.remote(num_cpus=0)(LoadingWatch).remote(),
-            },
-            compute=ActorPoolStrategy(
-                size=min(placement.actors, len(units)), max_tasks_in_flight_per_actor=1
-            ),
-            num_cpus=placement.cpus,
-            num_gpus=placement.gpus,
-            # A finite number of restarts fails the job with the first poison unit, and a pool
-            # that has used them up is not refilled: the attempts of a unit are counted instead.
-            max_restarts=-1,
-            max_task_retries=job.config.max_unit_attempts - 1,
-        )
-        .map(write_unit, fn_kwargs={"job": job}, num_cpus=IO_CPUS)
-    )
-
-    by_index = {unit.index: unit for unit in units}
-    created, causes = 0, dict[str, str]()
-    with UnitProgress(len(units), sum(u.tokens for u in units), enabled=progress) as bar:
-        try:
-            for receipt in receipts.iter_rows():
-                unit = by_index[int(receipt["index"])]
-                if receipt["error"]:
-                    causes[unit.name] = receipt["error"]
-                created += bool(receipt["created"])
-                bar.advance(unit.tokens)
-                stop.check()
-        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-            # The whole stream ended; the units without an object carry the cause.
-            cause = f"Ray ended the job: {type(error).__name__}: {error}"
-            causes = {unit.name: cause for unit in units} | causes
-        finally:
-            # A cycle of Ray's exceptions keeps an actor that was restarted, with its CPUs: the next
-            # job of this process would wait for them.
-            del receipts
-            gc.collect()
-    return created, causes
-
-
-def _record_failures(
-    run: Run, tried: Sequence[Unit], causes: dict[str, str], attempts: int
-) -> dict[str, str]:
-    """Write ``failed/<unit>.json`` for units without an object; take back those of units done.
+def _record_failures(run: Run, failures: Sequence[Failure]) -> dict[str, str]:
+    """Write ``failed/<unit>.json``; take back those of units that have an object.
 
     Returns:
         Units without an object -> cause.
     """
-    committed = run.committed()
-    recorded = set(store.list_objects(run.path("failed")))
+    recorded = [name for name, _ in store.list_objects(run.path("failed"))]
+    for name in recorded:
+        if store.exists(run.object_uri(name.removesuffix(".json"))):
+            store.delete(run.path(f"failed/{name}"))
     failed = {}
-    for unit in tried:
-        uri = run.path(f"failed/{unit.name}.json")
-        if unit.name not in committed:
-            died = f"the process that scored it died in each of {attempts} attempts"
-            record = {
-                "cause": causes.get(unit.name, died),
-                "attempts": 1 if unit.name in causes else attempts,
-                "unit": asdict(unit),
-            }
-            failed[unit.name] = str(record["cause"])
-            try:
-                store.replace(uri, json.dumps(record, indent=2).encode())
-            except OSError as error:  # a full disk for one: the causes are told all the same
-                failed[unit.name] += f" (and that could not be recorded: {error})"
-        elif f"{unit.name}.json" in recorded:
-            store.delete(uri)
+    for failure in failures:
+        name = failure.unit.name
+        if store.exists(run.object_uri(name)):  # another job's
+            continue
+        failed[name] = failure.cause
+        record = json.dumps(asdict(failure), indent=2).encode()
+        try:
+            store.replace(run.path(f"failed/{name}.json"), record)
+        except OSError as error:  # a full disk for one: the causes are told all the same
+            failed[name] += f" (and that could not be recorded: {error})"
     return failed
 
 

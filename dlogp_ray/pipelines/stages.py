@@ -17,7 +17,7 @@ from dlogp_ray.analysis.summary import summarise
 from dlogp_ray.config import CORPUS_COLUMNS
 from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import check_rows
-from dlogp_ray.corpus.units import Unit, unit_name
+from dlogp_ray.corpus.units import Unit
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.tables.schemas import encode
 
@@ -72,8 +72,8 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
             "status": summary.status,
             "summary": summary.model_dump(),
         }
-        uri = f"{job.run_uri}/scores/{unit_name(row['index'])}.parquet"
         conditional = not job.config.single_writer
+        uri = job.object_uri(row["index"])
         created = store.create(uri, encode(scores, footer), conditional=conditional)
         return {"index": row["index"], "created": created, "error": ""}
 

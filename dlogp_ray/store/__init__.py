@@ -1,5 +1,6 @@
 """Objects on a local disk and in any store that fsspec knows: how every room reads and writes."""
 
+from dlogp_ray.store.ahead import map_ahead
 from dlogp_ray.store.objects import (
     Entry,
     absolute,
@@ -28,6 +29,7 @@ __all__ = [
     "exists",
     "is_local",
     "list_objects",
+    "map_ahead",
     "move",
     "open_store",
     "read",

@@ -268,22 +268,37 @@ class Entry(NamedTuple):
     etag: str
 
 
-def list_objects(uri: str) -> dict[str, Entry]:
-    """The objects directly under the folder ``uri``, by name; none where there is no folder.
+def list_objects(uri: str) -> Iterator[tuple[str, Entry]]:
+    """The objects directly under the folder ``uri``, as the listing comes, in any order.
 
-    Names that begin with a dot are temporary files and left out.
+    There are none where there is no folder. Names that begin with a dot are temporary files and
+    left out.
 
     Raises:
         Refused: The store gives no access, or has no such bucket.
     """
     filesystem, path = open_store(uri)
     with refusals(uri):
-        listing = s3.list_objects if s3.speaks(filesystem) else _list_folder
-        return {
-            name: Entry(size, version)
-            for key, size, version in listing(filesystem, path)
-            if (name := key.rpartition("/")[2]) and not name.startswith(".")
-        }
+        if isinstance(filesystem, LocalFileSystem):
+            listing = _list_local(path)
+        elif s3.speaks(filesystem):
+            listing = s3.list_objects(filesystem, path)
+        else:
+            listing = _list_folder(filesystem, path)
+        for key, size, version in listing:
+            name = key.rpartition("/")[2]
+            if name and not name.startswith("."):
+                yield name, Entry(size, version)
+
+
+def _list_local(path: str) -> Iterator[tuple[str, int, str]]:
+    """One at a time: fsspec holds a dictionary of each, 1 GB of a million."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # another writer's temporary file
+                if entry.is_file():
+                    status = entry.stat()
+                    yield entry.name, status.st_size, str(status.st_mtime)
 
 
 def _list_folder(filesystem: Any, path: str) -> Iterator[tuple[str, int, str]]:

@@ -14,10 +14,8 @@ run.sql("SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy")
 
 import io
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,9 +27,9 @@ import pyarrow.parquet as pq
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.tables import schemas
+from dlogp_ray.tables.committed import UNIT, Committed
 from dlogp_ray.tables.noise import NoiseFloor
 
-_UNIT = re.compile(r"part-\d{8,}")
 _READERS = 16
 _FOOTER_BYTES = 64 * 1024
 """Of an object's end are asked for at once; footers with their summaries have about 10 KB."""
@@ -71,7 +69,7 @@ class Run:
         """
         if self.sealed:
             return dict(json.loads(store.read(self.path("_SUCCESS"))))
-        return add_up([footer for _, footer in self.footers(self.committed())])
+        return add_up(footer for _, footer in self.footers(self.committed()))
 
     @cached_property
     def planned(self) -> int:
@@ -89,21 +87,16 @@ class Run:
         found = self.info.get("noise")
         return NoiseFloor.model_validate(found) if found else None
 
-    def committed(self) -> dict[str, store.Entry]:
-        """Units whose object is there: unit -> what the store's listing says of it."""
-        listing = store.list_objects(self.path("scores"))
-        return {
-            unit: entry
-            for name, entry in sorted(listing.items())
-            if name.endswith(".parquet") and _UNIT.fullmatch(unit := name.removesuffix(".parquet"))
-        }
+    def committed(self) -> Committed:
+        """Units whose object is there, as the store lists them now."""
+        return Committed(store.list_objects(self.path("scores")))
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Units that could not be done: unit -> cause and attempts."""
-        names = store.list_objects(self.path("failed"))
+        names = sorted(name for name, _ in store.list_objects(self.path("failed")))
         return {
             name.removesuffix(".json"): json.loads(store.read(self.path(f"failed/{name}")))
-            for name in sorted(names)
+            for name in names
         }
 
     def object_uris(self) -> list[str]:
@@ -123,7 +116,7 @@ class Run:
         data = store.read(self.path("manifest.parquet"))
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         for unit in table["unit"].to_pylist():
-            if not _UNIT.fullmatch(unit or ""):  # it becomes part of an address
+            if not UNIT.fullmatch(unit or ""):  # it becomes part of an address
                 raise Damaged(f"{self.uri}/manifest.parquet names a unit {unit!r}: not of a run")
         return table
 
@@ -136,8 +129,8 @@ class Run:
         Raises:
             Damaged: One can't be read.
         """
-        with ThreadPoolExecutor(_READERS) as pool:
-            yield from zip(committed, pool.map(self._footer, committed.items()), strict=True)
+        footers = store.map_ahead(self._footer, committed.items(), _READERS)
+        yield from zip(committed, footers, strict=True)
 
     def _footer(self, committed: tuple[str, store.Entry]) -> dict[str, Any]:
         unit, entry = committed
@@ -163,12 +156,13 @@ class Run:
         """
         committed = self.committed()
         wrong = []
-        for row in self.manifest().select(["unit", "size_bytes"]).to_pylist():
-            entry = committed.get(row["unit"])
-            if entry is None:
-                wrong.append(f"{row['unit']} is missing")
-            elif entry.size != row["size_bytes"]:
-                wrong.append(f"{row['unit']} has {entry.size} bytes, not {row['size_bytes']}")
+        for batch in self.manifest().select(["unit", "size_bytes"]).to_batches(max_chunksize=1024):
+            for row in batch.to_pylist():
+                entry = committed.get(row["unit"])
+                if entry is None:
+                    wrong.append(f"{row['unit']} is missing")
+                elif entry.size != row["size_bytes"]:
+                    wrong.append(f"{row['unit']} has {entry.size} bytes, not {row['size_bytes']}")
         if wrong:
             raise Damaged(
                 f"run {self.uri} is sealed, but of its objects {len(wrong)} are not what the "
@@ -210,15 +204,18 @@ class Run:
         return query_run(self, query)
 
 
-def add_up(footers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def add_up(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The totals of objects with these footers."""
     status: Counter[str] = Counter()
+    units, tokens = 0, 0
     for footer in footers:
         status.update(footer["status"])
+        tokens += footer["tokens"]
+        units += 1
     return {
-        "units": len(footers),
+        "units": units,
         "rows": status.total(),
-        "tokens": sum(footer["tokens"] for footer in footers),
+        "tokens": tokens,
         "status": dict(status),
         "duplicate_sample_ids": 0,
     }

@@ -3,15 +3,20 @@
 import itertools
 import json
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dlogp_ray import store
 from dlogp_ray.errors import Refused
+from dlogp_ray.tables.committed import Committed
 from dlogp_ray.tables.run import Run, add_up, encode_table
 from dlogp_ray.tables.sql import connect
 
 _DUPLICATES_MEMORY = "1GB"
+_BATCH = 1_000
 
 _SCHEMA = pa.schema(
     {
@@ -44,39 +49,55 @@ def seal(run: Run, *, partial: bool = False) -> Run:
     missing = run.planned - len(committed)
     if missing and not partial:
         raise Refused(f"run {run.uri}: {missing} of {run.planned} units are missing")
-    footers = dict(run.footers(committed))
-    duplicates = duplicate_sample_ids(run) if len(committed) > 1 else {}
-    rows = [
-        {
-            "unit": unit,
-            "rows": sum(footer["status"].values()),
-            "tokens": footer["tokens"],
-            "status": list(footer["status"].items()),
-            "size_bytes": committed[unit].size,
-            "etag": committed[unit].etag,
-            "content_hash": footer["content_hash"],
-            "footer_hash": footer["footer_hash"],
-            "duplicate_sample_ids": duplicates.get(unit, []),
-        }
-        for unit, footer in footers.items()
-    ]
-    success = add_up(list(footers.values())) | {
-        "units_missing": missing,
-        "duplicate_sample_ids": len({i for ids in duplicates.values() for i in ids}),
-    }
-    aside = store.list_objects(run.path("quarantine"))
+    table = pa.Table.from_batches(_rows(run, committed), schema=_SCHEMA)
+    if len(committed) > 1:
+        duplicates = duplicate_sample_ids(run)
+        column = _SCHEMA.get_field_index("duplicate_sample_ids")
+        ids = [duplicates.get(unit, []) for unit in table["unit"].to_pylist()]
+        values = pa.array(ids, _SCHEMA.field(column).type)
+        table = table.set_column(column, _SCHEMA.field(column), values)
+    success = totals(table) | {"units_missing": missing}
+    aside = (name for name, _ in store.list_objects(run.path("quarantine")))
     success["version"] = 1 + sum(name.startswith("manifest-") for name in aside)
     metadata = {"dlogp_ray.version": json.dumps(success["version"])}
     if run.noise:
         success["noise"] = run.noise.model_dump()
         metadata["dlogp_ray.noise"] = json.dumps(success["noise"])
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA).replace_schema_metadata(metadata)
+    table = table.replace_schema_metadata(metadata)
     # Without its marker, a manifest is left from a seal that died, and the run may have gone on.
     store.replace(run.path("manifest.parquet"), encode_table(table))
     store.create(
         run.path("_SUCCESS"), json.dumps(success, indent=2).encode(), conditional=run.conditional
     )
     return run
+
+
+def _rows(run: Run, committed: Committed) -> Iterator[pa.RecordBatch]:
+    """The manifest's rows without their duplicates, some at a time."""
+    rows = (
+        {
+            "unit": unit,
+            "rows": sum(footer["status"].values()),
+            "tokens": footer["tokens"],
+            "status": list(footer["status"].items()),
+            "size_bytes": entry.size,
+            "etag": entry.etag,
+            "content_hash": footer["content_hash"],
+            "footer_hash": footer["footer_hash"],
+            "duplicate_sample_ids": [],
+        }
+        for (unit, footer), entry in zip(run.footers(committed), committed.values(), strict=True)
+    )
+    while batch := list(itertools.islice(rows, _BATCH)):
+        yield pa.RecordBatch.from_pylist(batch, schema=_SCHEMA)
+
+
+def totals(manifest: pa.Table) -> dict[str, Any]:
+    """What a manifest's rows add up to."""
+    rows = (row for batch in manifest.to_batches(max_chunksize=_BATCH) for row in batch.to_pylist())
+    ids = pc.unique(manifest["duplicate_sample_ids"].combine_chunks().flatten())
+    counted = add_up(row | {"status": dict(row["status"])} for row in rows)
+    return counted | {"duplicate_sample_ids": len(ids)}
 
 
 def unseal(run: Run) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +15,8 @@ from dlogp_ray import store
 from dlogp_ray.errors import Damaged
 from dlogp_ray.tables import schemas
 from dlogp_ray.tables.content_hash import content_hash
-from dlogp_ray.tables.run import Run, add_up
+from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.sealing import totals
 from dlogp_ray.tables.sql import connect
 
 _READERS = 4
@@ -55,27 +55,29 @@ def verify(run: Run, advance: Callable[[], object] = lambda: None) -> list[Probl
     """
     problems = _of_units_list(run)
     committed = run.committed()
+    manifest = None
     try:
-        listed = {row["unit"]: row for row in run.manifest().to_pylist()} if run.sealed else {}
-        sealed = run.sealed
+        manifest = run.manifest() if run.sealed else None
     except (Damaged, OSError, pa.ArrowException) as error:
         problems.append(Problem(None, f"manifest.parquet can't be read: {error}"))
-        listed, sealed = {}, False
-    ranges = _row_counts(run)
+    listed = {unit: at for at, unit in enumerate(manifest["unit"].to_pylist())} if manifest else {}
+    rows_in = _row_counts(run)
 
     def check(unit: str) -> list[Problem]:
-        found = _of_object(run, unit, committed[unit], listed.get(unit), ranges.get(unit))
+        row = None
+        if manifest is not None and unit in listed:
+            row = manifest.slice(listed[unit], 1).to_pylist()[0]
+        found = _of_object(run, unit, committed[unit], row, rows_in(unit))
         advance()
         return [Problem(unit, what) for what in found]
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        for found in pool.map(check, committed):
-            problems += found
-    if sealed:
+    for found in store.map_ahead(check, committed, _READERS):
+        problems += found
+    if manifest is not None:
         problems += [Problem(u, "its object is missing") for u in listed if u not in committed]
         strangers = [unit for unit in committed if unit not in listed]
         problems += [Problem(unit, "is not in the manifest") for unit in strangers]
-        problems += _of_totals(run, list(listed.values()))
+        problems += _of_totals(run, manifest)
     unreadable = {problem.unit for problem in problems}
     problems += _duplicates(run, [unit for unit in committed if unit not in unreadable])
     return problems
@@ -124,17 +126,28 @@ def _of_units_list(run: Run) -> list[Problem]:
     return []
 
 
-def _row_counts(run: Run) -> dict[str, int]:
-    """Rows of the corpus in each unit, where the list of units tells (Parquet)."""
+def _row_counts(run: Run) -> Callable[[str], int | None]:
+    """Rows of the corpus in a unit, where the list of units tells (Parquet)."""
+    columns = ["format", "start", "stop"]
     try:
-        units = pq.read_table(pa.BufferReader(store.read(run.path("units.parquet"))))
+        data = pa.BufferReader(store.read(run.path("units.parquet")))
+        units = pq.read_table(data, columns=columns).to_batches()
     except (FileNotFoundError, pa.ArrowException):
-        return {}
-    return {
-        f"part-{unit['index']:08d}": unit["stop"] - unit["start"]
-        for unit in units.select(["index", "format", "start", "stop"]).to_pylist()
-        if unit["format"] == "parquet"
-    }
+        units = []
+    rows = pa.chunked_array(
+        [
+            pc.if_else(pc.equal(b["format"], "parquet"), pc.subtract(b["stop"], b["start"]), None)
+            for b in units
+        ],
+        pa.int64(),
+    )
+
+    def count(unit: str) -> int | None:
+        index = int(unit.removeprefix("part-"))
+        found: int | None = rows[index].as_py() if index < len(rows) else None
+        return found
+
+    return count
 
 
 def _of_object(
@@ -208,11 +221,9 @@ def _of_rows(
     return problems
 
 
-def _of_totals(run: Run, listed: list[dict[str, Any]]) -> list[Problem]:
+def _of_totals(run: Run, manifest: pa.Table) -> list[Problem]:
     success = run.totals()
-    counted = add_up([row | {"status": dict(row["status"])} for row in listed])
-    counted["duplicate_sample_ids"] = len({i for r in listed for i in r["duplicate_sample_ids"]})
-    counted["units_missing"] = run.planned - len(listed)
+    counted = totals(manifest) | {"units_missing": run.planned - len(manifest)}
     return [
         Problem(None, f"_SUCCESS says {name} {success.get(name)}, and the manifest {value}")
         for name, value in counted.items()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from conftest import make_rows, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlogp_ray.corpus.files import list_corpus
-from dlogp_ray.corpus.units import Unit, cut_units, decode_units, encode_units
+from dlogp_ray.corpus.cutting import cut_units
+from dlogp_ray.corpus.files import CorpusFile, list_corpus
+from dlogp_ray.corpus.units import SCHEMA, Unit, Units, decode_units, encode_units
 from dlogp_ray.errors import Refused
 
 
-def cut(path: Path, unit_tokens: int, **columns: str) -> list[Unit]:
+def cut(path: Path, unit_tokens: int, **columns: str) -> Units:
     return cut_units(list_corpus([str(path)]), unit_tokens, columns)
 
 
@@ -159,9 +161,38 @@ units = st.builds(
 
 @given(st.lists(units, max_size=5))
 def test_units_survive_their_file_which_has_the_same_bytes_twice(units: list[Unit]) -> None:
-    data = encode_units(units)
-    assert decode_units(data) == units
+    listed = Units(pa.Table.from_pylist([asdict(unit) for unit in units], schema=SCHEMA))
+    assert list(listed) == units
+    data = encode_units(listed)
+    assert list(decode_units(data)) == units
     assert encode_units(decode_units(data)) == data
+
+
+def test_units_are_taken_by_place_and_by_mask(tmp_path: Path) -> None:
+    units = cut(write_jsonl(tmp_path / "c.jsonl", make_rows(100)), 100)
+    whole = list(units)
+    assert len(whole) > 10
+    assert list(units[2:9:3]) == whole[2:9:3]
+    assert (units[0], units[-1]) == (whole[0], whole[-1])
+    mask = [unit.index % 3 == 1 for unit in whole]
+    assert list(units.take(mask)) == whole[1::3]
+    assert units.take(mask).tokens == sum(unit.tokens for unit in whole[1::3])
+    with pytest.raises(IndexError):
+        units[len(units)]
+
+
+def test_bounds_of_a_file_of_many_parts_do_not_overflow(tmp_path: Path) -> None:
+    # 10 TB in 4 million parts: bound k is floor(10^13 k / 4,000,000) = 2,500,000 k, and the
+    # product 10^13 * 4 * 10^6 is more than 2^63.
+    path = write_jsonl(tmp_path / "c.jsonl", [{"prompt_ids": [1, 2], "response_ids": [3]}])
+    file = CorpusFile(str(path), "jsonl", None, 10**13, "")
+    (whole,) = cut_units([file], 2**62, {})
+    units = cut_units([file], whole.tokens // 4_000_000, {})
+    count = len(units)
+    assert 4_000_000 <= count < 4_001_000
+    places = (0, count // 2, count - 1)
+    assert [units[at].stop for at in places] == [10**13 * (at + 1) // count for at in places]
+    assert [units[at].index for at in places] == list(places)
 
 
 def test_names_sort_as_units_do() -> None:

@@ -12,7 +12,13 @@ from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import IO_CPUS, Placement, place_actors, start_ray
+from dlogp_ray.pipelines.cluster import (
+    IO_CPUS,
+    Placement,
+    missing_now,
+    place_actors,
+    start_ray,
+)
 from dlogp_ray.pipelines.planning import ScoreJob
 
 
@@ -21,24 +27,37 @@ def config(**fields: Any) -> ScoreConfig:
     return ScoreConfig.from_mapping(required | fields)
 
 
+def having(cpus: float, gpus: float = 0.0) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus}
+
+
+# An actor asks for 0.999 of each of its CPUs; the rest is room for reading and writing.
 @pytest.mark.parametrize(
     ("resources", "fields", "expected"),
     [
-        # One actor a CPU, all together one CPU less than there is.
-        ({"CPU": 2.0}, {}, Placement(actors=2, cpus=0.5, gpus=0.0)),
-        ({"CPU": 4.0}, {}, Placement(actors=4, cpus=0.75, gpus=0.0)),
+        # One actor a CPU.
+        (having(2), {}, Placement(2, 2, 0.999, 0.0)),
         # The CPUs are divided among actors that the config names.
-        ({"CPU": 4.0}, {"actors": 1}, Placement(actors=1, cpus=3.0, gpus=0.0, threads=4)),
-        ({"CPU": 8.0}, {"actors": 3}, Placement(actors=3, cpus=2.0, gpus=0.0, threads=2)),
+        (having(4), {"actors": 1}, Placement(1, 1, 3.996, 0.0, threads=4)),
+        (having(8), {"actors": 3}, Placement(3, 3, 1.998, 0.0, threads=2)),
         # As many actors as the threads leave CPUs for.
-        ({"CPU": 8.0}, {"threads_per_actor": 3}, Placement(2, 3.0, 0.0, threads=3)),
-        ({"CPU": 4.0}, {"actors": 1, "threads_per_actor": 3}, Placement(1, 3.0, 0.0, 3)),
-        # A single CPU is shared half and half.
-        ({"CPU": 1.0}, {}, Placement(actors=1, cpus=0.5, gpus=0.0)),
+        (having(8), {"threads_per_actor": 3}, Placement(2, 2, 2.997, 0.0, threads=3)),
+        (having(4), {"actors": 1, "threads_per_actor": 3}, Placement(1, 1, 2.997, 0.0, 3)),
+        # More threads than CPUs is the config's own choice: Ray is asked for what there is.
+        (having(4), {"actors": 4, "threads_per_actor": 3}, Placement(4, 4, 0.999, 0.0, 3)),
+        (having(1), {}, Placement(1, 1, 0.999, 0.0)),
         # One actor a GPU, with a CPU each.
-        ({"CPU": 16.0, "GPU": 8.0}, {}, Placement(actors=8, cpus=1.0, gpus=1.0)),
-        ({"CPU": 16.0, "GPU": 1.0}, {"gpus_per_actor": 0.25}, Placement(4, 1.0, 0.25)),
-        ({"CPU": 4.0, "GPU": 1.0}, {"gpus_per_actor": 0}, Placement(4, 0.75, 0.0)),
+        (having(16, 8), {}, Placement(8, 8, 0.999, 1.0)),
+        (having(1, 1), {}, Placement(1, 1, 0.999, 1.0)),
+        (having(16, 1), {"gpus_per_actor": 0.25}, Placement(4, 4, 0.999, 0.25)),
+        (having(4, 8), {}, Placement(8, 8, 0.4995, 1.0)),  # fewer CPUs than GPUs: they are shared
+        (having(32, 8), {"gpus_per_actor": 4}, Placement(2, 2, 0.999, 4.0)),
+        (having(4, 1), {"gpus_per_actor": 0}, Placement(4, 4, 0.999, 0.0)),
+        # A range is taken at its word: the cluster may grow.
+        (having(16, 8), {"actors": {"max": 64}}, Placement(1, 64, 0.999, 1.0)),
+        (having(0), {"actors": {"max": 64}, "gpus_per_actor": 1}, Placement(1, 64, 0.999, 1.0)),
+        (having(2), {"actors": {"min": 2, "max": 4}}, Placement(2, 4, 0.999, 0.0)),
+        (having(2), {"actors": {"max": 4}, "threads_per_actor": 2}, Placement(1, 4, 1.998, 0.0, 2)),
     ],
 )
 def test_placement(
@@ -47,20 +66,29 @@ def test_placement(
     assert place_actors(config(**fields), resources) == expected
 
 
+def test_what_is_waited_for_is_what_one_actor_asks_for() -> None:
+    placement = Placement(1, 64, 0.999, 1.0)
+    assert missing_now(placement, having(8, 1)) is None
+    said = missing_now(placement, having(8))
+    assert said is not None
+    assert "0.999 CPUs and 1 GPUs; the cluster has 8 CPUs and 0 GPUs" in said
+    assert missing_now(Placement(1, 64, 0.999, 0.0), {}) is not None
+
+
 def test_a_run_keeps_its_threads_on_another_cluster() -> None:
     # 2 threads, recorded when the run began; a cluster of 8 CPUs holds four such actors
-    assert place_actors(config(), {"CPU": 8.0}, 2) == Placement(4, 1.75, 0.0, threads=2)
-    assert place_actors(config(actors=1), {"CPU": 8.0}, 2) == Placement(1, 2.0, 0.0, threads=2)
+    assert place_actors(config(), having(8), 2) == Placement(4, 4, 1.998, 0.0, threads=2)
+    assert place_actors(config(actors=1), having(8), 2) == Placement(1, 1, 1.998, 0.0, threads=2)
 
 
 @pytest.mark.parametrize(
     ("resources", "fields", "named"),
     [
-        ({"CPU": 2.0}, {"gpus_per_actor": 1}, "0 GPUs"),
-        ({"CPU": 9.0, "GPU": 2.0}, {"actors": 3}, "3 actors with 1 GPUs each"),
-        ({"CPU": 1.0, "GPU": 1.0}, {}, "1 CPUs"),
-        ({"CPU": 2.0}, {"actors": 100}, "100 actors"),
-        ({}, {}, "0 CPUs"),
+        (having(2), {"gpus_per_actor": 1}, "0 GPUs"),
+        (having(9, 2), {"actors": 3}, "3 actors with 1 GPUs each"),
+        (having(9, 2), {"gpus_per_actor": 4}, "1 actors with 4 GPUs each"),
+        (having(2), {"actors": 100}, "100 actors"),
+        ({}, {}, r"0 CPUs.* give a range: actors: \{min: 1, max: 8\}"),
     ],
 )
 def test_what_the_cluster_cannot_hold_is_refused(
@@ -82,12 +110,20 @@ def test_there_is_always_room_to_read_and_write(
 ) -> None:
     job = config(actors=actors, threads_per_actor=threads)
     try:
-        placed = place_actors(job, {"CPU": float(cpus), "GPU": float(gpus)}, recorded)
+        placed = place_actors(job, having(cpus, gpus), recorded)
     except Refused:
         return
-    assert placed.actors * placed.cpus + 2 * IO_CPUS <= cpus
-    assert placed.actors * placed.gpus <= gpus
+    assert placed.max_actors * placed.cpus + IO_CPUS <= cpus
+    assert placed.max_actors * placed.gpus <= gpus
     assert placed.cpus > 0
+
+
+@given(cpus=st.integers(1, 512), threads=st.integers(1, 64))
+def test_no_node_can_be_filled_with_actors(cpus: int, threads: int) -> None:
+    # As many actors as Ray puts on a node of these CPUs, which another node's loss may bring about.
+    placed = place_actors(config(threads_per_actor=threads), having(1024))
+    packed = int(cpus / placed.cpus)
+    assert cpus - packed * placed.cpus >= IO_CPUS * (1 - 1e-9)
 
 
 def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,7 @@ def test_a_disk_that_is_full(make_job: Any, undisturbed: dict[str, str], small_d
     result = dlogp_ray.score(make_job(str(small_disk)), progress=False)
     assert result.sealed
     assert contents(result.run) == undisturbed
-    assert store.list_objects(f"{result.run}/failed").keys() == {
+    assert dict(store.list_objects(f"{result.run}/failed")).keys() == {
         f"part-{result.units - 1:08d}.json"
     }
 

@@ -113,7 +113,7 @@ def test_verify_repairs_a_damaged_object(on_s3: dlogp_ray.ScoreConfig) -> None:
     assert done.exit_code == 0, done.stdout
     assert "repaired: part-00000001" in done.stdout
     assert hashes(result.run) == undisturbed
-    aside = store.list_objects(run.path("quarantine"))
+    aside = dict(store.list_objects(run.path("quarantine")))
     assert aside.keys() == {"part-00000001-1.parquet", "manifest-1.parquet"}
     assert store.read(run.path("quarantine/part-00000001-1.parquet")) == bytes(damaged)
     assert run.totals()["version"] == 2

@@ -66,7 +66,8 @@ def test_what_compiling_changed_is_gone_where_it_does_not_pay(
     monkeypatch.setattr(probing, "compiling_pays", lambda *_: False)
     auto = replace(job, config=job.config.model_copy(update={"compile": "auto"}))
     units = plan_score(job.config).units
-    tried = _probe(auto, Placement(1, 1, 0), Node(2, 2.0**34), LONG, units)
+    monkeypatch.setattr(probing, "smallest_node", lambda: Node(2, 2.0**34))
+    tried = _probe(auto, Placement(1, 1, 1, 0), LONG, list(units))
     assert tried.engine.tokens_per_s.keys() >= {"eager", "compiled"}
     assert not tried.engine.compiled
     assert tried.tokens_per_s == tried.engine.tokens_per_s["eager"]

@@ -350,7 +350,7 @@ def test_resources_that_nobody_has_are_refused(tmp_path: Path, make_config: Any)
 def test_a_unit_that_kills_its_process_is_the_only_one_missing(
     tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlogp_ray.pipelines import score as pipeline
+    from dlogp_ray.pipelines import chain
 
     def poisoned() -> Any:
         from dlogp_ray.pipelines.actor import ScoreUnit
@@ -366,7 +366,7 @@ def test_a_unit_that_kills_its_process_is_the_only_one_missing(
     corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
     config = make_config(corpus=str(corpus), max_unit_attempts=2)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "ScoreUnit", poisoned())
+        patch.setattr(chain, "ScoreUnit", poisoned())
         result = dlogp_ray.score(config, progress=False)
     assert result.exit_code == 4
     assert not result.sealed

@@ -41,7 +41,7 @@ def test_a_create_outlives_a_fault(kind: Kind, s3: FaultyProxy, bucket: str) -> 
 def test_reading_and_listing_outlive_a_fault(kind: Kind, s3: FaultyProxy, bucket: str) -> None:
     store.create(f"{bucket}/a", b"data")
     with s3.fault(kind, "^(GET|HEAD)", times=2) as fault:
-        assert store.list_objects(bucket).keys() == {"a"}
+        assert dict(store.list_objects(bucket)).keys() == {"a"}
     assert len(fault.seen) == 2
     with s3.fault(kind, "^(GET|HEAD)", times=2) as fault:
         assert store.read(f"{bucket}/a") == b"data"
@@ -70,7 +70,7 @@ def test_two_writers_on_a_flaky_store_lose_nothing(s3: FaultyProxy, bucket: str)
         created = list(pool.map(write, itertools.product(range(30), "ab")))
     assert len(fault.seen) > 60 * 1.1  # some were asked for again
     assert len(created) == 60
-    assert store.list_objects(bucket).keys() == {str(number) for number in range(30)}
+    assert dict(store.list_objects(bucket)).keys() == {str(number) for number in range(30)}
     for number in range(30):
         first, second = created[2 * number : 2 * number + 2]
         assert not (first and second)
@@ -100,7 +100,7 @@ def test_a_large_object_is_one_request(s3: FaultyProxy, bucket: str) -> None:
     with s3.fault("none", "^(PUT|POST)", times=100) as requests:
         assert store.create(f"{bucket}/a", data)
     assert [request.partition("?")[2] for request in requests.seen] == [""]
-    assert store.list_objects(bucket)["a"].size == len(data)
+    assert dict(store.list_objects(bucket))["a"].size == len(data)
 
 
 def test_more_keys_than_a_page_holds(s3: FaultyProxy, bucket: str) -> None:
@@ -108,7 +108,7 @@ def test_more_keys_than_a_page_holds(s3: FaultyProxy, bucket: str) -> None:
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(lambda name: store.create(f"{bucket}/{name}", b""), names))
     with s3.fault("none", "^GET", times=100) as requests:
-        assert store.list_objects(bucket).keys() == names
+        assert dict(store.list_objects(bucket)).keys() == names
     assert len(requests.seen) == 2
 
 
@@ -123,7 +123,7 @@ def test_wrong_credentials_are_one_line_at_once(
         lambda: store.create(f"{bucket}/a", b""),
         lambda: store.read(f"{bucket}/a"),
         lambda: store.exists(f"{bucket}/a"),
-        lambda: store.list_objects(bucket),
+        lambda: list(store.list_objects(bucket)),
         lambda: store.check_writable(bucket),
     ):
         with pytest.raises(Refused, match=r"s3://tests/.*: access is denied .*; check") as refused:
@@ -144,7 +144,7 @@ def test_no_credentials_are_one_line(bucket: str, monkeypatch: pytest.MonkeyPatc
 def test_a_missing_bucket_is_one_line() -> None:
     for ask in (
         lambda: store.create("s3://no-such-bucket/a", b""),
-        lambda: store.list_objects("s3://no-such-bucket/folder"),
+        lambda: list(store.list_objects("s3://no-such-bucket/folder")),
         lambda: store.check_writable("s3://no-such-bucket/folder"),
     ):
         with pytest.raises(Refused, match=r"s3://no-such-bucket/.*there is no such bucket"):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlogp_ray import store
-from dlogp_ray.corpus.units import Unit, encode_units
+from dlogp_ray.corpus.units import SCHEMA, Units, encode_units
 from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
 from dlogp_ray.tables.schemas import STATISTIC_FIELDS, encode, footer_bytes, scores_schema
 from dlogp_ray.tables.sealing import seal
@@ -23,9 +23,21 @@ from dlogp_ray.tables.verification import Problem, verify
 
 POLICIES = ("rl-1", "rl-2")
 ROWS = 5  # of the corpus in each unit
-UNITS = [
-    Unit(i, "corpus.parquet", "parquet", None, ROWS * i, ROWS * (i + 1), 99, 99) for i in (0, 1, 2)
-]
+UNITS = Units(
+    pa.table(
+        [
+            [0, 1, 2],
+            ["corpus.parquet"] * 3,
+            ["parquet"] * 3,
+            [None] * 3,
+            [0, ROWS, 2 * ROWS],
+            [ROWS, 2 * ROWS, 3 * ROWS],
+            [99] * 3,
+            [99] * 3,
+        ],
+        schema=SCHEMA,
+    )
+)
 SECOND = "part-00000001"
 
 

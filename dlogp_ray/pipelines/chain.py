@@ -1,0 +1,186 @@
+"""The chain of the score job through Ray Data: units in, receipts out, a wave of units at a time.
+
+    descriptors -> read and check (CPU tasks) -> score (actors) -> create the object (CPU tasks)
+
+Ray itself tries nothing twice that has to do with an actor: a unit whose process died would wait
+for that actor's restart, for ever where its node is gone and no other has room. A unit that is
+lost goes to the end of the queue instead, and another actor tries it.
+"""
+
+import gc
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data.exceptions import ExecutionTimeoutError
+
+from dlogp_ray import store
+from dlogp_ray.corpus.units import Unit, Units
+from dlogp_ray.pipelines.actor import ScoreUnit
+from dlogp_ray.pipelines.cluster import IO_CPUS, Placement
+from dlogp_ray.pipelines.loading import LoadingWatch
+from dlogp_ray.pipelines.planning import ScoreJob
+from dlogp_ray.pipelines.progress import UnitProgress
+from dlogp_ray.pipelines.stages import read_unit, write_unit
+from dlogp_ray.pipelines.stopping import StopRequest
+
+WAVE_UNITS = range(10_000, 100_000 + 1)
+"""Units of one execution of Ray Data, which holds 12 KB of each in the driver until it ends..."""
+WAVE_UNITS_PER_ACTOR = 100
+"""... and at whose end actors stop and load anew: 1 % of the time, of units of 150 s."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A unit that could not be done.
+
+    Attributes:
+        unit: Which.
+        cause: What it reported, or what became of its process.
+        attempts: How often it was tried.
+    """
+
+    unit: Unit
+    cause: str
+    attempts: int
+
+
+@dataclass
+class Outcome:
+    """What came of some units.
+
+    Attributes:
+        created: How many objects were created here.
+        failures: The units that were tried and have no object.
+        ended: Why Ray ended the job before all were tried as often as they may; None if not.
+    """
+
+    created: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    ended: str | None = None
+
+
+class _Ended(Exception):
+    """Ray ended an execution."""
+
+
+def score_units(
+    job: ScoreJob, placement: Placement, units: Units, stop: StopRequest, *, progress: bool
+) -> Outcome:
+    """Score ``units``, each until it has an object or an error, or has died in every attempt.
+
+    Args:
+        job: With its engine.
+        placement: Of the actors.
+        units: What is missing.
+        stop: Asked after each unit.
+        progress: Show progress on standard error.
+
+    Raises:
+        Stopped: SIGTERM came.
+        OSError: The store can't be asked what is there.
+    """
+    outcome = Outcome()
+    watch = ray.remote(num_cpus=0)(LoadingWatch).remote()
+    size = min(max(WAVE_UNITS[0], WAVE_UNITS_PER_ACTOR * placement.max_actors), WAVE_UNITS[-1])
+    fresh, again, attempts = iter(units), list[Unit](), Counter[int]()
+    with UnitProgress(len(units), units.tokens, enabled=progress) as bar:
+        while True:
+            wave = list(islice(fresh, size))
+            if not wave:
+                wave, again = again, []
+            if not wave:
+                return outcome
+            under_way = {unit.index: unit for unit in wave}
+            try:
+                for receipt in _receipts(job, placement, wave, watch):
+                    unit = under_way.pop(int(receipt["index"]))
+                    outcome.created += bool(receipt["created"])
+                    if receipt["error"]:
+                        outcome.failures.append(Failure(unit, receipt["error"], 1))
+                    bar.advance(unit.tokens)
+                    stop.check()
+            except _Ended as error:
+                outcome.ended = str(error)
+            attempts.update(under_way.keys())
+            lost = [u for u in under_way.values() if not store.exists(job.object_uri(u.index))]
+            if outcome.ended:
+                lost += again
+                outcome.failures += [Failure(u, outcome.ended, attempts[u.index]) for u in lost]
+                return outcome
+            for unit in lost:
+                tried = attempts[unit.index]
+                if tried < job.config.max_unit_attempts:
+                    again.append(unit)
+                else:
+                    cause = f"the process that scored it died in each of {tried} attempts"
+                    outcome.failures.append(Failure(unit, cause, tried))
+
+
+def _receipts(
+    job: ScoreJob, placement: Placement, units: Sequence[Unit], watch: Any
+) -> Iterator[dict[str, Any]]:
+    """One execution of Ray Data.
+
+    Yields:
+        A row for each unit whose processes lived: index, created, error.
+
+    Raises:
+        _Ended: Ray ended it before its end.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    # A unit whose process dies loses its own block and no other.
+    context.max_errored_blocks = -1
+    # Of actors with one task at a time, all are busy at 1; Ray Data's default is above that.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
+    # There is no other way yet to say how often an actor is restarted.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+    # Of units that were lost before they came to a stage.
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
+
+    most = min(placement.max_actors, len(units))
+    at_once = TaskPoolStrategy(size=min(max(2, most), len(units)))
+    io = {"num_cpus": IO_CPUS, "compute": at_once, "fn_kwargs": {"job": job}}
+    # Any: Ray annotates `map` for functions of one argument, not for classes or fn_kwargs.
+    descriptors: Any = ray.data.from_items(
+        [asdict(unit) for unit in units], override_num_blocks=len(units)
+    )
+    receipts = (
+        descriptors.map(read_unit, **io)
+        .map(
+            ScoreUnit,
+            fn_constructor_kwargs={
+                "job": job,
+                "device": placement.device,
+                "threads": placement.threads,
+                "watch": watch,
+            },
+            compute=ActorPoolStrategy(
+                min_size=min(placement.min_actors, most),
+                max_size=most,
+                max_tasks_in_flight_per_actor=1,
+            ),
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus,
+            # A finite number fails the job with the first poison unit, and a pool that has used
+            # them up is not refilled.
+            max_restarts=-1,
+            max_task_retries=0,
+        )
+        .map(write_unit, **io)
+    )
+    try:
+        yield from receipts.iter_rows()
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+        raise _Ended(f"Ray ended the job: {type(error).__name__}: {error}") from None
+    finally:
+        # A cycle of Ray's exceptions keeps an actor that was restarted, with its CPUs: the next
+        # execution of this process would wait for them.
+        del receipts
+        gc.collect()
