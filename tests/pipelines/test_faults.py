@@ -270,3 +270,41 @@ def test_an_object_store_that_is_full(make_config: Any, tmp_path: Path) -> None:
     assert "Spilled" in said["summary"]
     assert said["exit_code"] == 0
     assert contents(said["run"]) == undisturbed
+
+
+def on_a_cluster(what: str, config: ScoreConfig, tmp_path: Path) -> dict[str, Any]:
+    """The job on a cluster of its own, whose nodes go or come (``faults/clusters.py``)."""
+    job = write_job(config, tmp_path / "job.yaml")
+    done = subprocess.run(
+        [sys.executable, str(FAULTS / "clusters.py"), what, str(job)],
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said | {"stderr": done.stderr}
+
+
+def test_a_node_is_lost_and_nothing_comes_in_its_place(make_config: Any, tmp_path: Path) -> None:
+    settings = {
+        "corpus": str(write_jsonl(tmp_path / "c.jsonl", make_rows(3_000))),
+        "threads_per_actor": 1,
+    }
+    undisturbed = dlogp_ray.score(make_config(**settings), progress=False)
+    said = on_a_cluster("lose", make_config(**settings, run_id="disturbed"), tmp_path)
+    assert said["objects_at_loss"] < undisturbed.units
+    assert said["exit_code"] == 0
+    assert contents(said["run"]) == contents(undisturbed.run)
+
+
+def test_a_job_waits_for_its_first_node_and_grows_to_more(make_config: Any, tmp_path: Path) -> None:
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(3_000)))
+    config = make_config(corpus=corpus, threads_per_actor=1, actors={"min": 1, "max": 4})
+    said = on_a_cluster("grow", config, tmp_path)
+    assert said["waited"]
+    assert "waiting for a node with 0.999 CPUs" in said["stderr"]
+    assert (said["before"], said["after"]) == (1, 2)  # nodes with actors
+    assert said["exit_code"] == 0
