@@ -1,0 +1,232 @@
+"""What the driver costs by the unit: a job of very many units, whose scorer returns at once.
+
+    python tests/benchmarks/driver_scale.py --units 1000000 --left 40000 --out result.json
+
+Everything but the forward passes is the job's own: the corpus (one row a unit) is cut, read and
+checked, objects are created, and the run is sealed. All but ``--left`` units have an object already
+when the job begins: links to a few objects without rows, so that what is resumed is of the size of
+the whole while the chain runs for minutes only (``--left 0`` leaves all units to it).
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import dlogp_ray
+from dlogp_ray.bench.run import PACKAGES, hardware, versions
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.corpus.units import encode_units, unit_name
+from dlogp_ray.demo.pair import checkpoint_path, rl_name
+from dlogp_ray.pipelines import chain, score
+from dlogp_ray.pipelines.planning import ScoreJob, plan_score
+from dlogp_ray.pipelines.probe import Probe
+from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
+from dlogp_ray.tables.run import begin_run
+from dlogp_ray.tables.schemas import encode, scores_schema
+
+MB = 2**20
+ROWS_A_FILE = 10_000
+LINKS = 20_000
+"""Of one file; file systems allow some 65,000."""
+
+
+class ScoreNothing:
+    """In place of the actor: every statistic is 0."""
+
+    def __init__(self, job: ScoreJob, **_placement: Any) -> None:
+        self._job = job
+
+    def __call__(self, row: Row) -> Row:
+        from dlogp_ray.scoring.unit import score_unit
+
+        def work() -> Row:
+            config = self._job.config
+            scores = score_unit(
+                from_bytes(row["payload"]),
+                self,  # type: ignore[arg-type]
+                base=self._job.base,
+                compared=config.compared,
+                steps=dict.fromkeys(config.compared),
+                carry={},
+            )
+            return row | {"payload": to_bytes(scores)}
+
+        return guarded("scoring", row, work)
+
+    def score(self, sequences: Any) -> list[dict[str, dict[str, Any]]]:
+        from dlogp_ray.tables.schemas import BASE_STATISTICS, PAIR_STATISTICS, RL_STATISTICS
+
+        def zeros(names: tuple[str, ...], suffix: str, n: int) -> dict[str, Any]:
+            kinds = {name: np.bool_ if name == "top1_agree" else np.float32 for name in names}
+            kinds |= {name: np.int32 for name in names if name.startswith(("rank", "top1_id"))}
+            return {name.removesuffix(suffix): np.zeros(n, kind) for name, kind in kinds.items()}
+
+        lengths = [len(sequence.response_ids) for sequence in sequences]
+        return [
+            {
+                "base": zeros(BASE_STATISTICS, "_base", n),
+                "rl": zeros((*RL_STATISTICS, *PAIR_STATISTICS), "_rl", n),
+            }
+            for n in lengths
+        ]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--units", type=int, default=1_000_000)
+    parser.add_argument("--left", type=int, default=40_000, help="units that the chain does")
+    parser.add_argument("--folder", type=Path, help="where corpus and run go for the time")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        result = measure(Path(folder), options.units, options.left or options.units)
+    result |= {"units": options.units, "left": options.left, "hardware": hardware("cpu")}
+    result |= {"versions": versions(PACKAGES)}
+    print(json.dumps(result, indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(folder: Path, count: int, left: int) -> dict[str, Any]:
+    """A run of ``count`` units, of which the last ``left`` are missing, and it once more."""
+    corpus = folder / "corpus"
+    write_corpus(corpus, count)
+    config = ScoreConfig(
+        corpus=(str(corpus),),
+        policies={"base": str(checkpoint_path("base")), "rl": str(checkpoint_path(rl_name()))},
+        output=str(folder / "runs"),
+        run_id="scale",
+        unit_tokens=2,  # one row
+        threads_per_actor=1,
+    )
+    watched = Watched()
+    with watched.phase("planning"):
+        plan = plan_score(config)
+    assert len(plan.units) == count, len(plan.units)
+    engine = plan.job.default_engine("cpu")
+
+    def no_probe(job: ScoreJob, *_: Any, **__: Any) -> Probe:
+        import ray
+
+        placement = score_placement(config, ray.cluster_resources())
+        return Probe(placement, {}, 1.0, engine, None)
+
+    score.probe = no_probe
+    chain.ScoreUnit = ScoreNothing  # type: ignore[misc, assignment]
+    with watched.phase("beginning"):
+        info = score._run_info(plan, Probe(None, {}, 1.0, engine, None))  # type: ignore[arg-type]
+        run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
+    put_there(Path(run.path("scores")), count - left)
+    del plan
+    score_units, seal = chain.score_units, score.seal
+
+    def watched_units(*args: Any, **kwargs: Any) -> Any:
+        watched.end()  # what came before is the resume
+        with watched.phase("chain"):
+            return score_units(*args, **kwargs)
+
+    def watched_seal(*args: Any, **kwargs: Any) -> Any:
+        with watched.phase("sealing"):
+            return seal(*args, **kwargs)
+
+    score.score_units, score.seal = watched_units, watched_seal
+    watched.begin("resuming")
+    done = dlogp_ray.score(config)
+    assert done.sealed, list(done.units_failed.items())[:3]
+    assert done.units_scored == left, (done.units_scored, left)
+    with watched.phase("a sealed run once more"):
+        again = dlogp_ray.score(config)
+    assert again.units_scored == 0
+    return {"phases": watched.phases, "units_per_s": round(left / watched.phases["chain"]["s"], 1)}
+
+
+def write_corpus(folder: Path, rows: int) -> None:
+    """Rows of two tokens, 10,000 a file."""
+    folder.mkdir()
+    for start in range(0, rows, ROWS_A_FILE):
+        numbers = range(start, min(start + ROWS_A_FILE, rows))
+        table = pa.table(
+            {
+                "sample_id": [f"s{number}" for number in numbers],
+                "prompt_ids": [[2]] * len(numbers),
+                "response_ids": [[3]] * len(numbers),
+            }
+        )
+        pq.write_table(table, folder / f"{start:08d}.parquet", row_group_size=1_000)
+
+
+def score_placement(config: ScoreConfig, resources: dict[str, float]) -> Any:
+    from dlogp_ray.pipelines.cluster import place_actors
+
+    return place_actors(config, resources)
+
+
+def put_there(folder: Path, count: int) -> None:
+    """Objects of so many units, without rows."""
+    empty = scores_schema({}).empty_table()
+    footer = {"unit": 0, "rows_in": 0, "tokens": 0, "status": {}, "summary": {}}
+    data = encode(empty, footer)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        path = folder / f"{unit_name(number)}.parquet"
+        if number % LINKS == 0:
+            path.write_bytes(data)
+            source = path
+        else:
+            os.link(source, path)
+
+
+class Watched:
+    """Seconds and this process's memory by phase."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, dict[str, float]] = {}
+        self._process = psutil.Process()
+        self._name, self._started, self._before, self._peak = "", 0.0, 0, 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self._peak = max(self._peak, self._process.memory_info().rss)
+            time.sleep(0.2)
+
+    def begin(self, name: str) -> None:
+        self._name, self._started = name, time.monotonic()
+        self._before = self._peak = self._process.memory_info().rss
+
+    def end(self) -> None:
+        if self._name:
+            after = self._process.memory_info().rss
+            self.phases[self._name] = {
+                "s": round(time.monotonic() - self._started, 1),
+                "rss_before_mb": self._before // MB,
+                "rss_peak_mb": max(self._peak, after) // MB,
+                "rss_after_mb": after // MB,
+            }
+            print(self._name, self.phases[self._name], flush=True)
+        self._name = ""
+
+    def phase(self, name: str) -> "Watched":
+        self.begin(name)
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_error: object) -> None:
+        self.end()
+
+
+if __name__ == "__main__":
+    main()
