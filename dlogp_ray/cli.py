@@ -55,6 +55,12 @@ def score(
         bool, typer.Option("--seal-partial", help="Seal the run although units failed.")
     ] = False,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+    json_log: Annotated[
+        bool,
+        typer.Option(
+            "--json-log", help="Log events on standard error as JSON lines, instead of progress."
+        ),
+    ] = False,
 ) -> None:
     """Score a corpus; run it again to do what is missing. The last line printed is JSON."""
     job = ScoreConfig.from_yaml(config, actors=actors, seal_partial=seal_partial or None)
@@ -67,8 +73,12 @@ def score(
     if plan:
         typer.echo(json.dumps(print_plan(preview(job), Console())))
         return
+    if json_log:
+        from dlogp_ray.pipelines.events import log_to_standard_error
+
+        log_to_standard_error()
     try:
-        result = run_job(job, progress=progress)
+        result = run_job(job, progress=progress and not json_log)
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted; what is committed stays, the same command goes on"

@@ -1,12 +1,17 @@
 """The stage of a unit that needs the policies: a plain class, loaded once, called once a unit."""
 
+import time
+from collections import Counter
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers.utils.logging import disable_progress_bar
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.loading import Loading
+from dlogp_ray.pipelines.metrics import ActorMetrics
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
 from dlogp_ray.policies.adapters import load_policies
@@ -59,6 +64,7 @@ class ScoreUnit:
         if engine.compiled:
             self.scorer.compile()
         self._job = job
+        self._metrics = ActorMetrics(job.config.run_id)
 
     @property
     def policies_bytes(self) -> int:
@@ -70,15 +76,40 @@ class ScoreUnit:
         """Score one unit."""
 
         def work() -> Row:
+            started = time.monotonic()
             config = self._job.config
+            rows = from_bytes(row["payload"])
             scores = score_unit(
-                from_bytes(row["payload"]),
+                rows,
                 self.scorer,
                 base=self._job.base,
                 compared=config.compared,
                 steps={name: config.policies[name].step for name in config.compared},
                 carry=self._job.rules.carry,
             )
-            return row | {"payload": to_bytes(scores)}
+            seconds = time.monotonic() - started
+            self._count(rows, scores, seconds)
+            return row | {"payload": to_bytes(scores), "seconds": seconds}
 
-        return guarded("scoring", row, work)
+        done = guarded("scoring", row, work)
+        if done["error"]:
+            self._metrics.failed()
+        return done
+
+    def _count(self, rows: pa.Table, scores: pa.Table, seconds: float) -> None:
+        ok = rows.filter(pc.equal(rows["status"], "ok"))
+        tokens = _lengths(ok["prompt_ids"]) + _lengths(ok["response_ids"])
+        policies = scores["policy"].to_pylist()
+        self._metrics.scored(
+            tokens=tokens,
+            response_tokens={
+                policy: _lengths(scores.filter(pc.equal(scores["policy"], policy))["response_ids"])
+                for policy in set(policies)
+            },
+            rows=Counter(zip(policies, scores["status"].to_pylist(), strict=True)),
+            seconds=seconds,
+        )
+
+
+def _lengths(lists: pa.ChunkedArray) -> int:
+    return int(pc.sum(pc.list_value_length(lists), min_count=0).as_py())

@@ -8,6 +8,7 @@ lost goes to the end of the queue instead, and another actor tries it.
 """
 
 import gc
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,9 @@ from dlogp_ray import store
 from dlogp_ray.corpus.units import Unit, Units
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement
+from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.loading import LoadingWatch
+from dlogp_ray.pipelines.metrics import DriverMetrics
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.progress import UnitProgress
 from dlogp_ray.pipelines.stages import read_unit, write_unit
@@ -89,6 +92,8 @@ def score_units(
     watch = ray.remote(num_cpus=0)(LoadingWatch).remote()
     size = min(max(WAVE_UNITS[0], WAVE_UNITS_PER_ACTOR * placement.max_actors), WAVE_UNITS[-1])
     fresh, again, attempts = iter(units), list[Unit](), Counter[int]()
+    metrics, left = DriverMetrics(job.config.run_id), len(units)
+    metrics.waiting(left)
     with UnitProgress(len(units), units.tokens, enabled=progress) as bar:
         while True:
             wave = list(islice(fresh, size))
@@ -103,10 +108,14 @@ def score_units(
                     outcome.created += bool(receipt["created"])
                     if receipt["error"]:
                         outcome.failures.append(Failure(unit, receipt["error"], 1))
+                    left -= 1
+                    metrics.waiting(left)
+                    _say_done(unit, receipt)
                     bar.advance(unit.tokens)
                     stop.check()
             except _Ended as error:
                 outcome.ended = str(error)
+                say("ended by Ray", logging.ERROR, cause=outcome.ended)
             attempts.update(under_way.keys())
             lost = [u for u in under_way.values() if not store.exists(job.object_uri(u.index))]
             if outcome.ended:
@@ -115,11 +124,20 @@ def score_units(
                 return outcome
             for unit in lost:
                 tried = attempts[unit.index]
+                say("unit lost", logging.WARNING, unit=unit.name, attempts=tried)
                 if tried < job.config.max_unit_attempts:
                     again.append(unit)
                 else:
                     cause = f"the process that scored it died in each of {tried} attempts"
                     outcome.failures.append(Failure(unit, cause, tried))
+
+
+def _say_done(unit: Unit, receipt: dict[str, Any]) -> None:
+    if receipt["error"]:
+        say("unit failed", logging.ERROR, unit=unit.name, cause=receipt["error"])
+        return
+    names = ("created", "rows", "rejected", "tokens", "seconds")
+    say("unit done", unit=unit.name, **{name: receipt[name] for name in names})
 
 
 def _receipts(
@@ -128,7 +146,7 @@ def _receipts(
     """One execution of Ray Data.
 
     Yields:
-        A row for each unit whose processes lived: index, created, error.
+        A row for each unit whose processes lived: index, created, error, and what was done.
 
     Raises:
         _Ended: Ray ended it before its end.

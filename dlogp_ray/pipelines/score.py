@@ -27,6 +27,7 @@ from dlogp_ray.corpus.units import Units, decode_units, encode_units
 from dlogp_ray.errors import StoreFailed
 from dlogp_ray.pipelines.chain import Failure, Outcome, score_units
 from dlogp_ray.pipelines.cluster import start_ray
+from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.planning import ScorePlan, plan_score
 from dlogp_ray.pipelines.probe import Probe, probe
 from dlogp_ray.pipelines.result import ScorePreview, ScoreResult, summarise_run
@@ -74,12 +75,15 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
             with ray_session() as stop:
                 # A run that exists has its noise floor.
                 sample = sample_units(plan.units) if run is None else []
-                seen = probe(plan.job, missing.tokens, sample, progress=progress)
+                tokens, left = missing.tokens, len(missing)
+                say("planned", run=plan.job.run_uri, units=len(units), missing=left, tokens=tokens)
+                seen = probe(plan.job, tokens, sample, progress=progress)
                 info = _run_info(plan, seen)
                 with _store_failures(plan.job.run_uri):
                     run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
                     # As recorded: another call may have begun it meanwhile, with another engine.
                     job = replace(plan.job, engine=Engine(**run.info["engine"]))
+                    say("scoring", engine=run.info["engine"], placement=asdict(seen.placement))
                     outcome = score_units(job, seen.placement, missing, stop, progress=progress)
         with _store_failures(run.uri):
             failed = _record_failures(run, outcome.failures)
@@ -88,7 +92,9 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
             if done or (config.seal_partial and not outcome.ended):
                 seal(run, partial=config.seal_partial)
     seconds = time.monotonic() - started
-    return summarise_run(run, outcome.created, failed, seconds, config.max_rejected)
+    result = summarise_run(run, outcome.created, failed, seconds, config.max_rejected)
+    say("finished", **result.as_json())
+    return result
 
 
 @contextmanager

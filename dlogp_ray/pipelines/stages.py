@@ -34,7 +34,7 @@ def guarded(stage: str, row: Row, work: Callable[[], Row]) -> Row:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
         cause = f"{stage}: {type(error).__name__}: {error} ({where})"
-        return {"index": row["index"], "rows": 0, "payload": b"", "error": cause}
+        return {"index": row["index"], "rows": 0, "payload": b"", "seconds": 0.0, "error": cause}
 
 
 def read_unit(row: Row, *, job: ScoreJob) -> Row:
@@ -43,7 +43,13 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
     def work() -> Row:
         unit = Unit(**{key: row[key] for key in Unit.__dataclass_fields__})
         table = check_rows(raw_rows(unit, job), unit.file, job.rules, job.text_tokenizer)
-        return {"index": unit.index, "rows": len(table), "payload": to_bytes(table), "error": ""}
+        return {
+            "index": unit.index,
+            "rows": len(table),
+            "payload": to_bytes(table),
+            "seconds": 0.0,
+            "error": "",
+        }
 
     return guarded("reading", row, work)
 
@@ -75,10 +81,20 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
         conditional = not job.config.single_writer
         uri = job.object_uri(row["index"])
         created = store.create(uri, encode(scores, footer), conditional=conditional)
-        return {"index": row["index"], "created": created, "error": ""}
+        return {
+            "index": row["index"],
+            "created": created,
+            "tokens": footer["tokens"],
+            "rows": len(scores),
+            "rejected": len(scores) - summary.status.get("ok", 0),
+            "seconds": row["seconds"],
+            "error": "",
+        }
 
-    done = guarded("writing", row, work)
-    return {"index": row["index"], "created": done.get("created", False), "error": done["error"]}
+    nothing = {"created": False, "tokens": 0, "rows": 0, "rejected": 0, "seconds": 0.0}
+    return nothing | {
+        key: value for key, value in guarded("writing", row, work).items() if key != "payload"
+    }
 
 
 def to_bytes(table: pa.Table) -> bytes:

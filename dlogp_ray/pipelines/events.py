@@ -1,0 +1,40 @@
+"""What happens in a job, event by event, through Python's logging; as JSON lines for machines."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+LOG = logging.getLogger("dlogp_ray.events")
+"""Silent unless a program gives it a level and a handler."""
+
+
+def say(event: str, level: int = logging.INFO, **fields: Any) -> None:
+    """Something happened.
+
+    Args:
+        event: What, in a word.
+        level: Of the log.
+        fields: What can be said of it, of types that JSON has.
+    """
+    LOG.log(level, event, extra={"fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event, and the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": when, "level": record.levelname.lower(), "event": record.getMessage()}
+        return json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False)
+
+
+def log_to_standard_error() -> None:
+    """Write this process's events to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
