@@ -92,6 +92,10 @@ def score(
 def show(
     run: RunArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Print a line now and then until the run is sealed.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two lines.")] = 10.0,
 ) -> None:
     """What ran, how far it is, its totals, and what was rejected or failed and why."""
     from rich.console import Console
@@ -99,6 +103,13 @@ def show(
     from dlogp_ray.analysis.overview import overview, print_overview
     from dlogp_ray.tables.run import open_run
 
+    if watching:
+        from dlogp_ray.analysis.watching import watch
+
+        for progress in watch(open_run(run), every):
+            typer.echo(json.dumps(progress.as_json()) if as_json else str(progress))
+        if as_json:
+            return
     found = overview(open_run(run))
     if as_json:
         typer.echo(json.dumps(found.as_json()))

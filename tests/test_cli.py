@@ -61,6 +61,11 @@ def test_show_says_what_is_there_and_what_was_rejected(
     seen = json.loads(out)
     assert seen["summary"]["status"] == {"ok": 4, "malformed": 1}
     assert seen["rejected"][0]["status"] == "malformed"
+    code, out, _ = call(monkeypatch, capfd, "show", run, "--watch", "--json")
+    (look,) = [json.loads(line) for line in out.splitlines()]  # a sealed run is looked at once
+    assert (look["units"], look["units_done"], look["sealed"]) == (1, 1, True)
+    code, out, _ = call(monkeypatch, capfd, "show", run, "--watch")
+    assert out.splitlines()[0] == "1 of 1 units (100.0% of the tokens), sealed"
 
 
 @pytest.mark.ray
