@@ -185,7 +185,8 @@ class ScoreConfig(JobConfig):
     ``{min: 1, max: 64}``, for a cluster that adds nodes while units wait (default: one a GPU, else
     as many as ``threads_per_actor`` leaves CPUs for)."""
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
-    """Default: 1 where the cluster has GPUs, else 0."""
+    """A fraction for small policies, several for large ones: each policy's layers are spread over
+    them (default: 1 where the cluster has GPUs, else 0)."""
     threads_per_actor: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of one actor's tensor operations (default: the CPUs divided among
     ``actors`` where these are given; else as few as memory allows, or, in a long job, what scores
@@ -221,6 +222,9 @@ class ScoreConfig(JobConfig):
                 f"policies {', '.join(self.policies)}: with more than one, one must be called "
                 f"{BASE!r}: the others are compared with it"
             )
+        gpus = self.gpus_per_actor
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_actor {gpus:g}: above 1 they must be whole GPUs")
         adapters = [name for name, source in self.policies.items() if source.adapter is not None]
         if adapters and (BASE not in self.policies or BASE in adapters):
             raise ValueError(

@@ -15,6 +15,7 @@ from dlogp_ray.pipelines.metrics import ActorMetrics
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
 from dlogp_ray.policies.adapters import load_policies
+from dlogp_ray.policies.loading import SPREAD
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import score_unit
 
@@ -26,11 +27,18 @@ class ScoreUnit:
         job: Which policies, and how.
         device: Where they are held, as torch names it.
         threads: CPU threads of tensor operations.
+        spread: Whether each policy is spread over all GPUs that Ray gave to the process.
         watch: A ``LoadingWatch``, where Ray may restart the process.
     """
 
     def __init__(
-        self, job: ScoreJob, device: str, threads: int = 1, watch: Any | None = None
+        self,
+        job: ScoreJob,
+        device: str,
+        threads: int = 1,
+        watch: Any | None = None,
+        *,
+        spread: bool = False,
     ) -> None:
         """Load the policies.
 
@@ -51,6 +59,7 @@ class ScoreUnit:
                 {name: job.checkpoint(name) for name in job.config.policies},
                 dtype=engine.dtype,
                 device=device,
+                device_map=SPREAD if spread else None,
                 trust_remote_code=job.config.trust_remote_code,
                 allow_pickle=job.config.allow_pickle,
             )

@@ -178,6 +178,7 @@ def _receipts(
                 "device": placement.device,
                 "threads": placement.threads,
                 "watch": watch,
+                "spread": placement.gpus > 1,
             },
             compute=ActorPoolStrategy(
                 min_size=min(placement.min_actors, most),

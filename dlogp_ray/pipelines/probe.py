@@ -110,7 +110,8 @@ def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit], *, progress: bool 
 def _probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Unit]) -> Probe:
     device = placement.device
     engine = job.engine or job.default_engine(device)
-    unit = ScoreUnit(replace(job, engine=engine), device, placement.threads)
+    spread = placement.gpus > 1
+    unit = ScoreUnit(replace(job, engine=engine), device, placement.threads, spread=spread)
     tokens_per_actor = tokens // placement.max_actors
     speed = _tokens_per_s(unit, job, engine)
     if job.engine is None:
@@ -128,7 +129,8 @@ def _probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Un
             if not engine.compiled:  # what was tried can't be undone
                 del unit
                 gc.collect()
-                unit = ScoreUnit(replace(job, engine=engine), device, engine.threads)
+                again = replace(job, engine=engine)
+                unit = ScoreUnit(again, device, engine.threads, spread=spread)
     texts = sample_texts(job, sample, _noise_tokens(speed)) if sample else []
     return Probe(
         placement=placement,

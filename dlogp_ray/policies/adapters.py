@@ -22,7 +22,8 @@ from torch.nn import Linear, Parameter
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import ADAPTER_CONFIG, Checkpoint, local_folder
-from dlogp_ray.policies.policy import Policy, load_model
+from dlogp_ray.policies.loading import load_model
+from dlogp_ray.policies.policy import Policy
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
@@ -86,6 +87,7 @@ def load_policies(
     *,
     dtype: str | Mapping[str, str] = "auto",
     device: str = "cpu",
+    device_map: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> dict[str, Policy]:
@@ -95,17 +97,25 @@ def load_policies(
         checkpoints: With the base of every adapter among them.
         dtype: Of all, or by policy; an adapter's is its base's.
         device: Where they are held, as torch names it.
+        device_map: Where each is held instead, as transformers names it.
         trust_remote_code: Run Python code that comes with a checkpoint.
         allow_pickle: Load checkpoints that hold no safetensors file.
 
     Raises:
         Refused: One can't be loaded, or an adapter does not fit its base.
     """
+    adapters = [name for name, checkpoint in checkpoints.items() if checkpoint.base is not None]
+    if adapters and device_map is not None:
+        raise Refused(
+            f"policy {adapters[0]}: adapters on a base that is spread over several GPUs are not "
+            "supported; merge the adapter into a checkpoint of its own, or set gpus_per_actor: 1"
+        )
     models = {
         name: load_model(
             checkpoint,
             dtype=dtype if isinstance(dtype, str) else dtype[name],
             device=device,
+            device_map=device_map,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )

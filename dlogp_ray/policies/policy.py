@@ -22,6 +22,7 @@ from dlogp_ray.policies.attention import Layout, Past, Segment, packed, register
 from dlogp_ray.policies.checkpoint import Checkpoint
 from dlogp_ray.policies.linear import use_kernel
 from dlogp_ray.policies.lm_head import LmHead
+from dlogp_ray.policies.loading import load_model
 
 ATTENTION_BYTES = 256 * 2**20
 """The most that the plain attention's weights of one layer may take."""
@@ -73,29 +74,22 @@ class Policy:
     def load(
         cls,
         checkpoint: Checkpoint,
-        *,
-        dtype: str = "auto",
-        device: str = "cpu",
-        trust_remote_code: bool = False,
-        allow_pickle: bool = False,
+        **options: Any,
     ) -> "Policy":
         """Load the checkpoint's weights.
+
+        Args:
+            checkpoint: Where they are.
+            options: Of ``load_model``.
 
         Raises:
             Refused: ``load_model`` or ``__init__`` refuses them.
         """
-        model = load_model(
-            checkpoint,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-        )
-        return cls(checkpoint.name, model)
+        return cls(checkpoint.name, load_model(checkpoint, **options))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where ids go in and hidden states come out: all weights, or the first of several GPUs."""
         return self.lm_head.weight.device
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -117,7 +111,8 @@ class Policy:
             if self.batching is Batching.ALONE:
                 # "Dynamic" encodings stay those of the longest text until a short one comes.
                 self._body(input_ids=ids[:, :1], use_cache=False)
-            return self._body(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+            out = self._body(input_ids=ids, use_cache=False)
+        return out.last_hidden_state.to(self.device)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def hidden_packed(self, ids: Int[Tensor, " t"], layout: Layout) -> Float[Tensor, "t h"]:
@@ -131,7 +126,7 @@ class Policy:
                 position_ids=layout.positions(ids.device),
                 use_cache=False,
             )
-        return out.last_hidden_state[0]  # type: ignore[no-any-return]
+        return out.last_hidden_state[0].to(self.device)  # type: ignore[no-any-return]
 
     def compile(self) -> None:
         """Compile the decoder's layers (about 15 s), which are alike: one compilation for all."""
@@ -210,7 +205,7 @@ class Policy:
         kind = type(self._model).__name__
         try:
             logits = self._model(input_ids=ids, use_cache=False).logits
-            ours, theirs = self.hidden(ids), seen["hidden"]
+            ours, theirs = self.hidden(ids), seen["hidden"].to(self.device)
         except Exception as error:
             raise Refused(
                 f"policy {self.name}: {kind} can't be run as a body and an lm head: "
@@ -225,7 +220,8 @@ class Policy:
             )
         # The same operations in the same dtype may differ by how the library orders them:
         # a few units in the last place of the largest logit.
-        finished = self.lm_head.finish(seen["raw"])
+        logits = logits.to(self.device)
+        finished = self.lm_head.finish(seen["raw"].to(self.device))
         tolerance = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
         worst = float((finished - logits).abs().max())
         if not worst <= tolerance:
@@ -233,45 +229,6 @@ class Policy:
                 f"policy {self.name}: {kind} does something to its logits that is not supported "
                 f"(they differ from lm_head(hidden) by {worst:.3g})"
             )
-
-
-def load_model(
-    checkpoint: Checkpoint,
-    *,
-    dtype: str = "auto",
-    device: str = "cpu",
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-) -> Any:
-    """The checkpoint's ``AutoModelForCausalLM``, frozen.
-
-    Raises:
-        Refused: It can't be loaded, or weights are missing.
-    """
-    from transformers import AutoModelForCausalLM
-
-    label = f"policy {checkpoint.name} ({checkpoint.source})"
-    wanted = checkpoint.saved_dtype if dtype == "auto" else dtype
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder,
-            dtype=getattr(torch, wanted),
-            trust_remote_code=trust_remote_code,
-            use_safetensors=None if allow_pickle else True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are named below
-        )
-    except Exception as error:
-        raise Refused(f"{label} can't be loaded: {type(error).__name__}: {error}") from error
-    model, info = loaded
-    if info["missing_keys"] or info["mismatched_keys"]:
-        mismatched = [key for key, *_shapes in info["mismatched_keys"]]
-        missing = sorted((*info["missing_keys"], *mismatched))
-        raise Refused(
-            f"{label}: {len(missing)} weights are missing from the checkpoint or have another "
-            f"shape, {missing[0]} for one; they would be random"
-        )
-    return model.requires_grad_(False).to(device)
 
 
 def _body(name: str, model: Any) -> Any:
@@ -298,9 +255,12 @@ def _lm_head(model: Any) -> LmHead:
         scale /= divisor
     names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
     softcap = next((cap for name in names if (cap := getattr(config, name, None))), None)
+    # The heads of all policies meet in one place, where the statistics are made.
+    home = model.get_input_embeddings().weight.device
+    bias = getattr(layer, "bias", None)
     return LmHead(
-        weight=layer.weight.detach(),
-        bias=layer.bias.detach() if getattr(layer, "bias", None) is not None else None,
+        weight=layer.weight.detach().to(home),
+        bias=bias.detach().to(home) if bias is not None else None,
         scale=float(scale),
         softcap=softcap,
     )
