@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +12,8 @@ from dlogp_ray import store
 from dlogp_ray.errors import Refused
 from dlogp_ray.tables.committed import Committed
 from dlogp_ray.tables.run import Run, add_up, encode_table
-from dlogp_ray.tables.sql import connect
+from dlogp_ray.tables.sample_ids import sample_ids
 
-_DUPLICATES_MEMORY = "1GB"
 _BATCH = 1_000
 
 _SCHEMA = pa.schema(
@@ -51,7 +49,7 @@ def seal(run: Run, *, partial: bool = False) -> Run:
         raise Refused(f"run {run.uri}: {missing} of {run.planned} units are missing")
     table = pa.Table.from_batches(_rows(run, committed), schema=_SCHEMA)
     if len(committed) > 1:
-        duplicates = duplicate_sample_ids(run)
+        duplicates = duplicate_sample_ids(run, committed)
         column = _SCHEMA.get_field_index("duplicate_sample_ids")
         ids = [duplicates.get(unit, []) for unit in table["unit"].to_pylist()]
         values = pa.array(ids, _SCHEMA.field(column).type)
@@ -121,24 +119,15 @@ def quarantine(run: Run, name: str) -> str:
     raise AssertionError("numbers do not end")
 
 
-def duplicate_sample_ids(run: Run) -> dict[str, list[str]]:
-    """Sample ids that stand in more than one unit: unit -> its such ids, sorted.
-
-    Found out of core: DuckDB spills to a temporary folder when 1 GB is not enough.
-    """
-    with tempfile.TemporaryDirectory(prefix="dlogp-duplicates-") as spill:
-        connection = connect(run.uri)
-        connection.execute(f"SET memory_limit = '{_DUPLICATES_MEMORY}'")
-        connection.execute(f"SET temp_directory = '{spill}'")
+def duplicate_sample_ids(run: Run, committed: Committed) -> dict[str, list[str]]:
+    """Sample ids that stand in more than one unit: unit -> its such ids, sorted."""
+    with sample_ids(run, committed) as connection:
         found = connection.execute(
             """
-            WITH ids AS (
-                SELECT DISTINCT sample_id, parse_filename(filename, true) AS unit
-                FROM read_parquet(?, filename = true) WHERE sample_id IS NOT NULL
-            ), twice AS (SELECT sample_id FROM ids GROUP BY sample_id HAVING count(*) > 1)
-            SELECT unit, list_sort(list(sample_id)) FROM ids SEMI JOIN twice USING (sample_id)
+            WITH pairs AS (SELECT DISTINCT sample_id, unit FROM ids),
+            twice AS (SELECT sample_id FROM pairs GROUP BY sample_id HAVING count(*) > 1)
+            SELECT unit, list_sort(list(sample_id)) FROM pairs SEMI JOIN twice USING (sample_id)
             GROUP BY unit
-            """,
-            [run.path("scores/part-*.parquet")],
+            """
         ).fetchall()
     return dict(found)

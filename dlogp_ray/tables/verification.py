@@ -1,7 +1,6 @@
 """Whether a run is what it says: every object there, whole, and unchanged since it was written."""
 
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +15,8 @@ from dlogp_ray.errors import Damaged
 from dlogp_ray.tables import schemas
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.sample_ids import sample_ids
 from dlogp_ray.tables.sealing import totals
-from dlogp_ray.tables.sql import connect
 
 _READERS = 4
 """Objects in memory at once: of 64 MB as stored, some 200 MB each."""
@@ -235,18 +234,13 @@ def _duplicates(run: Run, units: list[str]) -> list[Problem]:
     """(sample_id, policy) that occur more than once among rows that were not rejected for that."""
     if not units:
         return []
-    with tempfile.TemporaryDirectory(prefix="dlogp-verify-") as spill:
-        connection = connect(run.uri)
-        connection.execute("SET memory_limit = '1GB'")
-        connection.execute(f"SET temp_directory = '{spill}'")
+    with sample_ids(run, units) as connection:
         found = connection.execute(
             """
-            SELECT sample_id, policy, list_sort(list(parse_filename(filename, true)))
-            FROM read_parquet(?, filename = true)
-            WHERE sample_id IS NOT NULL AND status <> 'duplicate_sample_id'
+            SELECT sample_id, policy, list_sort(list(unit)) FROM ids
+            WHERE status <> 'duplicate_sample_id'
             GROUP BY sample_id, policy HAVING count(*) > 1 ORDER BY ALL
-            """,
-            [[run.object_uri(unit) for unit in units]],
+            """
         ).fetchall()
     problems = [
         Problem(None, f"sample_id {sample!r} of policy {policy} occurs in {', '.join(where)}")

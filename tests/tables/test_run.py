@@ -260,7 +260,7 @@ def test_ids_in_several_units_are_found(tmp_path: Path) -> None:
     put_unit(run, 2, [scored("c", [1.0]), scored("b", [1.0])])
     # a stands twice in one unit, once for each policy; no id is no duplicate
     found = {"part-00000000": ["b"], "part-00000001": ["b", "c"], "part-00000002": ["b", "c"]}
-    assert duplicate_sample_ids(run) == found
+    assert duplicate_sample_ids(run, run.committed()) == found
     seal(run)
     assert run.totals()["duplicate_sample_ids"] == 2
     manifest = run.manifest().to_pylist()
