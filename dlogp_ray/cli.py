@@ -157,6 +157,13 @@ def verify(
             "--repair", help="Move damaged objects to quarantine/ and score their units again."
         ),
     ] = False,
+    trust_run: Annotated[
+        bool,
+        typer.Option(
+            "--trust-run",
+            help="With --repair: obey trust_remote_code and allow_pickle in the run's run.json.",
+        ),
+    ] = False,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
 ) -> None:
     """Read a whole run and name what is missing, damaged or changed. The last line is JSON."""
@@ -177,7 +184,7 @@ def verify(
         for problem in problems:
             typer.echo(str(problem))
         repaired = sorted({problem.unit for problem in problems if problem.unit})
-        repair_run(open_run(run), problems, progress=progress)
+        repair_run(open_run(run), problems, trusted=trust_run, progress=progress)
         problems = check()
     lines, document = report(open_run(run), problems, repaired)
     typer.echo("\n".join(lines))

@@ -85,7 +85,12 @@ def start_ray() -> bool:
                 log_to_driver=False,
             )
         except ConnectionError as error:
-            raise _no_cluster(address, error) from None
+            # Something listens there; without the cluster's token it answers nothing.
+            raise _no_cluster(
+                address,
+                f"{error}; a cluster that asks for a token needs RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH",
+            ) from None
     return True
 
 
@@ -100,7 +105,7 @@ def _check_answers(address: str) -> None:
         raise _no_cluster(address, error) from None
 
 
-def _no_cluster(address: str, error: Exception) -> Refused:
+def _no_cluster(address: str, error: object) -> Refused:
     return Refused(
         f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); correct it, or unset it "
         "to start Ray on this machine"

@@ -16,7 +16,9 @@ from dlogp_ray.tables.sealing import quarantine, unseal
 from dlogp_ray.tables.verification import Problem
 
 
-def repair(run: Run, problems: Sequence[Problem], *, progress: bool = True) -> ScoreResult:
+def repair(
+    run: Run, problems: Sequence[Problem], *, trusted: bool = False, progress: bool = True
+) -> ScoreResult:
     """Put the objects of ``problems`` aside and score their units again.
 
     Killed in the middle, it can be called again: the run stays sealed, with objects missing, until
@@ -25,11 +27,13 @@ def repair(run: Run, problems: Sequence[Problem], *, progress: bool = True) -> S
     Args:
         run: With what is left of it.
         problems: As ``verify`` names them.
+        trusted: Run code that comes with the checkpoints where ``run.json`` asks for that.
         progress: Show progress on standard error.
 
     Raises:
-        Refused: Corpus or policies are not there any more, or the list of units is lost and can't
-            be made again; nothing was touched.
+        Refused: Corpus or policies are not there any more, the list of units is lost and can't be
+            made again, or ``run.json`` asks for code to be run and is not trusted; nothing was
+            touched.
         FingerprintMismatch: They have changed; nothing was touched.
     """
     output, run_id = posixpath.split(run.uri)
@@ -37,6 +41,12 @@ def repair(run: Run, problems: Sequence[Problem], *, progress: bool = True) -> S
         dict(run.info["config"]) | {"output": output, "run_id": run_id},
         source=run.path("run.json"),
     )
+    if (config.trust_remote_code or config.allow_pickle) and not trusted:
+        raise Refused(
+            f"{run.path('run.json')} says trust_remote_code or allow_pickle: scoring again would "
+            "run code that comes with the checkpoints it names. If the run is your own, say "
+            "--trust-run"
+        )
     plan = plan_score(config)
     check_fingerprint(run, plan.fingerprint)
     units = encode_units(plan.units)

@@ -31,6 +31,8 @@ from dlogp_ray.tables.committed import UNIT, Committed
 from dlogp_ray.tables.noise import NoiseFloor
 
 _READERS = 16
+_NEEDED = frozenset({"fingerprint", "units"})
+"""What every ``run.json`` says."""
 _FOOTER_BYTES = 64 * 1024
 """Of an object's end are asked for at once; footers with their summaries have about 10 KB."""
 
@@ -226,14 +228,23 @@ def open_run(uri: str) -> Run:
 
     Raises:
         Refused: There is no run at this address.
+        Damaged: Its ``run.json`` is not one.
     """
     uri = store.absolute(uri.rstrip("/"))
     try:
-        return Run(uri, json.loads(store.read(f"{uri}/run.json")))
+        info = json.loads(store.read(f"{uri}/run.json"))
     except (FileNotFoundError, NotADirectoryError):
         raise Refused(
             f"{uri}: there is no run there (no run.json); give the folder <output>/<run_id>"
         ) from None
+    except ValueError as error:
+        raise Damaged(f"{uri}/run.json can't be read: {error}; put it back from a copy") from None
+    missing = _NEEDED - info.keys() if isinstance(info, dict) else _NEEDED
+    if missing:
+        raise Damaged(
+            f"{uri}/run.json has no {', '.join(sorted(missing))}: it is not the record of a run"
+        )
+    return Run(uri, info)
 
 
 def find_run(uri: str) -> Run | None:

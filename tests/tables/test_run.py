@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlogp_ray import store
-from dlogp_ray.errors import ExitCode, FingerprintMismatch, Refused
+from dlogp_ray.errors import Damaged, ExitCode, FingerprintMismatch, Refused
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run, open_run
 from dlogp_ray.tables.schemas import encode, scores_schema
@@ -67,6 +67,21 @@ def run(tmp_path: Path) -> Run:
     put_unit(run, 0, FIRST)
     put_unit(run, 1, SECOND)
     return run
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{torn", r"run\.json can't be read"),
+        ("\xff", r"run\.json can't be read"),
+        ("[]", "no fingerprint, units"),
+        ('{"fingerprint": {}}', "has no units"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(Damaged, match=named):
+        open_run(str(tmp_path))
 
 
 def test_a_run_begins_once_and_is_joined_after_that(tmp_path: Path) -> None:

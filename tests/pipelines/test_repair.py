@@ -1,0 +1,33 @@
+"""Repair takes its orders from the run's own record, which may be another's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines.repair import repair
+from dlogp_ray.tables.run import begin_run
+from dlogp_ray.tables.verification import Problem
+
+
+@pytest.mark.parametrize("field", ["trust_remote_code", "allow_pickle"])
+def test_code_that_a_run_asks_for_is_not_run_unless_the_run_is_trusted(
+    tmp_path: Path, field: str
+) -> None:
+    config = {
+        "corpus": [str(tmp_path / "corpus.jsonl")],
+        "policies": {"base": {"path": "evil/base"}, "rl": {"path": "evil/rl"}},
+        "output": "elsewhere",
+        "run_id": "r",
+        field: True,
+    }
+    info: dict[str, Any] = {"fingerprint": {}, "units": {"count": 1}, "config": config}
+    run = begin_run(str(tmp_path / "r"), info, b"units")
+    before = sorted(tmp_path.rglob("*"))
+    problem = Problem("part-00000000", "its object is missing")
+    with pytest.raises(Refused, match=r"would run code .* --trust-run"):
+        repair(run, [problem])
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(Refused, match=r"corpus\.jsonl"):  # the next thing that it looks at
+        repair(run, [problem], trusted=True)
