@@ -104,6 +104,14 @@ def make_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+def contents(run: str) -> dict[str, str]:
+    """Unit -> content hash of its object: every value of every row."""
+    from dlogp_ray import open_run
+
+    opened = open_run(run)
+    return {unit: footer["content_hash"] for unit, footer in opened.footers(opened.committed())}
+
+
 def write_broken_gzip(path: Path) -> Path:
     """A compressed corpus file that ends too early: a unit that fails whoever reads it."""
     rows = "".join(json.dumps(row) + "\n" for row in make_rows(2_500)).encode()

@@ -92,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         result = measure(Path(folder), options.units, options.left or options.units)
     result |= {"units": options.units, "left": options.left, "hardware": hardware("cpu")}
-    result |= {"versions": versions(PACKAGES)}
+    result |= {"versions": versions(*PACKAGES)}
     print(json.dumps(result, indent=2))
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import make_rows, write_broken_gzip, write_jsonl
+from conftest import contents, make_rows, write_broken_gzip, write_jsonl
 from s3_server import FaultyProxy
 
 import dlogp_ray
@@ -67,12 +67,6 @@ def undisturbed(make_job: Any, tmp_path: Path) -> dict[str, str]:
     return contents(dlogp_ray.score(make_job(str(tmp_path / "undisturbed")), progress=False).run)
 
 
-def contents(run: str) -> dict[str, str]:
-    """Unit -> content hash of its object."""
-    opened = dlogp_ray.open_run(run)
-    return {unit: footer["content_hash"] for unit, footer in opened.footers(opened.committed())}
-
-
 def write_job(config: ScoreConfig, path: Path) -> Path:
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     return path
@@ -89,6 +83,21 @@ def start(job: Path, **environment: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def on_its_own(script: str, *words: str) -> dict[str, Any]:
+    """What a script of ``faults/`` says at its end: a process with a Ray of its own."""
+    done = subprocess.run(
+        [sys.executable, str(FAULTS / script), *words],
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said | {"stderr": done.stderr}
 
 
 @pytest.fixture
@@ -257,35 +266,10 @@ def test_an_object_store_that_is_full(make_config: Any, tmp_path: Path) -> None:
     undisturbed = contents(dlogp_ray.score(make_config(**settings), progress=False).run)
     assert len(undisturbed) > 4
     job = write_job(make_config(**settings, run_id="disturbed"), tmp_path / "job.yaml")
-    done = subprocess.run(
-        [sys.executable, str(FAULTS / "small_object_store.py"), str(job)],
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3_000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = on_its_own("small_object_store.py", str(job))
     assert "Spilled" in said["summary"]
     assert said["exit_code"] == 0
     assert contents(said["run"]) == undisturbed
-
-
-def on_a_cluster(what: str, config: ScoreConfig, tmp_path: Path) -> dict[str, Any]:
-    """The job on a cluster of its own, whose nodes go or come (``faults/clusters.py``)."""
-    job = write_job(config, tmp_path / "job.yaml")
-    done = subprocess.run(
-        [sys.executable, str(FAULTS / "clusters.py"), what, str(job)],
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3_000:]
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return said | {"stderr": done.stderr}
 
 
 def test_a_node_is_lost_and_nothing_comes_in_its_place(make_config: Any, tmp_path: Path) -> None:
@@ -294,7 +278,8 @@ def test_a_node_is_lost_and_nothing_comes_in_its_place(make_config: Any, tmp_pat
         "threads_per_actor": 1,
     }
     undisturbed = dlogp_ray.score(make_config(**settings), progress=False)
-    said = on_a_cluster("lose", make_config(**settings, run_id="disturbed"), tmp_path)
+    job = write_job(make_config(**settings, run_id="disturbed"), tmp_path / "job.yaml")
+    said = on_its_own("clusters.py", "lose", str(job))
     assert said["objects_at_loss"] < undisturbed.units
     assert said["exit_code"] == 0
     assert contents(said["run"]) == contents(undisturbed.run)
@@ -303,7 +288,7 @@ def test_a_node_is_lost_and_nothing_comes_in_its_place(make_config: Any, tmp_pat
 def test_a_job_waits_for_its_first_node_and_grows_to_more(make_config: Any, tmp_path: Path) -> None:
     corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(3_000)))
     config = make_config(corpus=corpus, threads_per_actor=1, actors={"min": 1, "max": 4})
-    said = on_a_cluster("grow", config, tmp_path)
+    said = on_its_own("clusters.py", "grow", str(write_job(config, tmp_path / "job.yaml")))
     assert said["waited"]
     assert "waiting for a node with 0.999 CPUs" in said["stderr"]
     assert (said["before"], said["after"]) == (1, 2)  # nodes with actors

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import make_rows, write_jsonl
+from conftest import contents, make_rows, write_jsonl
 
 import dlogp_ray
 from dlogp_ray.config import ScoreConfig
@@ -45,12 +45,6 @@ def wait_for_objects(run: Path, n: int, driver: subprocess.Popen[str]) -> None:
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < deadline, "no object came"
         time.sleep(0.005)
-
-
-def committed(run: Path) -> dict[str, str]:
-    """Unit -> content hash of its object."""
-    opened = dlogp_ray.open_run(str(run))
-    return {unit: footer["content_hash"] for unit, footer in opened.footers(opened.committed())}
 
 
 @pytest.fixture
@@ -92,7 +86,7 @@ def test_a_driver_that_is_stopped_loses_nothing_and_does_nothing_twice(
         assert driver.returncode == code, log
         assert time.monotonic() - asked < 15
         assert "the same command goes on" in log
-        after = committed(disturbed)
+        after = contents(str(disturbed))
         assert before.items() <= after.items()
         assert len(after) < units
         assert not dlogp_ray.open_run(str(disturbed)).sealed
@@ -103,4 +97,4 @@ def test_a_driver_that_is_stopped_loses_nothing_and_does_nothing_twice(
     assert result.units_scored == units - len(before)
     assert result.rows == 400
     # Content hashes cover every value of every row: the same rows, none missing, none twice.
-    assert committed(disturbed) == committed(undisturbed)
+    assert contents(str(disturbed)) == contents(str(undisturbed))

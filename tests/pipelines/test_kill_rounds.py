@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_jsonl
+from conftest import contents, write_jsonl
 
 import dlogp_ray
 from dlogp_ray.config import ScoreConfig
@@ -61,11 +61,6 @@ class Drivers:
             stderr=subprocess.PIPE,
             text=True,
         )
-
-
-def contents(run: str) -> dict[str, str]:
-    opened = dlogp_ray.open_run(run)
-    return {unit: footer["content_hash"] for unit, footer in opened.footers(opened.committed())}
 
 
 @pytest.fixture(scope="module")
