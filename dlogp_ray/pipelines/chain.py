@@ -9,6 +9,7 @@ lost goes to the end of the queue instead, and another actor tries it.
 
 import gc
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,12 @@ WAVE_UNITS = range(10_000, 100_000 + 1)
 """Units of one execution of Ray Data, which holds 12 KB of each in the driver until it ends..."""
 WAVE_UNITS_PER_ACTOR = 100
 """... and at whose end actors stop and load anew: 1 % of the time, of units of 150 s."""
+
+
+_PATIENCE_S = 1_800.0
+"""Ray Data's own."""
+_LONGEST_UNITS = 5
+_GROWING_PATIENCE_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,19 @@ def score_units(
                     outcome.failures.append(Failure(unit, cause, tried))
 
 
+def patience_s(job: ScoreJob, placement: Placement, units: Sequence[Unit]) -> float:
+    """Seconds without a single step after which Ray Data is to end an execution.
+
+    Well above what the longest of ``units`` takes at the slowest speed that was measured, and a
+    day where all nodes may be gone for a while.
+    """
+    if placement.min_actors < placement.max_actors:
+        return _GROWING_PATIENCE_S
+    speeds = job.engine.tokens_per_s.values() if job.engine else ()
+    longest_s = max(unit.tokens for unit in units) / min(speeds, default=math.inf)
+    return max(_PATIENCE_S, _LONGEST_UNITS * longest_s)
+
+
 def _say_done(unit: Unit, receipt: dict[str, Any]) -> None:
     if receipt["error"]:
         say("unit failed", logging.ERROR, unit=unit.name, cause=receipt["error"])
@@ -155,6 +175,7 @@ def _receipts(
     context.enable_progress_bars = False
     # A unit whose process dies loses its own block and no other.
     context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = patience_s(job, placement, units)
     # Of actors with one task at a time, all are busy at 1; Ray Data's default is above that.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
     # There is no other way yet to say how often an actor is restarted.
