@@ -14,7 +14,6 @@ import yaml
 from conftest import make_rows, write_broken_gzip, write_jsonl
 from typer.testing import CliRunner
 
-import dlogp_ray
 from dlogp_ray.cli import app
 from dlogp_ray.corpus.reading import read_jsonl
 from dlogp_ray.corpus.rows import check_rows
@@ -104,11 +103,3 @@ def samples(text: str, run: str) -> dict[str, float]:
                 own = [labels[name] for name in ("outcome", "policy", "status") if name in labels]
                 found[" ".join([match[1], *own])] = float(match[3])
     return found
-
-
-def test_a_program_that_asks_for_no_log_gets_none(
-    tmp_path: Path, make_config: Any, capfd: pytest.CaptureFixture[str]
-) -> None:
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(5))
-    dlogp_ray.score(make_config(corpus=str(corpus)), progress=False)
-    assert "unit done" not in capfd.readouterr().err

@@ -285,6 +285,7 @@ def test_a_node_is_lost_and_nothing_comes_in_its_place(make_config: Any, tmp_pat
     assert contents(said["run"]) == contents(undisturbed.run)
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_its_first_node_and_grows_to_more(make_config: Any, tmp_path: Path) -> None:
     corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(3_000)))
     config = make_config(corpus=corpus, threads_per_actor=1, actors={"min": 1, "max": 4})
