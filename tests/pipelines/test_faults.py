@@ -38,7 +38,7 @@ WRITES = {
     "the seal": ("create", "_SUCCESS"),
 }
 WHEN = ("before", "during", "after")
-EVERY_PUSH = {("disk", "a unit's object", "during"), ("s3", "the seal", "after")}
+EVERY_PUSH = {("disk", "a unit's object", "during")}
 GRID = [
     pytest.param(*case, marks=() if case in EVERY_PUSH else pytest.mark.slow)
     for case in product(("disk", "s3"), WRITES, WHEN)
