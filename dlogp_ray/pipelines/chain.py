@@ -37,12 +37,12 @@ WAVE_UNITS = range(10_000, 100_000 + 1)
 """Units of one execution of Ray Data, which holds 12 KB of each in the driver until it ends..."""
 WAVE_UNITS_PER_ACTOR = 100
 """... and at whose end actors stop and load anew: 1 % of the time, of units of 150 s."""
-
-
 _PATIENCE_S = 1_800.0
-"""Ray Data's own."""
+"""Without a step, the least: Ray Data's own."""
 _LONGEST_UNITS = 5
+"""Times the longest unit: the speed that was measured is one actor's alone."""
 _GROWING_PATIENCE_S = 86_400.0
+"""Where nodes come and go: spot nodes may all be away."""
 
 
 @dataclass(frozen=True)
