@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     REJECTED_ROWS = 3
     """More rows were rejected than ``max_rejected`` allows, or sample ids occur twice."""
     FAILED_UNITS = 4
-    """Some units could not be done; the others are."""
+    """Some units could not be done, and the others are; or Ray ended the job before its end."""
     MISMATCH = 5
     """The run exists and was made from something else, or the store is not fit."""
     DAMAGED = 6

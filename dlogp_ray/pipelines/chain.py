@@ -12,8 +12,8 @@ import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -26,6 +26,7 @@ from dlogp_ray.corpus.units import Unit, Units
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement
 from dlogp_ray.pipelines.events import say
+from dlogp_ray.pipelines.failures import Failure
 from dlogp_ray.pipelines.loading import LoadingWatch
 from dlogp_ray.pipelines.metrics import DriverMetrics
 from dlogp_ray.pipelines.planning import ScoreJob
@@ -45,33 +46,16 @@ _GROWING_PATIENCE_S = 86_400.0
 """Where nodes come and go: spot nodes may all be away."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A unit that could not be done.
-
-    Attributes:
-        unit: Which.
-        cause: What it reported, or what became of its process.
-        attempts: How often it was tried.
-    """
-
-    unit: Unit
-    cause: str
-    attempts: int
-
-
 @dataclass
 class Outcome:
     """What came of some units.
 
     Attributes:
         created: How many objects were created here.
-        failures: The units that were tried and have no object.
         ended: Why Ray ended the job before all were tried as often as they may; None if not.
     """
 
     created: int = 0
-    failures: list[Failure] = field(default_factory=list)
     ended: str | None = None
 
 
@@ -80,7 +64,13 @@ class _Ended(Exception):
 
 
 def score_units(
-    job: ScoreJob, placement: Placement, units: Units, stop: StopRequest, *, progress: bool
+    job: ScoreJob,
+    placement: Placement,
+    units: Units,
+    stop: StopRequest,
+    *,
+    failed: Callable[[Failure], object],
+    progress: bool,
 ) -> Outcome:
     """Score ``units``, each until it has an object or an error, or has died in every attempt.
 
@@ -89,6 +79,7 @@ def score_units(
         placement: Of the actors.
         units: What is missing.
         stop: Asked after each unit.
+        failed: Called with each that was tried as often as it may and has no object.
         progress: Show progress on standard error.
 
     Raises:
@@ -114,7 +105,7 @@ def score_units(
                     unit = under_way.pop(int(receipt["index"]))
                     outcome.created += bool(receipt["created"])
                     if receipt["error"]:
-                        outcome.failures.append(Failure(unit, receipt["error"], 1))
+                        failed(Failure(unit, receipt["error"], attempts[unit.index] + 1))
                     left -= 1
                     metrics.waiting(left)
                     _say_done(unit, receipt)
@@ -123,12 +114,9 @@ def score_units(
             except _Ended as error:
                 outcome.ended = str(error)
                 say("ended by Ray", logging.ERROR, cause=outcome.ended)
+                return outcome
             attempts.update(under_way.keys())
             lost = [u for u in under_way.values() if not store.exists(job.object_uri(u.index))]
-            if outcome.ended:
-                lost += again
-                outcome.failures += [Failure(u, outcome.ended, attempts[u.index]) for u in lost]
-                return outcome
             for unit in lost:
                 tried = attempts[unit.index]
                 say("unit lost", logging.WARNING, unit=unit.name, attempts=tried)
@@ -136,7 +124,7 @@ def score_units(
                     again.append(unit)
                 else:
                     cause = f"the process that scored it died in each of {tried} attempts"
-                    outcome.failures.append(Failure(unit, cause, tried))
+                    failed(Failure(unit, cause, tried))
 
 
 def patience_s(job: ScoreJob, placement: Placement, units: Sequence[Unit]) -> float:
@@ -215,11 +203,17 @@ def _receipts(
         )
         .map(write_unit, **io)
     )
+    # A lost unit is recorded with its cause. Ray Data logs its exception too, and a handler that
+    # keeps that, as monitoring does, keeps the actor, with its CPUs.
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield from receipts.iter_rows()
     except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
         raise _Ended(f"Ray ended the job: {type(error).__name__}: {error}") from None
     finally:
+        logger.setLevel(level)
         # A cycle of Ray's exceptions keeps an actor that was restarted, with its CPUs: the next
         # execution of this process would wait for them.
         del receipts

@@ -69,8 +69,6 @@ def start_ray() -> bool:
     # Ray Data itself keeps arguments of its actors in the object store, and Ray's core prints an
     # error about that for every pool whose actors may restart.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # A lost unit is recorded with its cause; the stack of Ray's own threads stays in Ray's log.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # "local" where no cluster is named: Ray would else look for the one that was last started on
     # this machine, and wait for minutes if it is gone.
     address = os.environ.get("RAY_ADDRESS") or "local"

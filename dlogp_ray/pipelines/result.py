@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dlogp_ray.errors import ExitCode
+from dlogp_ray.pipelines.chain import Outcome
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.planning import ScorePlan
 from dlogp_ray.pipelines.probe import Probe
@@ -43,6 +44,7 @@ class ScoreResult:
         units_done: Those whose object is there.
         units_scored: Those that this call has scored.
         units_failed: Those that could not be done: name -> cause.
+        ended: Why Ray ended this call before all units were tried; None if not.
         rows: Rows of the table (samples x compared policies).
         status: Rows by status; all but "ok" are rejected.
         duplicate_sample_ids: Sample ids that stand in more than one unit.
@@ -58,6 +60,7 @@ class ScoreResult:
     units_done: int
     units_scored: int
     units_failed: dict[str, str]
+    ended: str | None
     rows: int
     status: dict[str, int]
     duplicate_sample_ids: int
@@ -78,13 +81,13 @@ class ScoreResult:
 
 
 def summarise_run(
-    run: Run, scored: int, failed: Mapping[str, str], seconds: float, max_rejected: int
+    run: Run, outcome: Outcome, failed: Mapping[str, str], seconds: float, max_rejected: int
 ) -> ScoreResult:
     """What is in the run, and the exit code that follows from it.
 
     Args:
         run: After the job.
-        scored: Units that this call has scored.
+        outcome: What came of the units of this call.
         failed: Units that this call could not do -> cause; earlier calls' are recorded.
         seconds: Wall-clock time of this call.
         max_rejected: As the config says.
@@ -94,6 +97,7 @@ def summarise_run(
     failures = dict(sorted((recorded | dict(failed)).items()))
     code = exit_code(
         failed_units=len(failures),
+        ended=outcome.ended is not None,
         rejected=totals["rows"] - totals["status"].get("ok", 0),
         duplicates=totals["duplicate_sample_ids"] + totals["status"].get("duplicate_sample_id", 0),
         max_rejected=max_rejected,
@@ -103,8 +107,9 @@ def summarise_run(
         sealed=run.sealed,
         units=run.planned,
         units_done=totals["units"],
-        units_scored=scored,
+        units_scored=outcome.created,
         units_failed=failures,
+        ended=outcome.ended,
         rows=totals["rows"],
         status=totals["status"],
         duplicate_sample_ids=totals["duplicate_sample_ids"],
@@ -163,9 +168,11 @@ def _where(placement: Placement) -> str:
     return f"{count} on {placement.device}{threads}"
 
 
-def exit_code(*, failed_units: int, rejected: int, duplicates: int, max_rejected: int) -> ExitCode:
+def exit_code(
+    *, failed_units: int, ended: bool, rejected: int, duplicates: int, max_rejected: int
+) -> ExitCode:
     """The highest code that applies."""
-    if failed_units:
+    if failed_units or ended:
         return ExitCode.FAILED_UNITS
     if duplicates or rejected > max_rejected:
         return ExitCode.REJECTED_ROWS
@@ -193,5 +200,7 @@ def print_result(result: ScoreResult, console: Console) -> None:
         table.add_row("failed", f"{name}: {cause}")
     if len(result.units_failed) > 5:
         table.add_row("failed", f"... and {len(result.units_failed) - 5} more, under failed/")
+    if result.ended:
+        table.add_row("ended", result.ended)
     table.add_row("time", f"{result.seconds:.1f} s")
     console.print(table, highlight=False, soft_wrap=True)

@@ -10,9 +10,8 @@ receipts say.
 
 import hashlib
 import importlib.metadata
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -25,9 +24,10 @@ from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import Units, decode_units, encode_units
 from dlogp_ray.errors import StoreFailed
-from dlogp_ray.pipelines.chain import Failure, Outcome, score_units
+from dlogp_ray.pipelines.chain import Outcome, score_units
 from dlogp_ray.pipelines.cluster import start_ray
 from dlogp_ray.pipelines.events import say
+from dlogp_ray.pipelines.failures import Failures
 from dlogp_ray.pipelines.planning import ScorePlan, plan_score
 from dlogp_ray.pipelines.probe import Probe, probe
 from dlogp_ray.pipelines.result import ScorePreview, ScoreResult, summarise_run
@@ -67,7 +67,7 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
     if run is not None:
         plan = replace(plan, job=replace(plan.job, engine=Engine(**run.info["engine"])))
         missing = units.take(~np.isin(units.index, run.committed().index))
-    outcome, failed = Outcome(), dict[str, str]()
+    outcome, failures, failed = Outcome(), Failures(plan.job.run_uri), dict[str, str]()
     if run is not None and run.sealed:
         run.check_objects()
     else:
@@ -84,15 +84,17 @@ def _score(config: ScoreConfig, progress: bool) -> ScoreResult:
                     # As recorded: another call may have begun it meanwhile, with another engine.
                     job = replace(plan.job, engine=Engine(**run.info["engine"]))
                     say("scoring", engine=run.info["engine"], placement=asdict(seen.placement))
-                    outcome = score_units(job, seen.placement, missing, stop, progress=progress)
+                    outcome = score_units(
+                        job, seen.placement, missing, stop, failed=failures.add, progress=progress
+                    )
         with _store_failures(run.uri):
-            failed = _record_failures(run, outcome.failures)
-            done = len(run.committed()) == run.planned
+            committed = run.committed()
+            failed = failures.settle(committed)
             # Units that Ray's end left untried have not failed.
-            if done or (config.seal_partial and not outcome.ended):
+            if len(committed) == run.planned or (config.seal_partial and not outcome.ended):
                 seal(run, partial=config.seal_partial)
     seconds = time.monotonic() - started
-    result = summarise_run(run, outcome.created, failed, seconds, config.max_rejected)
+    result = summarise_run(run, outcome, failed, seconds, config.max_rejected)
     say("finished", **result.as_json())
     return result
 
@@ -151,30 +153,6 @@ def ray_session() -> Iterator[StopRequest]:
     finally:
         if ours:
             ray.shutdown()
-
-
-def _record_failures(run: Run, failures: Sequence[Failure]) -> dict[str, str]:
-    """Write ``failed/<unit>.json``; take back those of units that have an object.
-
-    Returns:
-        Units without an object -> cause.
-    """
-    recorded = [name for name, _ in store.list_objects(run.path("failed"))]
-    for name in recorded:
-        if store.exists(run.object_uri(name.removesuffix(".json"))):
-            store.delete(run.path(f"failed/{name}"))
-    failed = {}
-    for failure in failures:
-        name = failure.unit.name
-        if store.exists(run.object_uri(name)):  # another job's
-            continue
-        failed[name] = failure.cause
-        record = json.dumps(asdict(failure), indent=2).encode()
-        try:
-            store.replace(run.path(f"failed/{name}.json"), record)
-        except OSError as error:  # a full disk for one: the causes are told all the same
-            failed[name] += f" (and that could not be recorded: {error})"
-    return failed
 
 
 def _run_info(plan: ScorePlan, seen: Probe) -> dict[str, Any]:

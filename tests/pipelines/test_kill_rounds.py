@@ -1,5 +1,6 @@
 """Drivers that are killed at random moments, one after the other, on a cluster that lives on."""
 
+import itertools
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from dlogp_ray.tables.verification import verify
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-RUNS, KILLS = 10, 20
+SEEDS, KILLS = 10, 20
 PROBLEMS = 1_000
 TIMEOUT_S = 180
 
@@ -61,6 +62,20 @@ class Drivers:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def end_undisturbed(self, driver: "subprocess.Popen[str]", timeout_s: float) -> str:
+        """Wait for its end, and check that the run is as if nothing had happened.
+
+        Raises:
+            subprocess.TimeoutExpired: It has not ended.
+        """
+        printed, log = driver.communicate(timeout=timeout_s)
+        assert driver.returncode == 0, log
+        result = json.loads(printed.splitlines()[-1])
+        assert result["sealed"]
+        assert contents(result["run"]) == self.contents
+        assert verify(dlogp_ray.open_run(result["run"])) == []
+        return f"the last scored {result['units_scored']} of {result['units']} units"
 
 
 @pytest.fixture(scope="module")
@@ -101,33 +116,26 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
         cluster.wait(timeout=60)
 
 
-@pytest.mark.parametrize("seed", range(RUNS))
-def test_a_run_whose_drivers_are_killed_at_random_moments(
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_runs_whose_drivers_are_killed_at_random_moments(
     drivers: Drivers, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = random.Random(seed)
-    config = drivers.job(f"run-{seed}")
-    kills, ended = 0, False
-    while kills < KILLS and not ended:
+    runs = (drivers.job(f"run-{seed}-{number}") for number in itertools.count())
+    config, kills = next(runs), 0
+    ended = list[str]()
+    while kills < KILLS:
         # Over the whole life of a driver, the start too, which is most of it here.
         moment = rng.uniform(0, 1.5 * drivers.seconds_to_first_object)
+        # At once: what the killed driver's workers still had in hand comes to its end beside it.
         driver = drivers.start(config)
         try:
-            driver.communicate(timeout=moment)
-            ended = True
+            ended.append(drivers.end_undisturbed(driver, moment))
+            config = next(runs)
         except subprocess.TimeoutExpired:
             driver.kill()
             driver.communicate()
             kills += 1
-    # At once: what the killed driver's workers still had in hand comes to its end beside this one.
-    driver = drivers.start(config)
-    printed, log = driver.communicate(timeout=TIMEOUT_S)
-    assert driver.returncode == 0, log
-    result = json.loads(printed.splitlines()[-1])
+    ended.append(drivers.end_undisturbed(drivers.start(config), TIMEOUT_S))
     with capsys.disabled():
-        last = f"the last scored {result['units_scored']} of {result['units']} units"
-        sys.stdout.write(f"\nseed {seed}: {kills} drivers killed, {last}\n")
-    assert kills >= KILLS // 2
-    assert result["sealed"]
-    assert contents(result["run"]) == drivers.contents
-    assert verify(dlogp_ray.open_run(result["run"])) == []
+        sys.stdout.write(f"\nseed {seed}: {kills} drivers killed; {'; '.join(ended)}\n")

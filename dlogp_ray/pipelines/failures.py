@@ -1,0 +1,63 @@
+"""Units that could not be done, as ``failed/<unit>.json`` from the moment that it is known."""
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+from dlogp_ray import store
+from dlogp_ray.corpus.units import Unit
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A unit that could not be done.
+
+    Attributes:
+        unit: Which.
+        cause: What it reported, or what became of its process.
+        attempts: How often it was tried.
+    """
+
+    unit: Unit
+    cause: str
+    attempts: int
+
+
+class Failures:
+    """Failures of one call, and their records in the run.
+
+    Args:
+        run_uri: Address of the run.
+    """
+
+    def __init__(self, run_uri: str) -> None:
+        """None yet; earlier calls' records stay until ``settle``."""
+        self._folder = f"{run_uri}/failed"
+        self._causes: dict[str, str] = {}
+
+    def add(self, failure: Failure) -> None:
+        """Record one."""
+        name, cause = failure.unit.name, failure.cause
+        try:
+            record = json.dumps(asdict(failure), indent=2).encode()
+            store.replace(f"{self._folder}/{name}.json", record)
+        except OSError as error:  # a full disk for one: the causes are told all the same
+            cause += f" (and that could not be recorded: {error})"
+        self._causes[name] = cause
+
+    def settle(self, committed: Collection[str]) -> dict[str, str]:
+        """Take back what is recorded of units that have an object: another job's perhaps.
+
+        Args:
+            committed: Units whose object is there.
+
+        Returns:
+            This call's units without an object -> cause.
+
+        Raises:
+            OSError: The store can't be asked, or can't delete.
+        """
+        for name, _ in store.list_objects(self._folder):
+            if name.removesuffix(".json") in committed:
+                store.delete(f"{self._folder}/{name}")
+        return {name: cause for name, cause in self._causes.items() if name not in committed}
