@@ -28,6 +28,8 @@ tasks, would wait for ever.
 """
 _ACTOR_SHARE = 1 - IO_CPUS
 _CONNECT_TIMEOUT_S = 10
+_IDLE_WORKERS = 8
+"""Processes that a Ray of this machine's own keeps beyond one a CPU."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ def start_ray() -> bool:
     # Ray Data itself keeps arguments of its actors in the object store, and Ray's core prints an
     # error about that for every pool whose actors may restart.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray ends idle processes beyond one a CPU, and actors, its own too, count among them: those
+    # that read and write would be started anew for every unit (2.5 s).
+    os.environ.setdefault("RAY_num_workers_soft_limit", str((os.cpu_count() or 1) + _IDLE_WORKERS))
     # "local" where no cluster is named: Ray would else look for the one that was last started on
     # this machine, and wait for minutes if it is gone.
     address = os.environ.get("RAY_ADDRESS") or "local"
