@@ -240,11 +240,14 @@ def test_damage_to_a_sealed_run_is_found_where_it_is(
     assert {problem.unit for problem in problems} <= {unit, None}  # and nowhere else
 
 
-def written_directly(run: Run, table: pa.Table) -> None:
-    """Replace the second object by what ``encode`` would refuse, its footer in keeping."""
+def written_directly(run: Run, table: pa.Table, hashed: pa.Table | None = None) -> None:
+    """Replace the second object by what ``encode`` would refuse, its footer in keeping.
+
+    Or, but for the hash, which is that of ``hashed``.
+    """
     from dlogp_ray.tables.content_hash import content_hash
 
-    values = footer_of(table, 1) | {"content_hash": content_hash(table)}
+    values = footer_of(table, 1) | {"content_hash": content_hash(hashed or table)}
     metadata = {f"dlogp_ray.{key}": json.dumps(value) for key, value in values.items()}
     path = Path(run.object_uri(SECOND))
     pq.write_table(table.replace_schema_metadata(metadata), path, write_page_checksum=True)
@@ -310,6 +313,15 @@ def test_wrong_rows_are_found_without_a_manifest(
     problems = verify(run)
     assert any(problem.unit == unit and named in problem.what for problem in problems), problems
     assert {problem.unit for problem in problems} == {unit}
+
+
+def test_rows_that_are_not_those_of_the_footer_are_found_without_a_manifest(run: Run) -> None:
+    table = table_of(1)
+    halves = [[0.5] * len(row) for row in table["delta_logp"].to_pylist()]
+    written_directly(run, with_column(table, "delta_logp", halves), hashed=table)
+    (problem,) = verify(run)
+    assert problem.unit == SECOND
+    assert "its rows have the hash" in problem.what
 
 
 def test_an_id_that_was_rejected_as_a_duplicate_is_no_problem(run: Run) -> None:
