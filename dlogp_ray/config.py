@@ -45,19 +45,31 @@ _RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-# In any link of a chain (simplecache::s3://…); abfs://container@account names no secret.
-_CREDENTIALS = re.compile(r"(?<!abfs)(?<!abfss)://[^/]*@")
+# In any link of a chain (simplecache::s3://…); abfs://container@account names no secret. Or in a
+# signed address, which opens an object to whoever reads it.
+_CREDENTIALS = re.compile(
+    r"(?<!abfs)(?<!abfss)://[^/]*@"
+    r"|[?&](x-amz-|x-goog-)?(credential|security-token|signature|sig|token|access_token)=",
+    re.IGNORECASE,
+)
 
 
-def _no_credentials(uri: str) -> str:
+def check_address(uri: str) -> str:
+    """An address as it came, where it is one that a job may keep.
+
+    Raises:
+        ValueError: It is empty, or carries credentials; they are not repeated.
+    """
+    if not uri.rpartition("://")[2]:
+        raise ValueError(f"expected a path or URL, got {uri!r}, which names no folder or file")
     if _CREDENTIALS.search(uri):
         raise ValueError(
-            "carries credentials in its address; take them out and set them in the environment"
+            "the address carries credentials; take them out and set them in the environment"
         )
     return uri
 
 
-Uri = Annotated[str, Field(min_length=1), AfterValidator(_no_credentials)]
+Uri = Annotated[str, AfterValidator(check_address)]
 
 
 class JobConfig(BaseModel):
@@ -304,9 +316,9 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
 class BenchConfig(JobConfig):
     """A benchmark: two checkpoints, made-up texts, and what to run over them side by side."""
 
-    base: str
+    base: Uri
     """Folder or hub id of the base policy."""
-    rl: str
+    rl: Uri
     """Folder or hub id of the other policy."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """As in a score job."""

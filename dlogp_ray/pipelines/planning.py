@@ -207,7 +207,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
 
 
 def _with_absolute_addresses(config: ScoreConfig) -> ScoreConfig:
-    output = _absolute_address("output", config.output)
+    output = store.absolute(config.output)
     if "://" not in config.output and "/runtime_resources/working_dir_files/" in output:
         raise Refused(
             f"output {config.output}: in a submitted job the current folder is a temporary copy; "
@@ -215,7 +215,7 @@ def _with_absolute_addresses(config: ScoreConfig) -> ScoreConfig:
         )
     return config.model_copy(
         update={
-            "corpus": tuple(_absolute_address("corpus", pattern) for pattern in config.corpus),
+            "corpus": tuple(store.absolute(pattern) for pattern in config.corpus),
             "output": output,
             "policies": {
                 name: source.model_copy(
@@ -229,15 +229,6 @@ def _with_absolute_addresses(config: ScoreConfig) -> ScoreConfig:
             },
         }
     )
-
-
-def _absolute_address(field: str, uri: str) -> str:
-    try:
-        return store.absolute(uri)
-    except (ValueError, ImportError) as error:
-        raise Refused(
-            f"{field} {uri}: expected a path, or the URL of a store that is installed: {error}"
-        ) from None
 
 
 def _absolute_folder(path: str) -> str:

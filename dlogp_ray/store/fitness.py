@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from dlogp_ray.errors import Refused
 from dlogp_ray.store import objects
 
 _LARGE_BYTES = 8 * 2**20
@@ -43,7 +45,8 @@ def examine(output: str, *, writers: int = 16, rounds: int = 5) -> list[Finding]
     Raises:
         Refused: There is no access, or no such bucket.
     """
-    folder = f"{objects.absolute(output.rstrip('/'))}/.doctor-{uuid.uuid4().hex}"
+    output = objects.absolute(output)
+    folder = f"{output}/.doctor-{uuid.uuid4().hex}"
     trials: tuple[Callable[[str], str], ...] = (
         _read_after_write,
         _listing,
@@ -53,8 +56,8 @@ def examine(output: str, *, writers: int = 16, rounds: int = 5) -> list[Finding]
     )
     names = ("read after write", "listing", "conditional create", "race", "speed")
     findings = []
+    objects.check_writable(output, conditional=False)
     with _removed_afterwards(folder):
-        objects.check_writable(folder, conditional=False)
         for name, trial in zip(names, trials, strict=True):
             try:
                 findings.append(Finding(name, True, trial(f"{folder}/{name.replace(' ', '-')}")))
@@ -65,12 +68,18 @@ def examine(output: str, *, writers: int = 16, rounds: int = 5) -> list[Finding]
 
 @contextlib.contextmanager
 def _removed_afterwards(folder: str) -> Iterator[None]:
+    """The folder goes, and on a disk those above it that were not there before."""
+    filesystem, path = objects.open_store(folder)
+    above = [p for p in Path(path).parents if objects.is_local(folder) and not p.exists()]
     try:
         yield
     finally:
-        filesystem, path = objects.open_store(folder)
-        with contextlib.suppress(OSError):  # there is nothing where nothing could be made
+        # There is nothing where nothing could be made.
+        with contextlib.suppress(OSError, Refused), objects.refusals(folder):
             filesystem.rm(path, recursive=True)
+        for parent in above:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def _expect(found: object, expected: object, what: str) -> None:

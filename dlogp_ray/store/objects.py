@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from dlogp_ray.config import check_address
 from dlogp_ray.errors import Refused, UnfitStore
 from dlogp_ray.store import s3
 
@@ -35,9 +36,22 @@ def is_local(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """``uri`` in a form that means the same in every process: local paths become absolute."""
-    filesystem, path = open_store(uri)
-    return str(path) if isinstance(filesystem, LocalFileSystem) else uri
+    """``uri`` in a form that means the same in every process: local paths become absolute.
+
+    Raises:
+        Refused: It names nothing, carries credentials, or is of a store that is not installed.
+    """
+    try:
+        check_address(uri)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    try:
+        filesystem, path = open_store(uri)
+    except (ValueError, ImportError) as error:
+        raise Refused(
+            f"{uri}: expected a path, or the URL of a store that is installed: {error}"
+        ) from None
+    return str(path) if isinstance(filesystem, LocalFileSystem) else uri.rstrip("/")
 
 
 @contextlib.contextmanager
@@ -155,8 +169,9 @@ def check_writable(uri: str, *, conditional: bool = True) -> None:
         _check_writable_local(Path(open_store(uri)[1]), uri)
         return
     probe = f"{uri}/.probe-{uuid.uuid4().hex}"
+    made = False
     try:
-        create(probe, b"first", conditional=conditional)
+        made = create(probe, b"first", conditional=conditional)
         twice = create(probe, b"second", conditional=conditional)
         if twice or read(probe) != b"first":
             raise UnfitStore(
@@ -170,8 +185,9 @@ def check_writable(uri: str, *, conditional: bool = True) -> None:
             f"{uri}: nothing can be written there ({error}); `dlogp doctor` says more"
         ) from None
     finally:
-        with contextlib.suppress(Exception):  # what went wrong above is what is told
-            delete(probe)
+        if made:  # else a server that does not answer would be waited for again
+            with contextlib.suppress(Exception):  # what went wrong above is what is told
+                delete(probe)
 
 
 def _check_writable_local(folder: Path, uri: str) -> None:

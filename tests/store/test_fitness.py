@@ -2,18 +2,22 @@
 
 import itertools
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from s3_server import FaultyProxy
 from typer.testing import CliRunner
 
 from dlogp_ray.cli import app
 from dlogp_ray.errors import Refused, UnfitStore
 from dlogp_ray.store import check_writable, objects
+from dlogp_ray.store import s3 as s3_module
 from dlogp_ray.store.fitness import examine
+from dlogp_ray.tables.run import open_run
 
 NAMES = ["read after write", "listing", "conditional create", "race", "speed"]
 _numbers = itertools.count()
@@ -89,6 +93,40 @@ def test_no_access_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Refused, match="nothing can be written there"):
         examine(str(tmp_path / "file" / "runs"))
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    assert all(finding.fit for finding in examine(str(tmp_path / "not" / "there"), rounds=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, s3: FaultyProxy
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    once = {"connect_timeout": 1, "retries": {"max_attempts": 1}}
+    monkeypatch.setitem(s3_module.OPTIONS, "config_kwargs", once)  # type: ignore[index]
+    with pytest.raises(Refused, match=r"nothing can be written there.*Could not connect"):
+        examine("s3://bucket/runs")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("", "expected a path or URL, got ''"),
+        ("s3://", "expected a path or URL, got 's3://'"),
+        ("gs://bucket/runs", "store that is installed: Please install gcsfs"),
+        ("nosuch://bucket/runs", "store that is installed"),
+        ("s3://KEY:HUSHHUSH@bucket/runs", "the address carries credentials"),
+        ("https://host/x?a=1&X-Amz-Signature=HUSHHUSH", "the address carries credentials"),
+    ],
+)
+def test_addresses_that_are_none_are_refused(address: str, said: str) -> None:
+    """Of every command that takes one: what was given is checked before it is used."""
+    for call in (examine, open_run):
+        with pytest.raises(Refused, match=re.escape(said)) as refused:
+            call(address)
+        assert "HUSHHUSH" not in str(refused.value)
 
 
 def test_the_command(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
