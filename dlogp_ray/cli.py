@@ -4,6 +4,7 @@ Everything heavy is imported by the command that needs it, so that ``--help`` is
 """
 
 import json
+import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -63,6 +64,10 @@ def score(
     ] = False,
 ) -> None:
     """Score a corpus; run it again to do what is missing. The last line printed is JSON."""
+    if json_log:
+        from dlogp_ray.pipelines.events import log_to_standard_error
+
+        log_to_standard_error()
     job = ScoreConfig.from_yaml(config, actors=actors, seal_partial=seal_partial or None)
     from rich.console import Console
 
@@ -73,10 +78,6 @@ def score(
     if plan:
         typer.echo(json.dumps(print_plan(preview(job), Console())))
         return
-    if json_log:
-        from dlogp_ray.pipelines.events import log_to_standard_error
-
-        log_to_standard_error()
     try:
         result = run_job(job, progress=progress and not json_log)
     except KeyboardInterrupt:
@@ -171,10 +172,13 @@ def verify(
     from dlogp_ray.tables.run import open_run
     from dlogp_ray.tables.verification import Problem, report, verify
 
+    copied: list[str] = []
+
     def check() -> list[Problem]:
         found = open_run(run)
+        copied.clear()
         with counted("verifying", len(found.committed()), "objects", enabled=progress) as advance:
-            return verify(found, advance)
+            return verify(found, advance, copied.append)
 
     problems = check()
     repaired: list[str] = []
@@ -186,7 +190,7 @@ def verify(
         repaired = sorted({problem.unit for problem in problems if problem.unit})
         repair_run(open_run(run), problems, trusted=trust_run, progress=progress)
         problems = check()
-    lines, document = report(open_run(run), problems, repaired)
+    lines, document = report(open_run(run), problems, repaired, sorted(copied))
     typer.echo("\n".join(lines))
     typer.echo(json.dumps(document))
     raise typer.Exit(ExitCode.DAMAGED if problems else ExitCode.OK)
@@ -203,9 +207,12 @@ def doctor(
     """Try whether a store is fit for runs: access, conditional create, listing. Last line: JSON."""
     from rich.console import Console
 
+    from dlogp_ray.store import absolute
     from dlogp_ray.store.fitness import examine, print_findings
 
-    findings = examine(output, writers=writers, rounds=rounds)
+    address = absolute(output)
+    typer.echo(f"trying {address}; a server that does not answer is asked for minutes", err=True)
+    findings = examine(address, writers=writers, rounds=rounds)
     typer.echo(json.dumps(print_findings(output, findings, Console())))
     raise typer.Exit(ExitCode.OK if all(f.fit for f in findings) else ExitCode.MISMATCH)
 
@@ -285,7 +292,12 @@ def main() -> None:
     try:
         app()
     except DlogpError as error:
-        typer.echo(f"dlogp: {error}", err=True)
+        from dlogp_ray.pipelines.events import LOG, say
+
+        if LOG.handlers:  # whoever reads the log learns how it ended
+            say("ended", logging.ERROR, cause=str(error), exit_code=int(error.exit_code))
+        else:
+            typer.echo(f"dlogp: {error}", err=True)
         sys.exit(int(error.exit_code))
 
 

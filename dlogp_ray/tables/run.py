@@ -12,6 +12,7 @@ run = open_run("runs/my-run")
 run.sql("SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy")
 """
 
+import hashlib
 import io
 import json
 from collections import Counter
@@ -68,10 +69,39 @@ class Run:
         Returns:
             ``units``, ``rows`` (samples x compared policies), ``tokens`` (of their responses),
             rows by ``status``, and ``duplicate_sample_ids`` (in several units; known once sealed).
+
+        Raises:
+            Damaged: The seal, or an object's footer, can't be read.
         """
         if self.sealed:
-            return dict(json.loads(store.read(self.path("_SUCCESS"))))
+            return self.seal
         return add_up(footer for _, footer in self.footers(self.committed()))
+
+    @property
+    def seal(self) -> dict[str, Any]:
+        """``_SUCCESS``: the totals of a sealed run.
+
+        Raises:
+            Damaged: It is not what ``sealing.seal`` writes.
+        """
+        try:
+            found = json.loads(store.read(self.path("_SUCCESS")))
+        except ValueError as error:
+            raise Damaged(
+                f"{self.path('_SUCCESS')} can't be read: {error}; `dlogp verify {self.uri} "
+                "--repair` writes it again"
+            ) from None
+        missing = add_up([]).keys() - found.keys() if isinstance(found, dict) else add_up([]).keys()
+        if missing:
+            raise Damaged(
+                f"{self.path('_SUCCESS')} has no {', '.join(sorted(missing))}; `dlogp verify "
+                f"{self.uri} --repair` writes it again"
+            )
+        return dict(found)
+
+    def record_hash(self) -> str:
+        """SHA-256 of ``run.json`` as it is now."""
+        return hashlib.sha256(store.read(self.path("run.json"))).hexdigest()
 
     @cached_property
     def planned(self) -> int:
@@ -230,7 +260,7 @@ def open_run(uri: str) -> Run:
         Refused: There is no run at this address.
         Damaged: Its ``run.json`` is not one.
     """
-    uri = store.absolute(uri.rstrip("/"))
+    uri = store.absolute(uri)
     try:
         info = json.loads(store.read(f"{uri}/run.json"))
     except (FileNotFoundError, NotADirectoryError):

@@ -41,16 +41,23 @@ class Problem:
         return f"{self.unit or 'run'}: {self.what}"
 
 
-def verify(run: Run, advance: Callable[[], object] = lambda: None) -> list[Problem]:
+def verify(
+    run: Run,
+    advance: Callable[[], object] = lambda: None,
+    copied: Callable[[str], object] = lambda unit: None,
+) -> list[Problem]:
     """Read everything and name what is wrong.
 
     Every object is there with the size, etag and footer of the manifest; its page checksums and
     the hash of its content hold; rows of the unit x policies = its rows; lists have one length;
     values are finite; counts are those of the rows. (sample_id, policy) occurs once in the run.
+    ``run.json`` is the one that the run was sealed with.
 
     Args:
         run: Sealed, or not: then what is there is checked, and nothing can be missing.
         advance: Called after each object.
+        copied: Called with each unit whose object has another etag than the manifest's and is
+            otherwise the one that it lists: a copy of a run, or one that was restored.
     """
     problems = _of_units_list(run)
     committed = run.committed()
@@ -67,6 +74,8 @@ def verify(run: Run, advance: Callable[[], object] = lambda: None) -> list[Probl
         if manifest is not None and unit in listed:
             row = manifest.slice(listed[unit], 1).to_pylist()[0]
         found = _of_object(run, unit, committed[unit], row, rows_in(unit))
+        if row is not None and row["etag"] != committed[unit].etag and not found:
+            copied(unit)
         advance()
         return [Problem(unit, what) for what in found]
 
@@ -83,7 +92,7 @@ def verify(run: Run, advance: Callable[[], object] = lambda: None) -> list[Probl
 
 
 def report(
-    run: Run, problems: Sequence[Problem], repaired: Sequence[str]
+    run: Run, problems: Sequence[Problem], repaired: Sequence[str], copied: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, Any]]:
     """What was found: lines for people, and one document.
 
@@ -91,9 +100,15 @@ def report(
         run: After a repair, if there was one.
         problems: What is wrong now.
         repaired: Units that were scored again.
+        copied: Units whose objects are whole, with another etag than the manifest's.
     """
     objects = len(run.committed())
     lines = [f"repaired: {', '.join(repaired)}"] if repaired else []
+    if copied:
+        lines.append(
+            f"{len(copied)} objects have another etag than the manifest says, and its contents: "
+            "they were copied or restored"
+        )
     if problems:
         units = {problem.unit for problem in problems} - {None}
         lines += [str(problem) for problem in problems]
@@ -110,6 +125,7 @@ def report(
         "objects": objects,
         "problems": [asdict(problem) for problem in problems],
         "repaired": list(repaired),
+        "copied": list(copied),
     }
     return lines, document
 
@@ -167,7 +183,6 @@ def _of_object(
     if listed is not None:
         found = {
             "size_bytes": entry.size,
-            "etag": entry.etag,
             "footer_hash": footer_hash,
             "content_hash": content_hash(table),
         }
@@ -221,13 +236,22 @@ def _of_rows(
 
 
 def _of_totals(run: Run, manifest: pa.Table) -> list[Problem]:
-    success = run.totals()
+    try:
+        success = run.seal
+    except Damaged as error:
+        return [Problem(None, str(error))]
     counted = totals(manifest) | {"units_missing": run.planned - len(manifest)}
-    return [
+    problems = [
         Problem(None, f"_SUCCESS says {name} {success.get(name)}, and the manifest {value}")
         for name, value in counted.items()
         if success.get(name) != value
     ]
+    found, sealed_with = run.record_hash(), success.get("run_sha256")
+    if found != sealed_with:
+        problems.append(
+            Problem(None, f"run.json has SHA-256 {found}, and _SUCCESS says {sealed_with}")
+        )
+    return problems
 
 
 def _duplicates(run: Run, units: list[str]) -> list[Problem]:

@@ -1,5 +1,6 @@
 """A run from its first object to its seal: hand-made objects, so that every total is known."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -241,7 +242,9 @@ def test_totals_are_those_of_the_footers_until_the_seal(run: Run) -> None:
         "duplicate_sample_ids": 0,
     }
     assert run.totals() == totals
-    assert seal(run).totals() == totals | {"units_missing": 0, "version": 1}
+    record = hashlib.sha256(Path(run.path("run.json")).read_bytes()).hexdigest()
+    at_the_end = {"units_missing": 0, "version": 1, "run_sha256": record}
+    assert seal(run).totals() == totals | at_the_end
     assert json.loads(store.read(run.path("_SUCCESS"))) == run.totals()
 
 

@@ -19,7 +19,7 @@ from dlogp_ray.corpus.units import SCHEMA, Units, encode_units
 from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
 from dlogp_ray.tables.schemas import STATISTIC_FIELDS, encode, footer_bytes, scores_schema
 from dlogp_ray.tables.sealing import seal
-from dlogp_ray.tables.verification import Problem, verify
+from dlogp_ray.tables.verification import Problem, report, verify
 
 POLICIES = ("rl-1", "rl-2")
 ROWS = 5  # of the corpus in each unit
@@ -181,8 +181,20 @@ def rows_that_were_changed(it: Sealed) -> None:
     it.change(f"scores/{SECOND}.parquet", lambda _: encode(changed, footer_of(changed, 1)))
 
 
-def written_again(it: Sealed) -> None:
-    os.utime(it.object, ns=(0, 0))
+def seal_emptied(it: Sealed) -> None:
+    it.path("_SUCCESS").write_bytes(b"")
+
+
+def seal_with_more_behind_it(it: Sealed) -> None:
+    it.change("_SUCCESS", lambda data: data + b"}")
+
+
+def seal_of_another_kind(it: Sealed) -> None:
+    it.change("_SUCCESS", lambda _: b'["units"]')
+
+
+def record_changed(it: Sealed) -> None:
+    it.change("run.json", lambda data: data.replace(b'"config": {}', b'"config": {"a": 2}'))
 
 
 def manifest_damaged(it: Sealed) -> None:
@@ -222,11 +234,14 @@ def units_missing(it: Sealed) -> None:
         (flipped_in_the_footer, SECOND, "footer_hash is"),
         (another_units_object, SECOND, "content_hash is"),
         (rows_that_were_changed, SECOND, "content_hash is"),
-        (written_again, SECOND, "etag is"),
         (manifest_damaged, None, "manifest.parquet can't be read"),
         (manifest_that_leaves_the_run, None, "names a unit '../../../etc/passwd'"),
         (a_stranger, "part-00000007", "is not in the manifest"),
         (totals_changed, None, "_SUCCESS says units 4, and the manifest 3"),
+        (seal_emptied, None, "_SUCCESS can't be read"),
+        (seal_with_more_behind_it, None, "_SUCCESS can't be read"),
+        (seal_of_another_kind, None, "_SUCCESS has no duplicate_sample_ids, rows"),
+        (record_changed, None, "run.json has SHA-256"),
         (units_changed, None, "units.parquet has SHA-256"),
         (units_missing, None, "units.parquet is missing"),
     ],
@@ -238,6 +253,34 @@ def test_damage_to_a_sealed_run_is_found_where_it_is(
     problems = verify(open_run(sealed.run.uri))
     assert any(problem.unit == unit and named in problem.what for problem in problems), problems
     assert {problem.unit for problem in problems} <= {unit, None}  # and nowhere else
+
+
+def test_damage_beside_a_damaged_seal_is_found(sealed: Sealed) -> None:
+    for damage in (seal_emptied, a_stranger, missing):
+        damage(sealed)
+    found = {(problem.unit, problem.what) for problem in verify(open_run(sealed.run.uri))}
+    assert (SECOND, "its object is missing") in found
+    assert ("part-00000007", "is not in the manifest") in found
+
+
+def test_a_copy_of_a_run_is_whole_and_said_to_be_one(sealed: Sealed, tmp_path: Path) -> None:
+    shutil.copytree(sealed.run.uri, tmp_path / "copy", copy_function=shutil.copyfile)
+    run, copied = open_run(str(tmp_path / "copy")), list[str]()
+    assert verify(run, copied=copied.append) == []
+    assert sorted(copied) == list(run.committed())
+    lines, document = report(run, [], [], sorted(copied))
+    assert "3 objects have another etag than the manifest says, and its contents" in lines[0]
+    assert document["copied"] == sorted(copied)
+
+
+def test_a_copy_that_was_changed_is_damaged_and_the_others_are_not(
+    sealed: Sealed, tmp_path: Path
+) -> None:
+    shutil.copytree(sealed.run.uri, tmp_path / "copy", copy_function=shutil.copyfile)
+    run, copied = open_run(str(tmp_path / "copy")), list[str]()
+    truncated(Sealed(run))
+    assert {problem.unit for problem in verify(run, copied=copied.append)} == {SECOND}
+    assert sorted(copied) == ["part-00000000", "part-00000002"]
 
 
 def written_directly(run: Run, table: pa.Table, hashed: pa.Table | None = None) -> None:
