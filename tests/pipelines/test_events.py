@@ -14,7 +14,7 @@ import yaml
 from conftest import make_rows, write_broken_gzip, write_jsonl
 from typer.testing import CliRunner
 
-from dlogp_ray.cli import app
+from dlogp_ray.cli import app, main
 from dlogp_ray.corpus.reading import read_jsonl
 from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.pipelines import events
@@ -55,6 +55,19 @@ def test_the_log_has_a_line_of_json_for_every_event(
     assert {key: lines[-1][key] for key in result} == result
     times = [datetime.fromisoformat(line["time"]) for line in lines]
     assert times == sorted(times)
+
+
+def test_the_log_says_of_a_job_that_is_refused_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(events.LOG, "handlers", [])
+    monkeypatch.setattr("sys.argv", ["dlogp", "score", str(tmp_path / "no.yaml"), "--json-log"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["level"], line["exit_code"]) == ("ended", "error", 2)
+    assert "no.yaml: No such file" in line["cause"]
 
 
 def test_actors_count_tokens_rows_and_units_for_prometheus(
