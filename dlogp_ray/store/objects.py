@@ -104,27 +104,30 @@ def create(uri: str, data: bytes, *, conditional: bool = True) -> bool:
                 return False
             _put(filesystem, path, data, "overwrite")
             return True
-        for attempt in range(_CONFLICTS):
-            try:
-                _put(filesystem, path, data, "create")
-            except FileExistsError:
+        try:
+            _put(filesystem, path, data, "create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # Some S3-compatible servers answer a lost race with EINVAL, or without its code.
+            if error.errno == errno.EINVAL and filesystem.exists(path):
                 return False
-            except OSError as error:
-                # Some S3-compatible servers answer a lost race with EINVAL, or without its code.
-                if error.errno == errno.EINVAL and filesystem.exists(path):
-                    return False
-                # Another create of the same key is under way (Amazon S3).
-                if s3.status(error) != 409 or attempt == _CONFLICTS - 1:
-                    raise
-                time.sleep(0.1 * 2**attempt)
-            else:
-                return True
-    raise AssertionError("the loop above returns or raises")
+            raise
+    return True
 
 
 def _put(filesystem: Any, path: str, data: bytes, mode: str) -> None:
     whole = {"chunksize": s3.ONE_REQUEST_BYTES} if s3.speaks(filesystem) else {}
-    filesystem.pipe_file(path, data, mode=mode, **whole)
+    for attempt in range(_CONFLICTS):
+        try:
+            filesystem.pipe_file(path, data, mode=mode, **whole)
+        except OSError as error:
+            # Another write of the same key is under way (Amazon S3).
+            if s3.status(error) != 409 or attempt == _CONFLICTS - 1:
+                raise
+            time.sleep(0.1 * 2**attempt)
+        else:
+            return
 
 
 def _create_local(path: Path, data: bytes) -> bool:

@@ -37,6 +37,15 @@ def test_a_create_outlives_a_fault(kind: Kind, s3: FaultyProxy, bucket: str) -> 
     assert store.read(f"{bucket}/a") == b"first" * 1_000
 
 
+@pytest.mark.parametrize("kind", [*READS_AND_WRITES, "cut short", "409"])
+def test_a_replacement_outlives_a_fault(kind: Kind, s3: FaultyProxy, bucket: str) -> None:
+    store.create(f"{bucket}/a", b"first")
+    with s3.fault(kind, "^PUT", times=2) as fault:
+        store.replace(f"{bucket}/a", b"second" * 1_000)
+    assert len(fault.seen) == 2
+    assert store.read(f"{bucket}/a") == b"second" * 1_000
+
+
 @pytest.mark.parametrize("kind", READS_AND_WRITES)
 def test_reading_and_listing_outlive_a_fault(kind: Kind, s3: FaultyProxy, bucket: str) -> None:
     store.create(f"{bucket}/a", b"data")
