@@ -64,14 +64,23 @@ def lose(config: ScoreConfig, job: threading.Thread) -> dict[str, object]:
 def grow(config: ScoreConfig, job: threading.Thread) -> dict[str, object]:
     """No node has a CPU at first; one comes, and another one later."""
     cluster = start(0)
+    said, write = list[str](), sys.stderr.write
+
+    def heard(text: str) -> int:
+        said.append(text)
+        return write(text)
+
+    sys.stderr.write = heard  # type: ignore[method-assign]
     job.start()
+    wait_for(lambda: "waiting for" in "".join(said))
     job.join(timeout=5)
     waited = job.is_alive() and not Path(config.run_uri).exists()
     cluster.add_node(num_cpus=2, **STORE)
     wait_for(lambda: objects(config) >= 1)
     before = nodes_of_actors()
     cluster.add_node(num_cpus=2, **STORE)
-    wait_for(lambda: len(nodes_of_actors()) == 2 or not job.is_alive())
+    # Until the job has ended: how soon an actor is up on a busy machine is not the point.
+    wait_for(lambda: len(nodes_of_actors()) == 2 or not job.is_alive(), seconds=300)
     after = nodes_of_actors()
     job.join()
     return {"waited": waited, "before": len(before), "after": len(after)}
