@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
-.PHONY: setup demo lint types test test-slow lock clean
+.PHONY: setup demo lint types test test-ray test-rest test-slow lock clean
 
 setup: $(READY)
 
@@ -26,8 +26,15 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# Side by side: jobs of Ray mostly wait for processes, and all else is one thread.
 test: lint types
-	$(PYTEST) -m 'not slow and not gpu'
+	$(MAKE) --no-print-directory -j2 --output-sync=target test-ray test-rest
+
+test-ray: setup
+	$(PYTEST) -m 'ray and not slow and not gpu'
+
+test-rest: setup
+	$(PYTEST) -m 'not ray and not slow and not gpu'
 
 test-slow: setup
 	$(PYTEST) -m slow
