@@ -28,7 +28,7 @@ types: setup
 
 # Side by side: jobs of Ray mostly wait for processes, and all else is one thread.
 test: lint types
-	$(MAKE) --no-print-directory -j2 --output-sync=target test-ray test-rest
+	$(MAKE) --no-print-directory -j2 --output-sync=line test-ray test-rest
 
 test-ray: setup
 	$(PYTEST) -m 'ray and not slow and not gpu'

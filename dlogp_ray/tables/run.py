@@ -91,7 +91,8 @@ class Run:
                 f"{self.path('_SUCCESS')} can't be read: {error}; `dlogp verify {self.uri} "
                 "--repair` writes it again"
             ) from None
-        missing = add_up([]).keys() - found.keys() if isinstance(found, dict) else add_up([]).keys()
+        needed = add_up([]).keys()
+        missing = needed - found.keys() if isinstance(found, dict) else needed
         if missing:
             raise Damaged(
                 f"{self.path('_SUCCESS')} has no {', '.join(sorted(missing))}; `dlogp verify "
