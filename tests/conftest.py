@@ -149,12 +149,12 @@ def bucket(s3: FaultyProxy) -> str:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Any:
-    """The one Ray session of the test suite; more CPUs than the machine has are only tokens."""
+    """The one Ray session of the test suite."""
     import ray
 
     os.environ["RAY_num_workers_soft_limit"] = "16"  # as start_ray: 5 s a job in place of 9
     ray.init(
-        num_cpus=4,
+        num_cpus=2,
         object_store_memory=200 * 2**20,
         include_dashboard=False,
         logging_level="ERROR",

@@ -49,8 +49,8 @@ def nodes_of_actors() -> set[str]:
 
 
 def lose(config: ScoreConfig, job: threading.Thread) -> dict[str, object]:
-    """Four actors fill the four CPUs of two nodes; two of them go with their node, for good."""
-    cluster = start(0, 2, 2)
+    """Two actors fill the CPUs of two nodes; one of them goes with its node, for good."""
+    cluster = start(0, 1, 1)
     job.start()
     workers = {node.node_id: node for node in list(cluster.worker_nodes)}
     wait_for(lambda: objects(config) >= 3 and workers.keys() & nodes_of_actors())

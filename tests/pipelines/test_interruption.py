@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import contents, make_rows, write_jsonl
+from conftest import contents
 
 import dlogp_ray
-from dlogp_ray.config import ScoreConfig
 
 pytestmark = pytest.mark.ray
 
@@ -47,39 +46,16 @@ def wait_for_objects(run: Path, n: int, driver: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-@pytest.fixture
-def write_job(policy_folders: dict[str, Path], tmp_path: Path) -> Any:
-    write_jsonl(tmp_path / "corpus.jsonl", make_rows(400))
-
-    def write(run_id: str) -> Path:
-        path = tmp_path / f"{run_id}.yaml"
-        job = {
-            "corpus": str(tmp_path / "corpus.jsonl"),
-            "policies": {name: str(folder) for name, folder in policy_folders.items()},
-            "output": str(tmp_path / "runs"),
-            "run_id": run_id,
-            "unit_tokens": 60,
-            "actors": 1,
-            "threads_per_actor": 1,  # the runs that are compared stand on clusters of other sizes
-        }
-        path.write_text(yaml.safe_dump(job))
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_a_driver_that_is_stopped_loses_nothing_and_does_nothing_twice(
-    number: int, code: int, write_job: Any, tmp_path: Path, ray_session: Any
+    number: int, code: int, many_units: Any, tmp_path: Path
 ) -> None:
-    undisturbed, disturbed = tmp_path / "runs/undisturbed", tmp_path / "runs/disturbed"
-    units = dlogp_ray.score(ScoreConfig.from_yaml(write_job("undisturbed")), progress=False).units
-    assert units > 100
-
-    job = write_job("disturbed")
+    units, config = many_units.result.units, many_units.elsewhere(tmp_path)
+    job, disturbed = tmp_path / "job.yaml", Path(config.run_uri)
+    job.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     driver = start(job)
     wait_for_objects(disturbed, 3, driver)
     driver.send_signal(number)
@@ -92,11 +68,11 @@ def test_a_driver_that_is_stopped_loses_nothing_and_does_nothing_twice(
     assert 3 <= len(before) < units
     assert not dlogp_ray.open_run(str(disturbed)).sealed
 
-    result = dlogp_ray.score(ScoreConfig.from_yaml(job), progress=False)
+    result = dlogp_ray.score(config, progress=False)
     assert (result.exit_code, result.sealed) == (0, True)
     assert result.units_scored == units - len(before)
-    assert result.rows == 400
+    assert result.rows == many_units.result.rows
     # Content hashes cover every value of every row: the same rows, none missing, none twice.
     after = contents(str(disturbed))
     assert before.items() <= after.items()
-    assert after == contents(str(undisturbed))
+    assert after == contents(many_units.result.run)

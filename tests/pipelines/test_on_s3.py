@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import make_rows, write_broken_gzip, write_jsonl
+from conftest import write_broken_gzip
 from s3_server import ACCESS_KEY, SECRET_KEY, FaultyProxy
 from typer.testing import CliRunner
 
@@ -39,43 +40,49 @@ def hashes(run: str) -> dict[str, str]:
     return {f"{row['sample_id']} {row['policy']}": repr(row) for row in rows}
 
 
+def job_in(place: str, finished: Any, policy_folders: dict[str, Path]) -> dlogp_ray.ScoreConfig:
+    """The finished run's job, with corpus, policies and output there."""
+    fields = finished.config.model_dump(mode="json") | {
+        "corpus": upload(Path(finished.config.corpus[0]), f"{place}/corpus"),
+        "policies": {n: upload(path, f"{place}/{n}") for n, path in policy_folders.items()},
+        "output": f"{place}/runs",
+    }
+    return dlogp_ray.ScoreConfig.from_mapping(fields)
+
+
 @pytest.fixture
-def on_s3(
-    make_config: Any, policy_folders: dict[str, Path], tmp_path: Path, bucket: str
-) -> dlogp_ray.ScoreConfig:
-    """A job whose corpus, policies and output are in the bucket."""
-    write_jsonl(tmp_path / "corpus" / "a.jsonl", make_rows(40))
-    return make_config(  # type: ignore[no-any-return]
-        corpus=upload(tmp_path / "corpus", f"{bucket}/corpus"),
-        policies={n: upload(path, f"{bucket}/{n}") for n, path in policy_folders.items()},
-        output=f"{bucket}/runs",
-    )
+def on_s3(bucket: str, finished: Any, policy_folders: dict[str, Path]) -> dlogp_ray.ScoreConfig:
+    return job_in(bucket, finished, policy_folders)
 
 
-def test_a_job_on_s3_has_the_rows_of_the_same_job_on_disk(
-    on_s3: dlogp_ray.ScoreConfig, make_config: Any, tmp_path: Path
-) -> None:
-    local = dlogp_ray.score(make_config(corpus=str(tmp_path / "corpus")), progress=False)
-    result = dlogp_ray.score(on_s3, progress=False)
+@pytest.fixture(scope="module")
+def scored_on_s3(
+    s3: FaultyProxy, finished: Any, policy_folders: dict[str, Path]
+) -> tuple[dlogp_ray.ScoreConfig, dlogp_ray.ScoreResult]:
+    config = job_in(f"s3://tests/{uuid.uuid4().hex[:12]}", finished, policy_folders)
+    return config, dlogp_ray.score(config, progress=False)
+
+
+def test_a_job_on_s3_has_the_rows_of_the_same_job_on_disk(scored_on_s3: Any, finished: Any) -> None:
+    (config, result), local = scored_on_s3, finished.result
     assert (result.exit_code, result.units) == (0, local.units)
     assert result.units > 2
     assert hashes(result.run) == hashes(local.run)
     run = dlogp_ray.open_run(result.run)
     assert run.sql("SELECT count(*) FROM scores").fetchall() == [(40,)]
     assert verify(run) == []
-    again = dlogp_ray.score(on_s3, progress=False)
+    again = dlogp_ray.score(config, progress=False)
     assert (again.units_scored, again.rows) == (0, 40)
 
 
 def test_a_flaky_store_changes_no_row(
-    on_s3: dlogp_ray.ScoreConfig, make_config: Any, tmp_path: Path, s3: FaultyProxy
+    on_s3: dlogp_ray.ScoreConfig, finished: Any, s3: FaultyProxy
 ) -> None:
-    local = dlogp_ray.score(make_config(corpus=str(tmp_path / "corpus")), progress=False)
     with s3.fault("flaky", on_s3.run_uri.removeprefix("s3://"), times=10_000) as fault:
         result = dlogp_ray.score(on_s3, progress=False)
     assert len(fault.seen) > 30
     assert (result.exit_code, result.sealed) == (0, True)
-    assert hashes(result.run) == hashes(local.run)
+    assert hashes(result.run) == hashes(finished.result.run)
     assert verify(dlogp_ray.open_run(result.run)) == []
 
 
@@ -88,11 +95,9 @@ def test_a_fault_of_one_kind_at_one_kind_of_write_changes_no_row(
     kind: Any,
     name: str,
     on_s3: dlogp_ray.ScoreConfig,
-    make_config: Any,
-    tmp_path: Path,
+    finished: Any,
     s3: FaultyProxy,
 ) -> None:
-    local = dlogp_ray.score(make_config(corpus=str(tmp_path / "corpus")), progress=False)
     # A stalled request is given up after 60 s; of the others three in a row are met.
     times = 1 if kind == "stall" else 3
     run = on_s3.run_uri.removeprefix("s3://")
@@ -101,7 +106,7 @@ def test_a_fault_of_one_kind_at_one_kind_of_write_changes_no_row(
     # A write whose answer was lost is not tried again once it is seen to have been done.
     assert 1 <= len(fault.seen) <= times
     assert (result.exit_code, result.sealed) == (0, True)
-    assert hashes(result.run) == hashes(local.run)
+    assert hashes(result.run) == hashes(finished.result.run)
     assert verify(dlogp_ray.open_run(result.run)) == []
 
 
@@ -120,8 +125,8 @@ def test_no_access_is_one_line_before_anything_runs(
         assert "\n" not in str(done.exception)
 
 
-def test_verify_repairs_a_damaged_object(on_s3: dlogp_ray.ScoreConfig) -> None:
-    result = dlogp_ray.score(on_s3, progress=False)
+def test_verify_repairs_a_damaged_object(scored_on_s3: Any) -> None:
+    _config, result = scored_on_s3
     undisturbed = hashes(result.run)
     run = dlogp_ray.open_run(result.run)
     uri = run.object_uri("part-00000001")

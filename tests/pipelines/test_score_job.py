@@ -76,26 +76,22 @@ def test_jsonl_and_parquet_become_one_table_with_the_plain_forward_s_values(
         assert found["generator"] == row["generator"]
 
 
-def test_a_finished_run_scores_nothing_more_and_says_the_same(
-    tmp_path: Path, make_config: Any
-) -> None:
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(20))
-    first = dlogp_ray.score(make_config(corpus=str(corpus)), progress=False)
+def test_a_finished_run_scores_nothing_more_and_says_the_same(finished: Any) -> None:
+    first = finished.result
     objects = {p: p.stat().st_mtime_ns for p in Path(first.run).rglob("*") if p.is_file()}
-    second = dlogp_ray.score(make_config(corpus=str(corpus), actors=2), progress=False)
-    assert second.units_scored == 0
+    config = ScoreConfig.from_mapping(finished.config.model_dump(mode="json") | {"actors": 2})
+    second = dlogp_ray.score(config, progress=False)
+    assert (second.run, second.units_scored) == (first.run, 0)
     assert (second.rows, second.tokens, second.status) == (first.rows, first.tokens, first.status)
     assert objects == {p: p.stat().st_mtime_ns for p in Path(first.run).rglob("*") if p.is_file()}
 
 
 def test_the_noise_floor_is_measured_once_and_found_everywhere(
-    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dlogp_ray.pipelines import score as pipeline
 
-    rows = make_rows(40)
-    config = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", rows)))
-    first = dlogp_ray.score(config, progress=False)
+    rows, first = make_rows(40), finished.result
     noise = first.noise
     assert noise is not None
     # So small a corpus is its own sample.
@@ -126,94 +122,74 @@ def test_the_noise_floor_is_measured_once_and_found_everywhere(
     line = f"below {noise.unresolved_nats:.2g} nats (99 % of base against base, "
     assert printed.getvalue().count(line) == 2
 
-    monkeypatch.setattr(pipeline, "sample_units", lambda units: pytest.fail("measured again"))
-    assert places(dlogp_ray.score(config, progress=False)) == [record] * 6
+    # As a run looks that was cut off after some of its units.
+    config = finished.copy(tmp_path)
     for name in ("_SUCCESS", "manifest.parquet", "scores/part-00000001.parquet"):
-        (Path(first.run) / name).unlink()
+        (Path(config.run_uri) / name).unlink()
+    monkeypatch.setattr(pipeline, "sample_units", lambda units: pytest.fail("measured again"))
     resumed = dlogp_ray.score(config, progress=False)
     assert resumed.units_scored == 1
     assert places(resumed) == [record] * 6
+    assert places(dlogp_ray.score(config, progress=False)) == [record] * 6
 
 
-def test_only_missing_units_are_done(tmp_path: Path, make_config: Any) -> None:
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
-    config = make_config(corpus=str(corpus))
-    whole = dlogp_ray.score(config, progress=False)
-    undisturbed = rows_of(whole.run)
-    run = Path(whole.run)
+def test_only_missing_units_are_done_and_they_are_the_run_s_own(
+    tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlogp_ray.pipelines import planning
+
+    config = finished.copy(tmp_path)
+    run = Path(config.run_uri)
     # As a run looks that was cut off after some of its units.
     for name in ("_SUCCESS", "manifest.parquet", "scores/part-00000001.parquet"):
         (run / name).unlink()
     kept = {p.name: p.stat().st_mtime_ns for p in (run / "scores").iterdir()}
-    opened = dlogp_ray.open_run(whole.run)
-    assert not opened.sealed
-    again = dlogp_ray.score(config, progress=False)
-    assert again.units_scored == 1
-    assert again.sealed
-    now = {p.name: p.stat().st_mtime_ns for p in (run / "scores").iterdir()}
-    assert {name: now[name] for name in kept} == kept
-    assert rows_of(whole.run) == undisturbed
-
-
-def test_a_run_goes_on_with_its_own_units_whatever_would_be_cut_now(
-    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dlogp_ray.pipelines import planning
-
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
-    config = make_config(corpus=str(corpus))
-    whole = dlogp_ray.score(config, progress=False)
-    undisturbed = rows_of(whole.run)
-    for name in ("_SUCCESS", "manifest.parquet", "scores/part-00000001.parquet"):
-        (Path(whole.run) / name).unlink()
+    assert not dlogp_ray.open_run(config.run_uri).sealed
     cut = planning.cut_units
     # As a later version may do: twice as many units of the same corpus.
     monkeypatch.setattr(
         planning, "cut_units", lambda files, n, columns: cut(files, n // 2, columns)
     )
     again = dlogp_ray.score(config, progress=False)
-    assert (again.units, again.units_scored) == (whole.units, 1)
-    assert rows_of(whole.run) == undisturbed
-
-
-def test_a_copy_of_the_policy_changes_nothing_exactly(tmp_path: Path, make_config: Any) -> None:
-    folders = {n: str(make_policy_folder(tmp_path / n, seed=5)) for n in ("base", "copy")}
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(20))
-    result = dlogp_ray.score(make_config(corpus=str(corpus), policies=folders), progress=False)
-    sums = "max(abs(delta_logp)), max(kl_rl_base), max(kl_base_rl), max(js), bool_and(top1_agree)"
-    found = dlogp_ray.open_run(result.run).sql(f"SELECT {sums} FROM tokens").fetchall()
-    assert found == [(0.0, 0.0, 0.0, 0.0, True)]
+    assert (again.units, again.units_scored) == (finished.result.units, 1)
+    assert again.sealed
+    now = {p.name: p.stat().st_mtime_ns for p in (run / "scores").iterdir()}
+    assert {name: now[name] for name in kept} == kept
+    assert rows_of(again.run) == rows_of(finished.result.run)
 
 
 def test_several_policies_one_row_each_and_one_policy_alone(
-    tmp_path: Path, make_config: Any, policy_folders: dict[str, Path]
+    tmp_path: Path, make_config: Any, finished: Any, policy_folders: dict[str, Path]
 ) -> None:
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(10))
+    (corpus,) = finished.config.corpus
     third = make_policy_folder(tmp_path / "third", seed=2)
     policies = {
         "base": str(policy_folders["base"]),
         "early": {"path": str(policy_folders["rl"]), "step": 10},
         "late": {"path": str(third), "step": 20},
+        "copy": str(shutil.copytree(policy_folders["base"], tmp_path / "copy")),
     }
     several = dlogp_ray.score(
-        make_config(corpus=str(corpus), policies=policies, run_id="several"), progress=False
+        make_config(corpus=corpus, policies=policies, run_id="several"), progress=False
     )
-    assert several.rows == 20
+    assert several.rows == 120
+    run = dlogp_ray.open_run(several.run)
     counts = "SELECT policy, step, count(*) FROM scores GROUP BY ALL ORDER BY step"
-    assert dlogp_ray.open_run(several.run).sql(counts).fetchall() == [
-        ("early", 10, 10),
-        ("late", 20, 10),
-    ]
-    pair = dlogp_ray.score(make_config(corpus=str(corpus), run_id="pair"), progress=False)
+    assert run.sql(counts).fetchall() == [("early", 10, 40), ("late", 20, 40), ("copy", None, 40)]
+    # A copy of the base differs from it by nothing, exactly.
+    largest = "max(abs(delta_logp)), max(kl_rl_base), max(kl_base_rl), max(js)"
+    same = f"SELECT {largest}, bool_and(top1_agree) FROM tokens WHERE policy = 'copy'"
+    assert run.sql(same).fetchall() == [(0.0, 0.0, 0.0, 0.0, True)]
+    pair = rows_of(finished.result.run)
     early = [row for row in rows_of(several.run) if row["policy"] == "early"]
-    for one, other in zip(early, rows_of(pair.run), strict=True):
+    for one, other in zip(early, pair, strict=True):
         assert one["delta_logp"] == other["delta_logp"]
 
     alone = dlogp_ray.score(
-        make_config(corpus=str(corpus), policies={"rl": str(policy_folders["rl"])}, run_id="alone"),
+        make_config(corpus=corpus, policies={"rl": str(policy_folders["rl"])}, run_id="alone"),
         progress=False,
     )
-    for one, other in zip(rows_of(alone.run), rows_of(pair.run), strict=True):
+    for one, other in zip(rows_of(alone.run), pair, strict=True):
         assert one["logp_rl"] == other["logp_rl"]
         assert one["logp_base"] is None
         assert one["delta_logp"] is None
@@ -231,19 +207,22 @@ def test_an_adapter_has_the_rows_of_its_merged_checkpoint(
     model = AutoModelForCausalLM.from_pretrained(base)
     PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(merged)
     corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(20))
-    rows = {}
-    for name, rl in (("adapter", {"adapter": str(adapter)}), ("merged", {"path": str(merged)})):
-        policies = {"base": str(base), "rl": rl | {"step": 3}}
-        config = make_config(corpus=str(corpus), policies=policies, run_id=name)
-        result = dlogp_ray.score(config, progress=False)
-        assert (result.exit_code, result.sealed) == (0, True)
-        rows[name] = rows_of(result.run)
-    for one, other in zip(rows["adapter"], rows["merged"], strict=True):
+    policies = {
+        "base": str(base),
+        "adapter": {"adapter": str(adapter), "step": 3},
+        "merged": {"path": str(merged)},
+    }
+    result = dlogp_ray.score(make_config(corpus=str(corpus), policies=policies), progress=False)
+    assert (result.exit_code, result.sealed) == (0, True)
+    rows = rows_of(result.run)
+    for one, other in zip(rows[::2], rows[1::2], strict=True):
+        assert one["sample_id"] == other["sample_id"]
+        assert (one["policy"], other["policy"]) == ("adapter", "merged")
+        assert (one["step"], other["step"]) == (3, None)
         assert one["logp_base"] == other["logp_base"]
         np.testing.assert_allclose(one["delta_logp"], other["delta_logp"], atol=1e-5, rtol=0)
         assert one["rank_rl"] == other["rank_rl"]
-        assert (one["step"], one["policy"]) == (3, "rl")
-    assert np.abs(np.concatenate([row["delta_logp"] for row in rows["adapter"]])).mean() > 0.05
+    assert np.abs(np.concatenate([row["delta_logp"] for row in rows])).mean() > 0.05
 
 
 def test_every_bad_row_is_in_the_table_and_the_others_are_scored(
@@ -258,7 +237,6 @@ def test_every_bad_row_is_in_the_table_and_the_others_are_scored(
         "empty_response": {"sample_id": "c", **ids, "response_ids": []},
         "id_outside_vocabulary": {"sample_id": "d", **ids, "response_ids": [4, 24]},
         "too_long": {"sample_id": "e", **ids, "response_ids": [4] * 63},  # the limit is 64
-        "duplicate_sample_id": {**good[0]},
         "mask_length": {"sample_id": "f", **ids, "response_mask": [1]},
     }
     corpus = write_jsonl(tmp_path / "c.jsonl", [*good, *bad.values()])
@@ -267,50 +245,41 @@ def test_every_bad_row_is_in_the_table_and_the_others_are_scored(
     assert result.exit_code == 3
     assert result.sealed
     assert result.status == {"ok": 3} | dict.fromkeys(bad, 1)
+    assert result.rows == 3 + len(bad)
     run = dlogp_ray.open_run(result.run)
     rejected = run.sql(
         "SELECT status, error, len(response_ids), len(delta_logp) FROM rejected"
     ).fetchall()
     assert {status for status, *_ in rejected} == set(bad)
     assert all(error and lengths == [0, 0] for _, error, *lengths in rejected)
-    # The same run with room for as many rejections ends well.
-    allowed = make_config(corpus=str(corpus), unit_tokens=100_000, max_rejected=len(bad) - 1)
-    assert dlogp_ray.score(allowed, progress=False).exit_code == 3  # an id occurs twice
-    assert dlogp_ray.score(config.model_copy(update={"max_rejected": 7}), progress=False).rows == 11
+    # The same run where as many may be rejected, and one less.
+    for allowed, code in ((len(bad), 0), (len(bad) - 1, 3)):
+        asked = config.model_copy(update={"max_rejected": allowed})
+        assert dlogp_ray.score(asked, progress=False).exit_code == code
 
 
-def test_max_rejected_is_what_may_be_rejected(tmp_path: Path, make_config: Any) -> None:
-    corpus = write_jsonl(tmp_path / "c.jsonl", [*make_rows(3), "not json", "nor this"])
-    codes = {
-        allowed: dlogp_ray.score(
-            make_config(corpus=str(corpus), max_rejected=allowed), progress=False
-        ).exit_code
-        for allowed in (1, 2)
-    }
-    assert codes == {1: 3, 2: 0}
-
-
-def test_ids_that_stand_in_two_units_are_in_the_manifest(tmp_path: Path, make_config: Any) -> None:
+def test_ids_that_occur_twice_are_rejected_in_a_unit_and_are_in_the_manifest_across_units(
+    tmp_path: Path, make_config: Any
+) -> None:
     rows = make_rows(6)
-    write_jsonl(tmp_path / "c/1.jsonl", rows[:4])
+    write_jsonl(tmp_path / "c/1.jsonl", [*rows[:4], rows[0]])
     write_jsonl(tmp_path / "c/2.jsonl", rows[3:])  # s3 in both files
-    result = dlogp_ray.score(
-        make_config(corpus=str(tmp_path / "c"), unit_tokens=100_000), progress=False
-    )
-    assert (result.exit_code, result.duplicate_sample_ids, result.rows) == (3, 1, 7)
+    config = make_config(corpus=str(tmp_path / "c"), unit_tokens=100_000)
+    result = dlogp_ray.score(config, progress=False)
+    assert (result.exit_code, result.duplicate_sample_ids, result.rows) == (3, 1, 8)
+    assert result.status == {"ok": 7, "duplicate_sample_id": 1}
     manifest = dlogp_ray.open_run(result.run).manifest().to_pylist()
     assert [row["duplicate_sample_ids"] for row in manifest] == [["s3"], ["s3"]]
-    again = dlogp_ray.score(
-        make_config(corpus=str(tmp_path / "c"), unit_tokens=100_000), progress=False
-    )
-    assert again.exit_code == 3
+    # That nobody counts rejections does not make it good.
+    asked = config.model_copy(update={"max_rejected": 100})
+    assert dlogp_ray.score(asked, progress=False).exit_code == 3
 
 
 def test_what_changes_numbers_is_refused_on_an_existing_run(
-    tmp_path: Path, make_config: Any, policy_folders: dict[str, Path]
+    tmp_path: Path, finished: Any, policy_folders: dict[str, Path]
 ) -> None:
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(5))
-    dlogp_ray.score(make_config(corpus=str(corpus)), progress=False)
+    config = finished.copy(tmp_path)
+    fields = config.model_dump(mode="json")
     for change, named in (
         ({"temperature": 0.7}, "temperature"),
         (
@@ -320,12 +289,18 @@ def test_what_changes_numbers_is_refused_on_an_existing_run(
         ({"carry": {"source": "string"}}, "carry"),
     ):
         with pytest.raises(FingerprintMismatch, match=named) as error:
-            dlogp_ray.score(make_config(corpus=str(corpus), **change), progress=False)
+            dlogp_ray.score(ScoreConfig.from_mapping(fields | change), progress=False)
         assert error.value.exit_code == 5
-    with corpus.open("a") as file:
-        file.write(json.dumps(make_rows(6)[-1]) + "\n")
-    with pytest.raises(FingerprintMismatch, match="corpus"):
-        dlogp_ray.score(make_config(corpus=str(corpus)), progress=False)
+    (file,) = Path(config.corpus[0]).iterdir()
+    rows, times = file.read_bytes(), file.stat()
+    with file.open("a") as more:
+        more.write(json.dumps(make_rows(41)[-1]) + "\n")
+    try:
+        with pytest.raises(FingerprintMismatch, match="corpus"):
+            dlogp_ray.score(config, progress=False)
+    finally:
+        file.write_bytes(rows)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_a_policy_that_cannot_be_loaded_ends_the_job_before_anything_is_written(
@@ -348,7 +323,7 @@ def test_resources_that_nobody_has_are_refused(tmp_path: Path, make_config: Any)
 
 
 def test_a_unit_that_kills_its_process_is_the_only_one_missing(
-    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dlogp_ray.pipelines import chain
 
@@ -363,8 +338,7 @@ def test_a_unit_that_kills_its_process_is_the_only_one_missing(
 
         return Poisoned
 
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
-    config = make_config(corpus=str(corpus), max_unit_attempts=2)
+    config = finished.elsewhere(tmp_path).model_copy(update={"max_unit_attempts": 2})
     with monkeypatch.context() as patch:
         patch.setattr(chain, "ScoreUnit", poisoned())
         result = dlogp_ray.score(config, progress=False)
@@ -378,8 +352,7 @@ def test_a_unit_that_kills_its_process_is_the_only_one_missing(
     mended = dlogp_ray.score(config, progress=False)
     assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, 1, True)
     assert not list((Path(result.run) / "failed").iterdir())
-    fresh = dlogp_ray.score(make_config(corpus=str(corpus), run_id="fresh"), progress=False)
-    assert rows_of(mended.run) == rows_of(fresh.run)
+    assert rows_of(mended.run) == rows_of(finished.result.run)
 
 
 def test_a_damaged_part_of_a_corpus_file_fails_its_unit_and_a_partial_run_can_be_sealed(
@@ -404,12 +377,10 @@ def test_a_damaged_part_of_a_corpus_file_fails_its_unit_and_a_partial_run_can_be
 
 
 def test_damaged_objects_are_named_and_their_units_done_again_once_deleted(
-    tmp_path: Path, make_config: Any
+    tmp_path: Path, finished: Any
 ) -> None:
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
-    config = make_config(corpus=str(corpus))
-    run = Path(dlogp_ray.score(config, progress=False).run)
-    undisturbed = rows_of(str(run))
+    config = finished.copy(tmp_path)
+    run = Path(config.run_uri)
     truncated, missing = run / "scores/part-00000001.parquet", run / "scores/part-00000000.parquet"
     truncated.write_bytes(truncated.read_bytes()[:3000])
     missing.unlink()
@@ -425,16 +396,15 @@ def test_damaged_objects_are_named_and_their_units_done_again_once_deleted(
     truncated.unlink()
     mended = dlogp_ray.score(config, progress=False)
     assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, 1, True)
-    assert rows_of(str(run)) == undisturbed
+    assert rows_of(str(run)) == rows_of(finished.result.run)
 
 
 def test_a_lost_list_of_units_is_made_again_only_as_it_was(
-    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dlogp_ray.pipelines import planning
 
-    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(40))
-    run = dlogp_ray.open_run(dlogp_ray.score(make_config(corpus=str(corpus)), progress=False).run)
+    run = dlogp_ray.open_run(finished.copy(tmp_path).run_uri)
     listed = Path(run.path("units.parquet"))
     units = listed.read_bytes()
     listed.unlink()
