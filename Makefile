@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
-.PHONY: setup demo lint types test test-ray test-rest test-slow lock clean
+.PHONY: setup demo lint types test test-own-ray test-ray test-rest test-slow lock clean
 
 setup: $(READY)
 
@@ -26,12 +26,15 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Side by side: jobs of Ray mostly wait for processes, and all else is one thread.
+# Side by side: tests with Ray mostly wait for processes, and all else is one thread.
 test: lint types
-	$(MAKE) --no-print-directory -j2 --output-sync=line test-ray test-rest
+	$(MAKE) --no-print-directory -j3 --output-sync=line test-own-ray test-ray test-rest
+
+test-own-ray: setup
+	$(PYTEST) -m 'own_ray and not slow and not gpu'
 
 test-ray: setup
-	$(PYTEST) -m 'ray and not slow and not gpu'
+	$(PYTEST) -m 'ray and not own_ray and not slow and not gpu'
 
 test-rest: setup
 	$(PYTEST) -m 'not ray and not slow and not gpu'

@@ -23,7 +23,7 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines import score as pipeline
 from dlogp_ray.tables.verification import verify
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+pytestmark = [pytest.mark.ray, pytest.mark.own_ray, pytest.mark.usefixtures("ray_session")]
 
 FAULTS = Path(__file__).parents[1] / "faults"
 TIMEOUT_S = 180
@@ -232,15 +232,15 @@ def test_a_disk_that_is_full(one_fails: Any, small_disk: Path) -> None:
 
 
 def test_an_object_store_that_is_full(make_config: Any, tmp_path: Path) -> None:
-    # units of 40 MB each, as a carried column, in a store of 80 MB
-    rows = [row | {"note": "x" * 500_000} for row in make_rows(300)]
+    # 110 MB, as a carried column, in units of 40 MB and a store of 80 MB
+    rows = [row | {"note": "x" * 500_000} for row in make_rows(220)]
     settings = {
         "corpus": str(write_jsonl(tmp_path / "c.jsonl", rows)),
         "unit_tokens": 1_700,
         "carry": {"note": "string"},
     }
     undisturbed = contents(dlogp_ray.score(make_config(**settings), progress=False).run)
-    assert len(undisturbed) > 4
+    assert len(undisturbed) > 2
     job = write_job(make_config(**settings, run_id="disturbed"), tmp_path / "job.yaml")
     said = on_its_own("small_object_store.py", str(job))
     assert "Spilled" in said["summary"]
