@@ -369,7 +369,39 @@ def check(
     assert same_tops.mean() > 0.9  # what is left out above is the exception
 
 
-@pytest.mark.parametrize("case", FAMILIES)
+# One of each kind: of positions, of what attention sees, of layers, of how texts share a pass.
+EVERY_PUSH = {
+    "llama",
+    "llama, tied, biases",
+    "llama, dynamic",
+    "qwen2, windows",
+    "gemma2, windows, both caps",
+    "gemma3n, shared keys and values",
+    "cohere, logit_scale",
+    "gpt2",
+    "phi, lm-head bias",
+    "mixtral",
+    "gpt-oss, sinks, windows",
+    "deepseek-v3, latent attention",
+    "deepseek-v3.2, indexer",
+    "llama4, chunks, tempered queries",
+    "bloom, ALiBi",
+    "jamba",
+    "mamba",
+    "qwen3-next",
+}
+
+
+def often(case: str, *more: Any) -> Any:
+    """The case as a parameter; of ``make test-slow`` where another stands for it."""
+    return pytest.param(case, *more, marks=() if case in EVERY_PUSH else pytest.mark.slow)
+
+
+def test_the_families_of_every_push_are_there() -> None:
+    assert set(FAMILIES) >= EVERY_PUSH
+
+
+@pytest.mark.parametrize("case", map(often, FAMILIES))
 def test_every_statistic_is_that_of_the_plain_forward(case: str, tmp_path: Path) -> None:
     family = FAMILIES[case]
     folders = save_pair(tmp_path, family)
@@ -395,7 +427,8 @@ def test_every_statistic_is_that_of_the_plain_forward(case: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("case", "special"), [(case, s) for case, family in FAMILIES.items() for s in family.without]
+    ("case", "special"),
+    [often(case, s) for case, family in FAMILIES.items() for s in family.without],
 )
 def test_what_is_special_about_a_family_shows(
     case: str, special: tuple[str, Any], tmp_path: Path

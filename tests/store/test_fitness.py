@@ -31,7 +31,7 @@ def memory() -> str:
 @pytest.mark.parametrize("kind", ["disk", "s3"])
 def test_a_store_that_is_fit(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     output = str(tmp_path / "runs") if kind == "disk" else request.getfixturevalue("bucket")
-    findings = examine(output)
+    findings = examine(output, writers=8, rounds=2)
     assert [finding.name for finding in findings] == NAMES
     assert all(finding.fit for finding in findings), findings
     filesystem, path = objects.open_store(output)
