@@ -3,12 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-FAULTS := tests/pipelines/test_faults.py
 # Files with tests of a mark: importing the others takes 20 s.
 having = $(shell grep -rl --include='test_*.py' 'mark\.$(1)\b' tests)
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
-.PHONY: setup demo lint types test test-faults test-own-ray test-ray test-rest test-slow lock clean
+.PHONY: setup demo lint types test test-own-ray test-ray test-rest test-slow lock clean
 
 setup: $(READY)
 
@@ -29,16 +28,13 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Side by side: tests with Ray mostly wait for processes, and all else is one thread.
+# Side by side: tests with Ray mostly wait for processes, and all else is one thread. More Rays at once
+# than these take longer on two cores.
 test: lint
-	$(MAKE) --no-print-directory -j5 --output-sync=line \
-		types test-faults test-own-ray test-ray test-rest
-
-test-faults: setup
-	$(PYTEST) -m 'not slow and not gpu' $(FAULTS)
+	$(MAKE) --no-print-directory -j4 --output-sync=line types test-own-ray test-ray test-rest
 
 test-own-ray: setup
-	$(PYTEST) -m 'own_ray and not slow and not gpu' $(filter-out $(FAULTS),$(call having,own_ray))
+	$(PYTEST) -m 'own_ray and not slow and not gpu' $(call having,own_ray)
 
 test-ray: setup
 	$(PYTEST) -m 'ray and not own_ray and not slow and not gpu' $(call having,ray)
