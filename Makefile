@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 having = $(shell grep -rl --include='test_*.py' 'mark\.$(1)\b' tests)
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
-.PHONY: setup demo lint types test test-own-ray test-ray test-rest test-slow lock clean
+.PHONY: setup demo lint types test test-ray test-rest test-slow lock clean
 
 setup: $(READY)
 
@@ -28,16 +28,13 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Side by side: tests with Ray mostly wait for processes, and all else is one thread. More Rays at once
-# than these take longer on two cores.
+# Side by side: tests with Ray mostly wait for processes, and all else is one thread. Several with Ray at
+# once take longer on two cores, and run into their time limits.
 test: lint
-	$(MAKE) --no-print-directory -j4 --output-sync=line types test-own-ray test-ray test-rest
-
-test-own-ray: setup
-	$(PYTEST) -m 'own_ray and not slow and not gpu' $(call having,own_ray)
+	$(MAKE) --no-print-directory -j3 --output-sync=line types test-ray test-rest
 
 test-ray: setup
-	$(PYTEST) -m 'ray and not own_ray and not slow and not gpu' $(call having,ray)
+	$(PYTEST) -m 'ray and not slow and not gpu' $(call having,ray)
 
 test-rest: setup
 	$(PYTEST) -m 'not ray and not slow and not gpu'

@@ -61,7 +61,6 @@ def running(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.ray
-@pytest.mark.own_ray
 def test_it_is_joined_by_its_line_and_leaves_nothing_behind(
     cluster: "subprocess.Popen[str]",
 ) -> None:

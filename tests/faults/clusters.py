@@ -27,7 +27,7 @@ def start(*cpus: int) -> Cluster:
     return cluster
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 200) -> None:
     end = time.monotonic() + seconds
     while not what():
         if time.monotonic() > end:

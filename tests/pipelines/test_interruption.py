@@ -14,7 +14,7 @@ from conftest import contents
 
 import dlogp_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.own_ray]
+pytestmark = pytest.mark.ray
 
 START_TIMEOUT_S = 180
 

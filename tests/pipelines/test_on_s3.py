@@ -159,7 +159,6 @@ def ray_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.own_ray
 def test_secrets_are_in_no_object_and_in_no_log(
     on_s3: dlogp_ray.ScoreConfig, tmp_path: Path, ray_folder: Path
 ) -> None:
