@@ -28,8 +28,8 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Side by side: tests with Ray mostly wait for processes, and all else is one thread. Several with Ray at
-# once take longer on two cores, and run into their time limits.
+# Side by side: tests with Ray mostly wait for processes, and all else is one thread. With three processes
+# of tests with Ray at once, on two cores, some ran into their time limits.
 test: lint
 	$(MAKE) --no-print-directory -j3 --output-sync=line types test-ray test-rest
 
