@@ -172,7 +172,8 @@ def _receipts(
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
 
     most = min(placement.max_actors, len(units))
-    at_once = TaskPoolStrategy(size=min(max(2, most), len(units)))
+    # A reader and a writer for each actor: each is a process, with imports of its own.
+    at_once = TaskPoolStrategy(size=most)
     io = {"num_cpus": IO_CPUS, "compute": at_once, "fn_kwargs": {"job": job}}
     # Any: Ray annotates `map` for functions of one argument, not for classes or fn_kwargs.
     descriptors: Any = ray.data.from_items(

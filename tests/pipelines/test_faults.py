@@ -129,19 +129,6 @@ def test_a_driver_that_is_killed_at_a_write(
     assert verify(dlogp_ray.open_run(result.run)) == []
 
 
-def test_two_drivers_on_one_run(one_fails: Any, tmp_path: Path, bucket: str) -> None:
-    config, undisturbed = one_fails.elsewhere(bucket), contents(one_fails.result.run)
-    other = start(write_job(config, tmp_path / "job.yaml"))
-    ours = dlogp_ray.score(config, progress=False)
-    printed, log = other.communicate(timeout=TIMEOUT_S)
-    assert other.returncode == 4, log
-    theirs = json.loads(printed.splitlines()[-1])
-    assert ours.units_scored + theirs["units_scored"] == len(undisturbed)  # none of them twice
-    for found in (contents(ours.run), contents(theirs["run"])):
-        assert found == undisturbed
-    assert verify(dlogp_ray.open_run(ours.run)) == []
-
-
 CODE = """
 import os
 from transformers import LlamaForCausalLM
@@ -195,9 +182,6 @@ def test_actors_that_die_whenever_they_load_end_the_job(
     assert result.ended is not None
     assert "an actor died in each of 2 attempts to load the policies" in result.ended
     assert result.units_failed == {}  # none was tried
-    (tmp_path / "flag").unlink()
-    mended = dlogp_ray.score(deadly, progress=False)
-    assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, mended.units, True)
 
 
 @pytest.fixture
@@ -231,6 +215,7 @@ def test_a_disk_that_is_full(one_fails: Any, small_disk: Path) -> None:
     }
 
 
+@pytest.mark.slow  # spilling is Ray's own; nothing here protects from it
 def test_an_object_store_that_is_full(make_config: Any, tmp_path: Path) -> None:
     # 110 MB, as a carried column, in units of 40 MB and a store of 80 MB
     rows = [row | {"note": "x" * 500_000} for row in make_rows(220)]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 from conftest import contents
 
 import dlogp_ray
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.errors import Stopped
 
 pytestmark = pytest.mark.ray
 
@@ -38,41 +41,63 @@ def start(config: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_objects(run: Path, n: int, driver: subprocess.Popen[str]) -> None:
+def wait_for_objects(run: Path, n: int, driver: subprocess.Popen[str] | None = None) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while len(list(run.glob("scores/part-*"))) < n:
-        assert driver.poll() is None, driver.communicate()
+        assert driver is None or driver.poll() is None, driver.communicate()
         assert time.monotonic() < deadline, "no object came"
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
-)
+def goes_on(disturbed: ScoreConfig, undisturbed: Any, log: str) -> None:
+    """The same job does what was missing, and only that."""
+    assert "the same command goes on" in log
+    run, units = str(disturbed.run_uri), undisturbed.result.units
+    before = contents(run)
+    assert 3 <= len(before) < units
+    assert not dlogp_ray.open_run(run).sealed
+
+    result = dlogp_ray.score(disturbed, progress=False)
+    assert (result.exit_code, result.sealed) == (0, True)
+    assert result.units_scored == units - len(before)
+    assert result.rows == undisturbed.result.rows
+    # Content hashes cover every value of every row: the same rows, none missing, none twice.
+    after = contents(run)
+    assert before.items() <= after.items()
+    assert after == contents(undisturbed.result.run)
+
+
+def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
+    many_units: Any, tmp_path: Path
+) -> None:
+    config = many_units.elsewhere(tmp_path)
+
+    def stop() -> None:
+        wait_for_objects(Path(config.run_uri), 3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Stopped) as stopped:
+        dlogp_ray.score(config, progress=False)
+    thread.join()
+    assert stopped.value.exit_code == 143
+    goes_on(config, many_units, str(stopped.value))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_driver_that_is_stopped_loses_nothing_and_does_nothing_twice(
     number: int, code: int, many_units: Any, tmp_path: Path
 ) -> None:
-    units, config = many_units.result.units, many_units.elsewhere(tmp_path)
-    job, disturbed = tmp_path / "job.yaml", Path(config.run_uri)
+    config = many_units.elsewhere(tmp_path)
+    job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     driver = start(job)
-    wait_for_objects(disturbed, 3, driver)
+    wait_for_objects(Path(config.run_uri), 3, driver)
     driver.send_signal(number)
     asked = time.monotonic()
     _, log = driver.communicate(timeout=60)
     assert driver.returncode == code, log
     assert time.monotonic() - asked < 15
-    assert "the same command goes on" in log
-    before = contents(str(disturbed))
-    assert 3 <= len(before) < units
-    assert not dlogp_ray.open_run(str(disturbed)).sealed
-
-    result = dlogp_ray.score(config, progress=False)
-    assert (result.exit_code, result.sealed) == (0, True)
-    assert result.units_scored == units - len(before)
-    assert result.rows == many_units.result.rows
-    # Content hashes cover every value of every row: the same rows, none missing, none twice.
-    after = contents(str(disturbed))
-    assert before.items() <= after.items()
-    assert after == contents(many_units.result.run)
+    goes_on(config, many_units, log)

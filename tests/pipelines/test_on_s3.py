@@ -7,14 +7,13 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import write_broken_gzip
 from s3_server import ACCESS_KEY, SECRET_KEY, FaultyProxy
 from typer.testing import CliRunner
 
@@ -23,6 +22,8 @@ from dlogp_ray import store
 from dlogp_ray.cli import app
 from dlogp_ray.errors import Refused
 from dlogp_ray.tables.verification import verify
+
+TIMEOUT_S = 400  # of what takes a minute: to end what hangs, on slow machines too
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -152,41 +153,68 @@ def test_verify_repairs_a_damaged_object(scored_on_s3: Any) -> None:
     assert CliRunner().invoke(app, ["verify", result.run]).exit_code == 0
 
 
-@pytest.fixture
-def ray_folder() -> Iterator[Path]:
-    """A short name: that of a socket in it has at most 107 characters."""
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        yield Path(folder)
+@dataclass(frozen=True)
+class TwoDrivers:
+    """Two drivers that did one run at once.
+
+    Attributes:
+        ours: What the one in this process said.
+        theirs: What the other printed as its result.
+        texts: Name -> all that the other printed or logged, and every object of the run.
+    """
+
+    ours: dlogp_ray.ScoreResult
+    theirs: dict[str, Any]
+    texts: dict[str, bytes]
 
 
-def test_secrets_are_in_no_object_and_in_no_log(
-    on_s3: dlogp_ray.ScoreConfig, tmp_path: Path, ray_folder: Path
-) -> None:
-    """A driver of its own, so that the log is all of its log; credentials in its environment."""
-    job = tmp_path / "job.yaml"
-    # One unit fails, so that its record is searched too.
-    broken = write_broken_gzip(tmp_path / "z.jsonl.gz").read_bytes()
-    store.create(f"{on_s3.corpus[0]}/z.jsonl.gz", broken)
-    job.write_text(yaml.safe_dump(on_s3.model_dump(mode="json") | {"seal_partial": True}))
+@pytest.fixture(scope="module")
+def two_drivers(
+    s3: FaultyProxy, one_fails: Any, policy_folders: dict[str, Path], tmp_path_factory: Any
+) -> TwoDrivers:
+    """The other has a Ray of its own, so that the log is all of its log."""
+    config = job_in(f"s3://tests/{uuid.uuid4().hex[:12]}", one_fails, policy_folders)
+    job = tmp_path_factory.mktemp("two_drivers") / "job.yaml"
+    job.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     secrets = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-    done = subprocess.run(
-        [sys.executable, "-m", "dlogp_ray.cli", "score", str(job)],
-        env=os.environ | secrets | {"RAY_TMPDIR": str(ray_folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 4, done.stderr
-    logs = [path for path in ray_folder.rglob("*") if path.is_file()]
-    assert len(logs) > 5
-    texts = {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
-    texts |= {str(path): path.read_bytes() for path in logs}
-    filesystem, path = store.open_store(on_s3.run_uri)
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    # A short name: that of a socket in it has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:
+        other = subprocess.Popen(
+            [sys.executable, "-m", "dlogp_ray.cli", "score", str(job)],
+            env=kept | secrets | {"RAY_TMPDIR": ray_folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        ours = dlogp_ray.score(config, progress=False)
+        printed, said = other.communicate(timeout=TIMEOUT_S)
+        assert other.returncode == 4, said  # for the unit that always fails
+        logs = [path for path in Path(ray_folder).rglob("*") if path.is_file()]
+        texts = {str(path): path.read_bytes() for path in logs}
+    assert len(texts) > 5
+    texts |= {"stdout": printed.encode(), "stderr": said.encode()}
+    filesystem, path = store.open_store(config.run_uri)
     for key in filesystem.find(path):
         texts[key] = filesystem.cat_file(key)
         if key.endswith(".parquet"):  # pages are compressed
             table = pq.read_table(io.BytesIO(texts[key]))
             texts[key] += repr((table.to_pylist(), table.schema.metadata)).encode()
+    return TwoDrivers(ours, json.loads(printed.splitlines()[-1]), texts)
+
+
+def test_two_drivers_on_one_run(two_drivers: TwoDrivers, one_fails: Any) -> None:
+    ours, theirs = two_drivers.ours, two_drivers.theirs
+    assert ours.exit_code == 4
+    # none of them twice
+    assert ours.units_scored + theirs["units_scored"] == one_fails.result.units_done > 2
+    assert theirs["run"] == ours.run
+    assert hashes(ours.run) == hashes(one_fails.result.run)
+    assert verify(dlogp_ray.open_run(ours.run)) == []
+
+
+def test_secrets_are_in_no_object_and_in_no_log(two_drivers: TwoDrivers) -> None:
+    texts = two_drivers.texts
     assert any(key.endswith("run.json") for key in texts)
     assert any("failed/" in key for key in texts)
     for name, text in texts.items():
