@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A module is compiled when it is first imported: most of those that pip would compile never are, at two minutes
+# of set-up. So the compiled ones have to be kept, whatever the machine's default.
+export PYTHONDONTWRITEBYTECODE :=
 # Files with tests of a mark: importing the others takes 20 s.
 having = $(shell grep -rl --include='test_*.py' 'mark\.$(1)\b' tests)
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
