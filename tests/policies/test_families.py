@@ -401,7 +401,7 @@ def test_the_families_of_every_push_are_there() -> None:
     assert set(FAMILIES) >= EVERY_PUSH
 
 
-@pytest.mark.parametrize("case", map(often, FAMILIES))
+@pytest.mark.parametrize("case", [often(case) for case in FAMILIES])
 def test_every_statistic_is_that_of_the_plain_forward(case: str, tmp_path: Path) -> None:
     family = FAMILIES[case]
     folders = save_pair(tmp_path, family)
