@@ -1,7 +1,10 @@
-"""The attention of one text, as exact as its dtype allows: softmax(scaling · Q Kᵀ) V.
+"""The attention of one text or of several, as exact as its dtype allows: softmax(scaling · Q Kᵀ) V.
 
-Shapes: g query heads, k key-value heads, q queries, s keys, d size of a query, e size of a value.
+Shapes: g query heads, k key-value heads, q queries, s keys, d size of a query, e size of a value,
+r texts.
 """
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,53 +16,131 @@ SCORES_BYTES = 16 * 2**20
 """The most that the plain attention's scores take at a time."""
 
 
+@dataclass(frozen=True)
+class Softmax:
+    """How scores become weights.
+
+    Attributes:
+        scaling: Multiplies the scores.
+        softcap: Scores become ``softcap * tanh(scores / softcap)``, or None.
+        sinks: [g], for each head a score that takes its share and adds no value, or None.
+    """
+
+    scaling: float
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch's fused kernel knows it."""
+        return self.softcap is None and self.sinks is None
+
+    def weights(
+        self, scores: Float[Tensor, "*rows g q s"], allowed: Bool[Tensor, "*#rows #g q s"]
+    ) -> Float[Tensor, "*rows g q s"]:
+        """The weights of the keys, of products of queries and keys."""
+        scores = scores.float() * self.scaling
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        scores.masked_fill_(~allowed, -torch.inf)
+        if self.sinks is None:
+            return torch.softmax(scores, -1)
+        column = self.sinks.float()[:, None, None].expand(*scores.shape[:-1], 1)
+        return torch.softmax(torch.cat([scores, column], -1), -1)[..., :-1]
+
+
 def attend(
     query: Float[Tensor, "g q d"],
     key: Float[Tensor, "k s d"],
     value: Float[Tensor, "k s e"],
     mask: Bool[Tensor, "q s"] | None,
+    softmax: Softmax,
     *,
-    scaling: float,
-    softcap: float | None = None,
-    sinks: Float[Tensor, " g"] | None = None,
     compiled: bool = False,
 ) -> Float[Tensor, "g q e"]:
-    """softmax(scaling · Q Kᵀ) V, where the last query stands at the last key.
-
-    Torch's fused kernel where it is exact enough: in float32 on a CPU its exponential is good to
-    about 20 bits, which moved the KL of the demo pair by up to 1.7e-5 nats (plain: 2.9e-6).
+    """The attention of one text, where the last query stands at the last key.
 
     Args:
         query: Of the last q of s positions.
         key: g is a multiple of k: each key-value head serves g / k query heads in a row.
         value: As the keys.
         mask: True where a query may look; None is causal.
-        scaling: Multiplies the scores.
-        softcap: Scores become ``softcap * tanh(scores / softcap)``, or None.
-        sinks: For each head, a score that takes its share of the softmax and adds no value.
+        softmax: How scores become weights.
         compiled: Whether a kernel may be built: 2 to 4 times as fast in bfloat16 on a CPU.
     """
-    exact = query.dtype == torch.float32 and query.device.type == "cpu"
-    if exact or softcap is not None or sinks is not None:
-        return _plain(query, key, value, mask, scaling, softcap, sinks)
+    if _exact(query, softmax):
+        return _plain(query, key, value, mask, softmax)
     if compiled and mask is None and _has_kernel(query, key, value):
         out = query.new_empty(query.shape[1], query.shape[0], value.shape[2]).transpose(0, 1)
-        bfloat16_kernels().attend(query, key, value, out, scaling)
+        bfloat16_kernels().attend(query, key, value, out, softmax.scaling)
         return out
     queries, keys = query.shape[1], key.shape[1]
     aligned = mask is None and queries == keys
     if mask is None and not aligned:
         mask = _causal(0, queries, keys - queries, keys, query.device)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query[None],
-        key[None],
-        value[None],
+    return _fused(query[None], key[None], value[None], mask, softmax, causal=aligned)[0]
+
+
+def attend_rows(
+    query: Float[Tensor, "r g q d"],
+    key: Float[Tensor, "r k s d"],
+    value: Float[Tensor, "r k s e"],
+    mask: Bool[Tensor, "r q s"],
+    softmax: Softmax,
+) -> Float[Tensor, "r g q e"]:
+    """The attention of r texts at once, each with its own mask.
+
+    Args:
+        query: As many of each text.
+        key: g is a multiple of k; s of the longest text.
+        value: As the keys.
+        mask: True where a query may look.
+        softmax: How scores become weights.
+    """
+    if not _exact(query, softmax):
+        return _fused(query, key, value, mask[:, None], softmax)
+    rows, heads, queries, _ = query.shape
+    groups, keys = key.shape[1:3]
+    step = max(1, SCORES_BYTES // (4 * heads * queries * keys))
+    out = query.new_empty(rows, heads, queries, value.shape[3])
+    for start in range(0, rows, step):
+        of = slice(start, start + step)
+        grouped = query[of].reshape(-1, groups, heads // groups * queries, query.shape[3])
+        scores = (grouped @ key[of].transpose(2, 3)).view(-1, heads, queries, keys)
+        weights = softmax.weights(scores, mask[of, None]).to(value.dtype)
+        summed = weights.view(-1, groups, heads // groups * queries, keys) @ value[of]
+        out[of] = summed.view(-1, heads, queries, value.shape[3])
+    return out
+
+
+def _exact(query: Tensor, softmax: Softmax) -> bool:
+    """Whether torch's fused kernel is not exact enough, or does not know it.
+
+    In float32 on a CPU its exponential is good to about 20 bits, which moved the KL of the demo
+    pair by up to 1.7e-5 nats (plain: 2.9e-6).
+    """
+    exact = query.dtype == torch.float32 and query.device.type == "cpu"
+    return exact or not softmax.plain
+
+
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    softmax: Softmax,
+    *,
+    causal: bool = False,
+) -> Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
         attn_mask=mask,
-        is_causal=aligned,
-        scale=scaling,
-        enable_gqa=query.shape[0] != key.shape[0],
+        is_causal=causal,
+        scale=softmax.scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
-    return out[0]
 
 
 def _has_kernel(*tensors: Tensor) -> bool:
@@ -70,13 +151,7 @@ def _has_kernel(*tensors: Tensor) -> bool:
 
 
 def _plain(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    softcap: float | None,
-    sinks: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, softmax: Softmax
 ) -> Tensor:
     """The definition, for as many queries at a time as ``SCORES_BYTES`` hold."""
     heads, queries, _ = query.shape
@@ -91,19 +166,12 @@ def _plain(
         seen = offset + stop
         part = grouped[:, :, start:stop].reshape(groups, -1, query.shape[2])
         scores = (part @ key[:, :seen].transpose(1, 2)).view(heads, stop - start, seen)
-        scores = scores.float() * scaling
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
         allowed = (
             _causal(start, stop, offset, seen, query.device)
             if mask is None
             else mask[start:stop, :seen]
         )
-        scores.masked_fill_(~allowed, -torch.inf)
-        if sinks is not None:
-            column = sinks.float()[:, None, None].expand(-1, stop - start, 1)
-            scores = torch.cat([scores, column], -1)
-        weights = torch.softmax(scores, -1)[..., :seen].to(value.dtype)
+        weights = softmax.weights(scores, allowed[None]).to(value.dtype)
         summed = weights.view(groups, -1, seen) @ value[:, :seen]
         out.append(summed.view(heads, stop - start, -1))
     return torch.cat(out, 1)

@@ -1,122 +1,64 @@
-"""Attention over packed sequences, for every model that takes its attention from an interface.
+"""Attention over rows of several texts, for every model that takes its attention from an interface.
 
-Sequences lie one after another in a single row of tokens, without padding. A segment of it sees
-itself causally, before that an earlier segment (a prompt that several responses share, so that it
-runs once), and before that what a ``Past`` keeps from earlier passes (so that long texts run in
-bounded memory).
+A row holds the tokens of several texts one after another, without padding; what each of them sees
+is a ``RowPass``'s business (``layout.py``: texts that are scored; ``slots.py``: texts that grow).
+Which positions of its own text a token may see, a sliding window for one, stays the model's
+business: its own mask function is asked as if the text stood alone. The pass is found through a
+context variable, because models hand tensors on, and nothing else, to their layers.
 
-    tokens     p p p p | a a a | b b b b b | q q | c c c
-    segment    prompt    a       b           q     c
-    prefix               prompt  prompt            q
-
-Which positions a token may see, a sliding window for one, stays the model's business: its own mask
-function is asked for each segment as if the segment's text stood alone. The layout of the pass is
-found through a context variable, because models hand tensors on, and nothing else, to their layers.
-
-Shapes: t packed tokens, g query heads, k key-value heads, q queries and s keys of one segment,
-d size of a query, e size of a value.
+Shapes: t tokens of the row, g query heads, k key-value heads, q queries and s keys, d size of a
+query, e size of a value.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dlogp_ray.policies.attend import attend
+from dlogp_ray.policies.attend import Softmax
 
 IMPLEMENTATION = "dlogp_packed"
 """The name under which transformers knows this attention."""
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Tokens ``start`` to ``stop`` of the packed row; before them it sees those of ``prefix``."""
-
-    start: int
-    stop: int
-    prefix: tuple[int, int] = (0, 0)
-
-    @property
-    def prefix_length(self) -> int:
-        """Tokens of the prefix."""
-        return self.prefix[1] - self.prefix[0]
-
-
-class Past:
-    """Keys and values of a text that is longer than one pass, for each attention layer.
-
-    Args:
-        capacity: Tokens that it can hold.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        """Nothing is allocated before the first pass."""
-        self.capacity = capacity
-        self.length = 0
-        self._layers: list[tuple[Tensor, Tensor]] = []
-
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The buffers [k, capacity, d] and [k, capacity, e] of layer ``index``."""
-        if index == len(self._layers):
-            self._layers.append(
-                (
-                    key.new_empty(key.shape[0], self.capacity, key.shape[2]),
-                    value.new_empty(value.shape[0], self.capacity, value.shape[2]),
-                )
-            )
-        return self._layers[index]
-
-
-@dataclass
-class Layout:
-    """One pass over a packed row.
+class RowPass(ABC):
+    """One pass of a body over a row of texts.
 
     Attributes:
-        segments: In the order of the row.
-        past: What every segment sees before all else, or None.
-        keep: Whether the pass, then of a single segment, is appended to ``past``.
         compiled: Whether kernels may be built for what torch is slow at.
+        patterns: Mask functions that the model's layers name by their number.
     """
 
-    segments: Sequence[Segment]
-    past: Past | None = None
-    keep: bool = False
-    compiled: bool = False
-    _patterns: list[Callable[..., Any]] = field(default_factory=list)
-    _masks: dict[tuple[int, int, int], Tensor | None] = field(default_factory=dict)
-    _layers_done: int = 0
+    def __init__(self) -> None:
+        """No layer has run."""
+        self.compiled = False
+        self.patterns: list[Callable[..., Any]] = []
+        self._layers_done = 0
 
-    @property
-    def past_length(self) -> int:
-        """Tokens in ``past``."""
-        return self.past.length if self.past else 0
+    @abstractmethod
+    def positions(self, device: torch.device) -> Int[Tensor, " t"]:
+        """The position of each token in its own text."""
 
-    def positions(self, device: torch.device) -> Tensor:
-        """[1, t]: the position of each token in its own text."""
-        ranges = [
-            torch.arange(s.stop - s.start, device=device) + self.past_length + s.prefix_length
-            for s in self.segments
-        ]
-        return torch.cat(ranges)[None]
+    @abstractmethod
+    def attend(
+        self,
+        query: Float[Tensor, "g t d"],
+        key: Float[Tensor, "k t d"],
+        value: Float[Tensor, "k t e"],
+        pattern: int | None,
+        softmax: Softmax,
+    ) -> Float[Tensor, "t g e"]:
+        """The attention of one layer; ``pattern`` is its mask function, None for causal."""
 
-    def mask(self, pattern: int, queries: int, keys: int, device: torch.device) -> Tensor | None:
-        """[q, s], true where a query may look; None where that is plainly causal."""
-        if pattern == _CAUSAL:
-            return None
-        wanted = (pattern, queries, keys)
-        if wanted not in self._masks:
-            self._masks[wanted] = _evaluate(self._patterns[pattern], queries, keys, device)
-        return self._masks[wanted]
-
-    def add_pattern(self, mask_function: Callable[..., Any]) -> int:
-        """Remember a model's mask function; its number is what the model carries to its layers."""
-        self._patterns.append(mask_function)
-        return len(self._patterns) - 1
+    @abstractmethod
+    def finish(self) -> None:
+        """The body has run."""
 
     def next_layer(self) -> int:
         """The number of the attention layer that is running."""
@@ -125,19 +67,18 @@ class Layout:
 
 
 _CAUSAL = -1
-_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+_row_pass: ContextVar[RowPass | None] = ContextVar("row_pass", default=None)
 
 
 @contextmanager
-def packed(layout: Layout) -> Iterator[None]:
-    """Models inside run over this layout."""
-    token = _layout.set(layout)
+def packed(row_pass: RowPass) -> Iterator[None]:
+    """Models inside run this pass."""
+    token = _row_pass.set(row_pass)
     try:
         yield
     finally:
-        _layout.reset(token)
-    if layout.keep and layout.past is not None:
-        layout.past.length += layout.segments[0].stop
+        _row_pass.reset(token)
+    row_pass.finish()
 
 
 def register() -> str:
@@ -157,14 +98,18 @@ def _pattern_of(*, mask_function: Callable[..., Any], use_vmap: bool = False, **
     """
     from transformers.masking_utils import causal_mask_function
 
-    layout = _layout.get()
-    if layout is None:
-        raise RuntimeError("a packed model was called outside attention.packed()")
+    row_pass = _running()
     if mask_function is causal_mask_function:
         return torch.tensor(_CAUSAL)
-    if use_vmap:
-        mask_function = _vectorised(mask_function)
-    return torch.tensor(layout.add_pattern(mask_function))
+    row_pass.patterns.append(_vectorised(mask_function) if use_vmap else mask_function)
+    return torch.tensor(len(row_pass.patterns) - 1)
+
+
+def _running() -> RowPass:
+    row_pass = _row_pass.get()
+    if row_pass is None:
+        raise RuntimeError("a packed model was called outside attention.packed()")
+    return row_pass
 
 
 def _vectorised(mask_function: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,16 +121,22 @@ def _vectorised(mask_function: Callable[..., Any]) -> Callable[..., Any]:
     return mask
 
 
-def _evaluate(
-    mask_function: Callable[..., Any], queries: int, keys: int, device: torch.device
-) -> Tensor | None:
-    none = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
-    query = torch.arange(keys - queries, keys, device=device).view(1, 1, queries, 1)
-    key = torch.arange(keys, device=device).view(1, 1, 1, keys)
-    mask = mask_function(none, none, query, key)
-    mask = mask.expand(1, 1, queries, keys)[0, 0].contiguous()
-    causal = key[0, 0] <= query[0, 0]
-    return None if torch.equal(mask, causal) else mask
+def visible(
+    mask_function: Callable[..., Any] | None, positions: Int[Tensor, " q"], keys: int
+) -> Bool[Tensor, "q s"]:
+    """Which of the first ``keys`` positions of its text a query at each of ``positions`` may see.
+
+    Args:
+        mask_function: A model's own, or None for causal.
+        positions: Of the queries.
+        keys: s.
+    """
+    key = torch.arange(keys, device=positions.device)
+    if mask_function is None:
+        return key <= positions[:, None]
+    none = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=positions.device)
+    mask = mask_function(none, none, positions.view(1, 1, -1, 1), key.view(1, 1, 1, -1))
+    return mask.expand(1, 1, len(positions), keys)[0, 0].contiguous()  # type: ignore[no-any-return]
 
 
 _IGNORED = frozenset(
@@ -236,34 +187,15 @@ def _packed_attention(
     sinks: Tensor | None,
 ) -> Tensor:
     """One operation for a compiler, whatever the layout: [1, g, t, d] -> [1, t, g, e]."""
-    layout = _layout.get()
-    if layout is None:
-        raise RuntimeError("a packed model was called outside attention.packed()")
-    q, k, v = query[0], key[0], value[0]
     number = int(pattern)
-    past = _past(layout, k, v)
-    out = q.new_empty(1, q.shape[1], q.shape[0], v.shape[2])
-    for segment in layout.segments:
-        own = slice(segment.start, segment.stop)
-        prefix = slice(*segment.prefix)
-        keys, values = k[:, own], v[:, own]
-        if segment.prefix_length:
-            keys, values = (torch.cat([x[:, prefix], x[:, own]], 1) for x in (k, v))
-        if past is not None:
-            keys, values = past if layout.keep else _after(past, keys, values)
-        mask = layout.mask(number, own.stop - own.start, keys.shape[1], q.device)
-        result = attend(
-            q[:, own],
-            keys,
-            values,
-            mask,
-            scaling=scaling,
-            softcap=softcap,
-            sinks=sinks,
-            compiled=layout.compiled,
-        )
-        out[0, own] = result.transpose(0, 1)
-    return out
+    out = _running().attend(
+        query[0],
+        key[0],
+        value[0],
+        None if number == _CAUSAL else number,
+        Softmax(scaling, softcap, sinks),
+    )
+    return out[None]
 
 
 @_packed_attention.register_fake
@@ -277,21 +209,3 @@ def _(
     sinks: Tensor | None,
 ) -> Tensor:
     return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
-
-
-def _past(layout: Layout, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Keys and values up to this pass, or with it where the pass is kept; None without a past."""
-    past, index = layout.past, layout.next_layer()
-    if past is None:
-        return None
-    keys, values = past.layer(index, key, value)
-    end = past.length
-    if layout.keep:
-        end += key.shape[1]
-        keys[:, past.length : end] = key
-        values[:, past.length : end] = value
-    return keys[:, :end], values[:, :end]
-
-
-def _after(past: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.cat([past[0], keys], 1), torch.cat([past[1], values], 1)

@@ -7,6 +7,7 @@ when it is loaded; one for which it does not is refused by name.
 Shapes: b sequences, s positions, n rows, h hidden size, v vocabulary (rows of the lm head).
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
@@ -18,8 +19,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlogp_ray.errors import Refused
-from dlogp_ray.policies.attention import Layout, Past, Segment, packed, register
+from dlogp_ray.policies.attention import RowPass, packed, register
 from dlogp_ray.policies.checkpoint import Checkpoint
+from dlogp_ray.policies.layout import Layout, Past, Segment
 from dlogp_ray.policies.linear import use_kernel
 from dlogp_ray.policies.lm_head import LmHead
 from dlogp_ray.policies.loading import load_model
@@ -47,6 +49,7 @@ class Policy:
         name: Its name in the job.
         lm_head: Its last layer, for ``statistics``.
         batching: How its texts can share a forward pass.
+        compiled: Whether ``compile`` was called.
     """
 
     def __init__(self, name: str, model: Any) -> None:
@@ -57,7 +60,7 @@ class Policy:
                 here, or a weight is not finite.
         """
         self.name = name
-        self._compiled = False
+        self.compiled = False
         self._model = model.eval()
         if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
             # Up to transformers 5.17 the default attention leaves the cap out without a word.
@@ -92,6 +95,12 @@ class Policy:
         """Where ids go in and hidden states come out: all weights, or the first of several GPUs."""
         return self.lm_head.weight.device
 
+    @property
+    def context(self) -> int:
+        """Tokens of the longest text, as the checkpoint's config says."""
+        most = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        return most or sys.maxsize
+
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Names and weights of the whole model."""
         yield from self._model.named_parameters()
@@ -115,22 +124,22 @@ class Policy:
         return out.last_hidden_state.to(self.device)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def hidden_packed(self, ids: Int[Tensor, " t"], layout: Layout) -> Float[Tensor, "t h"]:
+    def hidden_packed(self, ids: Int[Tensor, " t"], row_pass: RowPass) -> Float[Tensor, "t h"]:
         """The body's last hidden states over a packed row; only where ``batching`` is PACKED."""
-        layout.compiled = self._compiled
-        with packed(layout):
+        row_pass.compiled = self.compiled
+        with packed(row_pass):
             out = self._body(
                 input_ids=ids[None],
                 # All ones, so that the models' own search for packed texts keeps out of the way.
                 attention_mask=torch.ones_like(ids)[None],
-                position_ids=layout.positions(ids.device),
+                position_ids=row_pass.positions(ids.device)[None],
                 use_cache=False,
             )
         return out.last_hidden_state[0].to(self.device)  # type: ignore[no-any-return]
 
     def compile(self) -> None:
         """Compile the decoder's layers (about 15 s), which are alike: one compilation for all."""
-        self._compiled = True
+        self.compiled = True
         for layer in _decoder_layers(self._body):
             use_kernel(layer)
             layer.compile(dynamic=True)

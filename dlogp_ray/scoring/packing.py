@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlogp_ray.policies.attention import Segment
+from dlogp_ray.policies.layout import Segment
 
 
 class TokenSequence(NamedTuple):

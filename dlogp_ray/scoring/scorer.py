@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlogp_ray.policies.attention import Layout, Past
+from dlogp_ray.policies.layout import Layout, Past
 from dlogp_ray.policies.policy import Batching, Policy
 from dlogp_ray.policies.statistics import score_rows
 from dlogp_ray.scoring.packing import (
@@ -215,7 +215,7 @@ class PairScorer:
                 if one.past_length == 0:
                     pasts[name] = Past(one.capacity)
                 pasts[name].length = one.past_length
-                layout = Layout(one.segments, pasts[name], one.keep)
+                layout = Layout(one.segments, pasts[name], keep=one.keep)
             hidden[name] = policy.hidden_packed(ids, layout)[rows]
         return hidden
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_policy_folder
+from packed_texts import alone, assert_equal_but_for_rounding
 
 from dlogp_ray.policies import attend as attend_module
-from dlogp_ray.policies.attend import attend
-from dlogp_ray.policies.attention import Layout, Past, Segment
+from dlogp_ray.policies.attend import Softmax, attend
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.layout import Layout, Past, Segment
 from dlogp_ray.policies.policy import Batching, Policy
 
 
@@ -62,7 +63,7 @@ def test_attend_is_the_definition(
         allowed &= i - j < window
     mask = None if window is None else allowed
     sinks = torch.randn(4) if with_sinks else None
-    found = attend(query, key, value, mask, scaling=0.7, softcap=softcap, sinks=sinks)
+    found = attend(query, key, value, mask, Softmax(0.7, softcap, sinks))
     expected = definition(query, key, value, allowed, 0.7, softcap, sinks)
     # a dozen float32 operations on numbers of size 1
     torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
@@ -82,7 +83,7 @@ def test_half_precision_has_the_same_meaning_and_the_error_of_its_roundings(
         x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query, key, value)
     )
     allowed = torch.arange(keys)[None] <= torch.arange(queries)[:, None] + keys - queries
-    found = attend(query, key, value, None, scaling=0.7, compiled=compiled)
+    found = attend(query, key, value, None, Softmax(0.7), compiled=compiled)
     expected = definition(query, key, value, allowed, 0.7, None, None)
     # values of size 1 have 2^-8 between neighbours in bfloat16, and so have the weights
     torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=0)
@@ -93,17 +94,6 @@ def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder: Path = tmp_path_factory.mktemp("policy")
     make_policy_folder(folder, seed=0, dtype=request.param, num_key_value_heads=2)
     return Policy.load(resolve("p", str(folder)))
-
-
-def alone(policy: Policy, *parts: torch.Tensor) -> torch.Tensor:
-    text = torch.cat(parts)
-    return policy.hidden_packed(text, Layout([Segment(0, len(text))]))
-
-
-def assert_equal_but_for_rounding(found: torch.Tensor, expected: torch.Tensor) -> None:
-    # hidden states of size 1 after two layers; bfloat16 has 2^-8 between neighbours
-    atol = 1e-5 if expected.dtype == torch.float32 else 6e-2
-    torch.testing.assert_close(found, expected, atol=atol, rtol=atol)
 
 
 def test_packed_texts_do_not_see_each_other(policy: Policy) -> None:

@@ -9,8 +9,8 @@ from conftest import make_adapter, make_policy_folder
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.adapters import load_policies, resolve_adapter
-from dlogp_ray.policies.attention import Layout, Past, Segment
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.layout import Layout, Past, Segment
 from dlogp_ray.policies.loading import SPREAD, load_model
 from dlogp_ray.policies.policy import Batching, Policy
 
