@@ -1,0 +1,138 @@
+"""Thresholds at which rules fire equally often, from a sample and before any accuracy is seen.
+
+The primary policy answers problems by itself; each rule's statistic is taken at every token of
+these answers, and its threshold is the quantile that leaves the wanted share firing (METHODS of
+arXiv 2603.22117: rules are compared at the same rates). Where rules then step in, the texts become
+others, and with them the rate: it is measured again.
+
+Shapes: n tokens of the calibration's answers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dlogp_ray.decoding.batch import Answer
+from dlogp_ray.decoding.distribution import Distribution
+from dlogp_ray.decoding.rules import Rule, Seen, Side
+from dlogp_ray.policies.layout import Layout, Segment
+from dlogp_ray.policies.policy import Policy
+
+PASS_TOKENS = 2_048
+"""Tokens of one pass, a text at least."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What a rule needs to fire at a rate.
+
+    Attributes:
+        rate: As wanted.
+        value: τ, None where no threshold gives that rate.
+        reached: The share of the calibration's tokens at which the rule fires with it.
+        reason: Why there is none.
+    """
+
+    rate: float
+    value: float | None
+    reached: float
+    reason: str | None = None
+
+
+@torch.inference_mode()
+def rule_statistics(
+    base: Policy, rl: Policy, primary: Side, answers: Sequence[Answer], rules: Mapping[str, Rule]
+) -> dict[str, np.ndarray]:
+    """Each rule's statistic at every token of some answers.
+
+    Args:
+        base: The base policy.
+        rl: The RL policy.
+        primary: The policy that wrote the answers.
+        answers: Without interventions.
+        rules: Those whose statistics are wanted; none that leaves it to chance.
+
+    Returns:
+        By rule, [n] float32.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in rules}
+    width = min(base.lm_head.width, rl.lm_head.width)
+    for texts in _passes(answers):
+        ids, segments, predicting = _row(texts)
+        ids, predicting = ids.to(base.device), predicting.to(base.device)
+        one, two = (
+            Distribution(
+                p.lm_head.logits(
+                    p.hidden_packed(ids, Layout(segments))[predicting], compiled=p.compiled
+                )[:, :width]
+            )
+            for p in (base, rl)
+        )
+        seen = Seen(one, two, primary, ids[predicting + 1][:, None], one.logits[:, :1] * 0)
+        for name, rule in rules.items():
+            found[name].append(rule.statistic(seen)[:, 0].float().cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def threshold(rule: Rule, values: np.ndarray, rate: float) -> Threshold:
+    """The threshold at which ``rule`` fires at the share ``rate`` of ``values``.
+
+    Half way between the last value that is to fire and the next; of equal values none fires that
+    would make it more than ``rate``.
+
+    Args:
+        rule: Which.
+        values: [n] its statistic.
+        rate: In (0, 1).
+    """
+    sign = 1.0 if rule.fires == "above" else -1.0
+    ordered = -np.sort(-sign * values.astype(np.float64))  # those that fire first
+    wanted = round(rate * len(ordered))
+    if not 0 < wanted < len(ordered):
+        reason = f"a rate of {rate:g} is less than one of {len(ordered):,} tokens"
+        return Threshold(rate, None, 0.0, reason)
+    last = ordered[wanted - 1]
+    if last == ordered[wanted]:
+        wanted = int(np.searchsorted(-ordered, -last, side="left"))
+        if wanted == 0:
+            reason = f"{float(np.mean(ordered == last)):.1%} of the tokens have the same value"
+            return Threshold(rate, None, 0.0, reason)
+        last = ordered[wanted - 1]
+    value = sign * (last + ordered[wanted]) / 2
+    low, high = rule.thresholds
+    if not low < value < high:
+        allowed = float(np.mean((values > low) & (values < high)))
+        reason = (
+            f"it would need a threshold of {value:g}, outside of ({low:g}, {high:g}): "
+            f"only {allowed:.1%} of the tokens lie inside"
+        )
+        return Threshold(rate, None, 0.0, reason)
+    return Threshold(rate, value, wanted / len(ordered))
+
+
+def _passes(answers: Sequence[Answer]) -> list[list[Answer]]:
+    passes: list[list[Answer]] = []
+    room = -math.inf
+    for answer in answers:
+        tokens = len(answer.prompt.ids) + len(answer.ids)
+        if tokens > room:
+            passes.append([])
+            room = PASS_TOKENS
+        passes[-1].append(answer)
+        room -= tokens
+    return passes
+
+
+def _row(answers: Sequence[Answer]) -> tuple[torch.Tensor, list[Segment], torch.Tensor]:
+    """The texts in a row, and the places that predict the answers' tokens."""
+    ids: list[int] = []
+    segments, predicting = [], []
+    for answer in answers:
+        start = len(ids)
+        ids.extend((*answer.prompt.ids, *answer.ids.tolist()))
+        segments.append(Segment(start, len(ids)))
+        predicting.append(np.arange(start + len(answer.prompt.ids), len(ids)) - 1)
+    return torch.tensor(ids), segments, torch.from_numpy(np.concatenate(predicting))
