@@ -138,7 +138,7 @@ class Block:
     @property
     def size(self) -> int:
         """k."""
-        return self.drafts.shape[1]
+        return len(self.drafts[0])
 
 
 class Batch:

@@ -211,7 +211,7 @@ class PairedDecoder:
 
     def _first_end(self, batch: Batch, block: Block) -> np.ndarray:
         """[n] drafts up to where each answer would end by itself, k where it would not."""
-        ends = np.minimum(self._stops.first_token(block.drafts) + 1, block.size)
+        ends: np.ndarray = np.minimum(self._stops.first_token(block.drafts) + 1, block.size)
         if self._stops.strings:
             for row, drafts in enumerate(block.drafts):
                 answer = batch.answer_ids(row)
@@ -282,7 +282,7 @@ class PairedDecoder:
                 logits = _redraw_logits(batch.interventions[numbers[0]], base, rl, batch, rows)
                 stream = batch.numbers(Purpose.REDRAW, rows, np.full(len(rows), place))
                 tokens, close = self._draw(logits, stream)
-                grid = np.ix_(rows, numbers)
+                grid = np.ix_(rows, np.array(numbers))
                 changes = fires[grid] & (tokens != block.drafts[rows, place])[:, None]
                 block.redrawn_close[rows[:, None], numbers, place] = fires[grid] & close[:, None]
                 block.place[grid] = np.where(changes, place, block.place[grid])

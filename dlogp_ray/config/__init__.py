@@ -1,0 +1,23 @@
+"""One frozen model per job: the only home of defaults, saved with the output.
+
+A config is YAML (or keyword arguments from Python). Unknown fields are refused. Credentials are
+never part of it: object stores take theirs from the environment or the usual files.
+"""
+
+from dlogp_ray.config.bench import BenchConfig
+from dlogp_ray.config.job import JobConfig, check_address
+from dlogp_ray.config.run import BASE, ActorRange, PolicySource, RunConfig
+from dlogp_ray.config.score import CORPUS_COLUMNS, CarryType, ScoreConfig
+
+__all__ = [
+    "BASE",
+    "CORPUS_COLUMNS",
+    "ActorRange",
+    "BenchConfig",
+    "CarryType",
+    "JobConfig",
+    "PolicySource",
+    "RunConfig",
+    "ScoreConfig",
+    "check_address",
+]

@@ -1,0 +1,111 @@
+"""What the configs of all jobs share: addresses, and errors that name the field."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from dlogp_ray.errors import Refused
+
+# In any link of a chain (simplecache::s3://…); abfs://container@account names no secret. Or in a
+# signed address, which opens an object to whoever reads it.
+_CREDENTIALS = re.compile(
+    r"(?<!abfs)(?<!abfss)://[^/]*@"
+    r"|[?&](x-amz-|x-goog-)?(credential|security-token|signature|sig|token|access_token)=",
+    re.IGNORECASE,
+)
+
+
+def check_address(uri: str) -> str:
+    """An address as it came, where it is one that a job may keep.
+
+    Raises:
+        ValueError: It is empty, or carries credentials; they are not repeated.
+    """
+    if not uri.rpartition("://")[2]:
+        raise ValueError(f"expected a path or URL, got {uri!r}, which names no folder or file")
+    if _CREDENTIALS.search(uri):
+        raise ValueError(
+            "the address carries credentials; take them out and set them in the environment"
+        )
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(check_address)]
+
+
+def as_list(value: object) -> object:
+    """A list of one text where a text came."""
+    return [value] if isinstance(value, str) else value
+
+
+class JobConfig(BaseModel):
+    """What the configs of all jobs share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_mapping(cls, values: object, *, source: str = "config") -> Self:
+        """Check ``values``; every problem is named with its field and the value that came.
+
+        Raises:
+            Refused: A field is unknown, missing, of the wrong type, or contradicts another.
+        """
+        if not isinstance(values, dict):
+            raise Refused(f"{source}: expected a mapping of fields, got {type(values).__name__}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [_explain(problem, cls) for problem in error.errors()]
+            raise Refused(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides: Any) -> Self:
+        """Read a YAML file; ``overrides`` that are not None replace its fields.
+
+        Raises:
+            Refused: The file is missing, is not YAML, or does not pass the checks.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise Refused(
+                f"config file {path}: {error.strerror}; give the path of a YAML file"
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            cause = str(error)
+            # Without the line itself, which str() quotes: credentials may stand in it.
+            if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+                cause = f"line {error.problem_mark.line + 1}: {error.problem}"
+            raise Refused(f"config file {path} is not valid YAML: {cause}") from None
+        if isinstance(values, dict):
+            values |= {key: value for key, value in overrides.items() if value is not None}
+        return cls.from_mapping(values, source=str(path))
+
+
+def _explain(problem: Any, model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = model
+        for part in problem["loc"][:-1]:
+            known = next(_parts(known, part), known)
+        return f"{where}: unknown field; the fields are {', '.join(known.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{where}: is required and missing"
+    text = problem["msg"].removeprefix("Value error, ")
+    if not where or _CREDENTIALS.search(repr(problem["input"])):
+        return f"{where}: {text}".removeprefix(": ")
+    return f"{where}: {text} (got {problem['input']!r})"
+
+
+def _parts(model: type[BaseModel], name: object) -> Iterator[type[BaseModel]]:
+    """The models within a field's annotation, for fields that have fields of their own."""
+    left = [model.model_fields[name].annotation] if name in model.model_fields else []
+    while left:
+        kind = left.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind
+        left += get_args(kind)

@@ -1,0 +1,64 @@
+"""The config of a score job."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dlogp_ray.config.job import Uri, as_list
+from dlogp_ray.config.run import RunConfig
+
+CORPUS_COLUMNS = (
+    "sample_id",
+    "prompt_ids",
+    "response_ids",
+    "prompt",
+    "messages",
+    "response",
+    "generator",
+    "temperature",
+    "top_p",
+    "group_id",
+    "reward",
+    "response_mask",
+)
+
+CarryType = Literal["string", "int64", "float64", "bool"]
+
+
+class ScoreConfig(RunConfig):
+    """A score job: corpus and policies in, a table of per-token statistics out."""
+
+    corpus: Annotated[tuple[Uri, ...], BeforeValidator(as_list), Field(min_length=1)]
+    """JSONL or Parquet files, folders or globs, local or on any fsspec URL."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Standard column name -> the name that it has in this corpus."""
+    carry: tuple[str, ...] | dict[str, CarryType] = ()
+    """Metadata columns to carry into the table; a mapping also fixes their types."""
+    append_eos: bool = False
+    """Whether the end-of-sequence token is scored as the last token of a text response."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Logits are divided by it before every statistic."""
+    statistics: Literal["all", "sampled"] = "all"
+    """What to compute: all columns, or only ``logp_base``, ``logp_rl`` and ``delta_logp`` of the
+    sampled tokens, which costs less; the other columns are null then."""
+    unit_tokens: Annotated[int, Field(ge=1)] = 2_000_000
+    """Prompt and response tokens of one work unit, about. One to five minutes of one actor is
+    right."""
+    token_budget: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one forward pass; a longer sequence runs in several (default: 2,048 on a CPU,
+    16,384 on a GPU)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether ``torch.compile`` fuses the policies' layers and the statistics; auto tries it where
+    the job is long enough to pay for it, and keeps what ends sooner."""
+    max_rejected: Annotated[int, Field(ge=0)] = 0
+    """More rejected rows than this end the job with exit code 3 (all others are scored)."""
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> Self:
+        unknown = sorted(set(self.columns) - set(CORPUS_COLUMNS))
+        if unknown:
+            raise ValueError(
+                f"columns: {', '.join(unknown)} is not a standard column; the left side of each "
+                f"entry is one of {', '.join(CORPUS_COLUMNS)}"
+            )
+        return self
