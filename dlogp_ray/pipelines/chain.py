@@ -1,6 +1,7 @@
-"""The chain of the score job through Ray Data: units in, receipts out, a wave of units at a time.
+"""The chain of a job through Ray Data: units in, receipts out, a wave of units at a time.
 
-    descriptors -> read and check (CPU tasks) -> score (actors) -> create the object (CPU tasks)
+    descriptors -> read and check (CPU tasks) -> score or decode (actors) -> create the object (CPU
+    tasks)
 
 Ray itself tries nothing twice that has to do with an actor: a unit whose process died would wait
 for that actor's restart, for ever where its node is gone and no other has room. A unit that is
@@ -23,15 +24,13 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from dlogp_ray import store
 from dlogp_ray.corpus.units import Unit, Units
-from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import IO_CPUS, Placement
 from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.failures import Failure
+from dlogp_ray.pipelines.job import Job
 from dlogp_ray.pipelines.loading import LoadingWatch
 from dlogp_ray.pipelines.metrics import DriverMetrics
-from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.progress import UnitProgress
-from dlogp_ray.pipelines.stages import read_unit, write_unit
 from dlogp_ray.pipelines.stopping import StopRequest
 
 WAVE_UNITS = range(10_000, 100_000 + 1)
@@ -44,6 +43,23 @@ _LONGEST_UNITS = 5
 """Times the longest unit: the speed that was measured is one actor's alone."""
 _GROWING_PATIENCE_S = 86_400.0
 """Where nodes come and go: spot nodes may all be away."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What becomes of a unit; each takes a row and gives it on.
+
+    Attributes:
+        read: A function of (row, *, job): descriptor -> checked input.
+        actor: A class that holds the policies; called with a row.
+        write: A function of (row, *, job): creates the object, and gives a receipt.
+        counts: What ``Unit.tokens`` counts.
+    """
+
+    read: Callable[..., dict[str, Any]]
+    actor: type
+    write: Callable[..., dict[str, Any]]
+    counts: str = "tokens"
 
 
 @dataclass
@@ -63,8 +79,9 @@ class _Ended(Exception):
     """Ray ended an execution."""
 
 
-def score_units(
-    job: ScoreJob,
+def do_units(
+    job: Job,
+    stages: Stages,
     placement: Placement,
     units: Units,
     stop: StopRequest,
@@ -72,10 +89,11 @@ def score_units(
     failed: Callable[[Failure], object],
     progress: bool,
 ) -> Outcome:
-    """Score ``units``, each until it has an object or an error, or has died in every attempt.
+    """Do ``units``, each until it has an object or an error, or has died in every attempt.
 
     Args:
-        job: With its engine.
+        job: With what was measured and chosen for it.
+        stages: What becomes of each.
         placement: Of the actors.
         units: What is missing.
         stop: Asked after each unit.
@@ -92,7 +110,7 @@ def score_units(
     fresh, again, attempts = iter(units), list[Unit](), Counter[int]()
     metrics, left = DriverMetrics(job.config.run_id), len(units)
     metrics.waiting(left)
-    with UnitProgress(len(units), units.tokens, enabled=progress) as bar:
+    with UnitProgress(len(units), units.tokens, stages.counts, enabled=progress) as bar:
         while True:
             wave = list(islice(fresh, size))
             if not wave:
@@ -101,7 +119,7 @@ def score_units(
                 return outcome
             under_way = {unit.index: unit for unit in wave}
             try:
-                for receipt in _receipts(job, placement, wave, watch):
+                for receipt in _receipts(job, stages, placement, wave, watch):
                     unit = under_way.pop(int(receipt["index"]))
                     outcome.created += bool(receipt["created"])
                     if receipt["error"]:
@@ -123,11 +141,11 @@ def score_units(
                 if tried < job.config.max_unit_attempts:
                     again.append(unit)
                 else:
-                    cause = f"the process that scored it died in each of {tried} attempts"
+                    cause = f"the process that did it died in each of {tried} attempts"
                     failed(Failure(unit, cause, tried))
 
 
-def patience_s(job: ScoreJob, placement: Placement, units: Sequence[Unit]) -> float:
+def patience_s(job: Job, placement: Placement, units: Sequence[Unit]) -> float:
     """Seconds without a single step after which Ray Data is to end an execution.
 
     Well above what the longest of ``units`` takes at the slowest speed that was measured, and a
@@ -135,8 +153,7 @@ def patience_s(job: ScoreJob, placement: Placement, units: Sequence[Unit]) -> fl
     """
     if placement.min_actors < placement.max_actors:
         return _GROWING_PATIENCE_S
-    speeds = job.engine.tokens_per_s.values() if job.engine else ()
-    longest_s = max(unit.tokens for unit in units) / min(speeds, default=math.inf)
+    longest_s = max(unit.tokens for unit in units) / (job.speed or math.inf)
     return max(_PATIENCE_S, _LONGEST_UNITS * longest_s)
 
 
@@ -149,7 +166,7 @@ def _say_done(unit: Unit, receipt: dict[str, Any]) -> None:
 
 
 def _receipts(
-    job: ScoreJob, placement: Placement, units: Sequence[Unit], watch: Any
+    job: Job, stages: Stages, placement: Placement, units: Sequence[Unit], watch: Any
 ) -> Iterator[dict[str, Any]]:
     """One execution of Ray Data.
 
@@ -180,9 +197,9 @@ def _receipts(
         [asdict(unit) for unit in units], override_num_blocks=len(units)
     )
     receipts = (
-        descriptors.map(read_unit, **io)
+        descriptors.map(stages.read, **io)
         .map(
-            ScoreUnit,
+            stages.actor,
             fn_constructor_kwargs={
                 "job": job,
                 "device": placement.device,
@@ -202,7 +219,7 @@ def _receipts(
             max_restarts=-1,
             max_task_retries=0,
         )
-        .map(write_unit, **io)
+        .map(stages.write, **io)
     )
     # A lost unit is recorded with its cause. Ray Data logs its exception too, and a handler that
     # keeps that, as monitoring does, keeps the actor, with its CPUs.

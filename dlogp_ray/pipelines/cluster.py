@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import ray
 
-from dlogp_ray.config import ScoreConfig
+from dlogp_ray.config import RunConfig
 from dlogp_ray.errors import Refused
 
 IO_CPUS = 0.001
@@ -152,7 +152,7 @@ def smallest_node() -> Node:
 
 
 def place_actors(
-    config: ScoreConfig, resources: Mapping[str, float], threads: int | None = None
+    config: RunConfig, resources: Mapping[str, float], threads: int | None = None
 ) -> Placement:
     """Where the scoring actors go in a cluster with these ``resources``.
 

@@ -14,21 +14,22 @@ LINE_EVERY_S = 15.0
 
 
 class UnitProgress:
-    """Counts units and tokens as they are committed.
+    """Counts units, and what is in them, as they are committed.
 
     Args:
         units: How many are to be done.
-        tokens: Prompt and response tokens in them, about.
+        tokens: What is in them, about: prompt and response tokens where nothing else is said.
+        counts: What that is.
         enabled: False shows nothing.
     """
 
-    def __init__(self, units: int, tokens: int, *, enabled: bool) -> None:
+    def __init__(self, units: int, tokens: int, counts: str = "tokens", *, enabled: bool) -> None:
         """Nothing is shown before the context is entered."""
-        self._units, self._tokens = units, tokens
+        self._units, self._tokens, self._counts = units, tokens, counts
         self._enabled = enabled
         self._console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("scoring"),
+            TextColumn("doing"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[units]} units"),
             TextColumn("{task.fields[rate]}"),
@@ -61,18 +62,18 @@ class UnitProgress:
         return time.monotonic() - self._started
 
     def advance(self, tokens: int) -> None:
-        """One more unit, of so many prompt and response tokens, about."""
+        """One more unit, with so much in it, about."""
         self._done_units += 1
         self._done_tokens += tokens
         rate = self._done_tokens / max(self.elapsed_s, 1e-9)
-        units, speed = f"{self._done_units}/{self._units}", f"{rate:,.0f} tokens/s"
+        units, speed = f"{self._done_units}/{self._units}", f"{rate:,.0f} {self._counts}/s"
         self._bar.update(self._task, completed=self._done_tokens, units=units, rate=speed)
         now = time.monotonic()
         due = now - self._last_line > LINE_EVERY_S or self._done_units == self._units
         if self._enabled and not sys.stderr.isatty() and due:
             left_s = (self._tokens - self._done_tokens) / max(rate, 1e-9)
             self._console.print(
-                f"scored {units} units, {speed}, {max(left_s, 0):,.0f} s left", highlight=False
+                f"done {units} units, {speed}, {max(left_s, 0):,.0f} s left", highlight=False
             )
             self._last_line = now
 

@@ -1,6 +1,5 @@
 """How a score job ended: what is in the run, the exit code, a table for people."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,12 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dlogp_ray.errors import ExitCode
-from dlogp_ray.pipelines.chain import Outcome
 from dlogp_ray.pipelines.cluster import Placement
+from dlogp_ray.pipelines.making import Made
 from dlogp_ray.pipelines.planning import ScorePlan
 from dlogp_ray.pipelines.probe import Probe
 from dlogp_ray.tables.noise import NoiseFloor
-from dlogp_ray.tables.run import Run
 
 
 @dataclass(frozen=True)
@@ -80,21 +78,18 @@ class ScoreResult:
         return asdict(self) | {"noise": noise, "rejected": self.rejected}
 
 
-def summarise_run(
-    run: Run, outcome: Outcome, failed: Mapping[str, str], seconds: float, max_rejected: int
-) -> ScoreResult:
+def summarise_run(made: Made, seconds: float, max_rejected: int) -> ScoreResult:
     """What is in the run, and the exit code that follows from it.
 
     Args:
-        run: After the job.
-        outcome: What came of the units of this call.
-        failed: Units that this call could not do -> cause; earlier calls' are recorded.
+        made: The run after the job.
         seconds: Wall-clock time of this call.
         max_rejected: As the config says.
     """
+    run, outcome = made.run, made.outcome
     totals = run.totals()
     recorded = {name: record["cause"] for name, record in run.failures().items()}
-    failures = dict(sorted((recorded | dict(failed)).items()))
+    failures = dict(sorted((recorded | dict(made.failed)).items()))
     code = exit_code(
         failed_units=len(failures),
         ended=outcome.ended is not None,

@@ -317,8 +317,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def begin_run(uri: str, info: Mapping[str, Any], units: bytes) -> Run:
-    """Create ``run.json`` and ``units.parquet``, or join the run that is there.
+def begin_run(uri: str, info: Mapping[str, Any], records: Mapping[str, bytes]) -> Run:
+    """Create ``run.json`` and what a run begins with, or join the run that is there.
+
+    Args:
+        uri: Where.
+        info: ``run.json``.
+        records: ``units.parquet``, and what else the job's units are read from: name -> content.
 
     Raises:
         FingerprintMismatch: The run that is there was made from something else.
@@ -327,7 +332,8 @@ def begin_run(uri: str, info: Mapping[str, Any], units: bytes) -> Run:
     store.create(f"{uri}/run.json", json.dumps(info, indent=2).encode(), conditional=conditional)
     run = open_run(uri)
     check_fingerprint(run, info["fingerprint"])
-    store.create(run.path("units.parquet"), units, conditional=conditional)
+    for name, content in records.items():
+        store.create(run.path(name), content, conditional=conditional)
     return run
 
 

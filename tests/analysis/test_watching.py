@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Run:
     units = encode_units(Units(pa.table(columns, schema=SCHEMA)))
     sha256 = hashlib.sha256(units).hexdigest()
     info = {"fingerprint": {}, "units": {"count": n, "sha256": sha256}}
-    return begin_run(str(tmp_path / "run"), info, units)
+    return begin_run(str(tmp_path / "run"), info, {"units.parquet": units})
 
 
 def put(run: Run, *units: int) -> None:

@@ -142,4 +142,4 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.Monk
 def test_a_gpu_that_torch_does_not_see_is_refused() -> None:
     rules = RowRules(vocab_size=2, max_tokens=None, columns={}, carry={})
     with pytest.raises(Refused, match="torch sees none"):
-        ScoreUnit(ScoreJob(config(), rules, "run"), "cuda")
+        ScoreUnit(ScoreJob(config(), "run", rules), "cuda")

@@ -23,7 +23,7 @@ def test_code_that_a_run_asks_for_is_not_run_unless_the_run_is_trusted(
         field: True,
     }
     info: dict[str, Any] = {"fingerprint": {}, "units": {"count": 1}, "config": config}
-    run = begin_run(str(tmp_path / "r"), info, b"units")
+    run = begin_run(str(tmp_path / "r"), info, {"units.parquet": b"units"})
     before = sorted(tmp_path.rglob("*"))
     problem = Problem("part-00000000", "its object is missing")
     with pytest.raises(Refused, match=r"would run code .* --trust-run"):

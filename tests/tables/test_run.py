@@ -22,7 +22,7 @@ FINGERPRINT = {"policies": {"base": {"dtype": "bfloat16"}, "rl": {}}, "temperatu
 
 def make_run(uri: Path | str, units: int = 2) -> Run:
     info = {"fingerprint": FINGERPRINT, "units": {"count": units}, "carry": {"level": "int64"}}
-    return begin_run(str(uri), info, b"units")
+    return begin_run(str(uri), info, {"units.parquet": b"units"})
 
 
 def scored(sample_id: str, delta: list[float], **changes: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def test_a_run_begins_once_and_is_joined_after_that(tmp_path: Path) -> None:
     first = make_run(uri)
     written = store.read(f"{uri}/run.json")
     info = dict(first.info) | {"when": "later"}
-    again = begin_run(uri, info, b"other units")
+    again = begin_run(uri, info, {"units.parquet": b"other units"})
     assert again.info == first.info
     assert store.read(f"{uri}/run.json") == written
     assert store.read(f"{uri}/units.parquet") == b"units"
@@ -121,7 +121,7 @@ def test_another_fingerprint_is_refused_by_its_key(
 ) -> None:
     run = make_run(tmp_path / "r")
     with pytest.raises(FingerprintMismatch) as caught:
-        begin_run(run.uri, {"fingerprint": given, "units": {"count": 9}}, b"")
+        begin_run(run.uri, {"fingerprint": given, "units": {"count": 9}}, {})
     assert named in str(caught.value)
     assert str(caught.value).count("\n") == 2  # one difference, one line; then what to do
     assert caught.value.exit_code == ExitCode.MISMATCH == 5

@@ -98,7 +98,7 @@ def run(tmp_path: Path) -> Run:
         "compared": list(POLICIES),
         "units": {"count": len(UNITS), "sha256": hashlib.sha256(units).hexdigest()},
     }
-    run = begin_run(str(tmp_path / "run"), info, units)
+    run = begin_run(str(tmp_path / "run"), info, {"units.parquet": units})
     for index in range(len(UNITS)):
         put(run, index, table_of(index))
     return run
