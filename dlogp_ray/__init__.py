@@ -11,14 +11,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlogp_ray.config import ScoreConfig
-    from dlogp_ray.pipelines.result import ScoreResult
+    from dlogp_ray.config import InterveneConfig, ScoreConfig
+    from dlogp_ray.pipelines.intervene import intervene
+    from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
     from dlogp_ray.pipelines.score import score
     from dlogp_ray.tables.run import Run, open_run
 
-__all__ = ["Run", "ScoreConfig", "ScoreResult", "open_run", "score"]
+__all__ = [
+    "InterveneConfig",
+    "InterveneResult",
+    "Run",
+    "ScoreConfig",
+    "ScoreResult",
+    "intervene",
+    "open_run",
+    "score",
+]
 
 _HOMES = {
+    "InterveneConfig": "dlogp_ray.config",
+    "InterveneResult": "dlogp_ray.pipelines.result",
+    "intervene": "dlogp_ray.pipelines.intervene",
     "Run": "dlogp_ray.tables.run",
     "ScoreConfig": "dlogp_ray.config",
     "ScoreResult": "dlogp_ray.pipelines.result",

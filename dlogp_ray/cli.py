@@ -1,4 +1,4 @@
-"""The command line: ``dlogp score | show | query | verify | doctor | bench | demo``.
+"""The command line: ``dlogp score | intervene | show | query | verify | doctor | bench | demo``.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` is quick.
 """
@@ -8,12 +8,17 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlogp_ray.config import BenchConfig, ScoreConfig
+from dlogp_ray.config import BenchConfig, InterveneConfig, ScoreConfig
 from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
 
 EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected (more than
 max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 the run exists and
@@ -43,43 +48,91 @@ class Format(StrEnum):
     JSON = "json"
 
 
+ActorsOption = Annotated[
+    int | None, typer.Option(help="Number of actors, instead of the config's.")
+]
+SealPartialOption = Annotated[
+    bool, typer.Option("--seal-partial", help="Seal the run although units failed.")
+]
+ProgressOption = Annotated[bool, typer.Option(help="Show progress on standard error.")]
+JsonLogOption = Annotated[
+    bool,
+    typer.Option(
+        "--json-log", help="Log events on standard error as JSON lines, instead of progress."
+    ),
+]
+
+
 @app.command(epilog=EXIT_CODES)
 def score(
     config: Annotated[Path, typer.Argument(help="The job, a YAML file.")],
     plan: Annotated[
         bool, typer.Option("--plan", help="Print units, tokens, bytes and hours, and stop.")
     ] = False,
-    actors: Annotated[
-        int | None, typer.Option(help="Number of scoring actors, instead of the config's.")
-    ] = None,
-    seal_partial: Annotated[
-        bool, typer.Option("--seal-partial", help="Seal the run although units failed.")
-    ] = False,
-    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
-    json_log: Annotated[
-        bool,
-        typer.Option(
-            "--json-log", help="Log events on standard error as JSON lines, instead of progress."
-        ),
-    ] = False,
+    actors: ActorsOption = None,
+    seal_partial: SealPartialOption = False,
+    progress: ProgressOption = True,
+    json_log: JsonLogOption = False,
 ) -> None:
     """Score a corpus; run it again to do what is missing. The last line printed is JSON."""
     if json_log:
-        from dlogp_ray.pipelines.events import log_to_standard_error
-
-        log_to_standard_error()
+        _log_json()
     job = ScoreConfig.from_yaml(config, actors=actors, seal_partial=seal_partial or None)
-    from rich.console import Console
-
-    from dlogp_ray.pipelines.result import print_plan, print_result
-    from dlogp_ray.pipelines.score import preview
-    from dlogp_ray.pipelines.score import score as run_job
-
     if plan:
+        from rich.console import Console
+
+        from dlogp_ray.pipelines.result import print_plan
+        from dlogp_ray.pipelines.score import preview
+
         typer.echo(json.dumps(print_plan(preview(job), Console())))
         return
+    from dlogp_ray.pipelines.score import score as run_job
+
+    _end(lambda: run_job(job, progress=progress and not json_log))
+
+
+@app.command(epilog=EXIT_CODES)
+def intervene(
+    config: Annotated[Path, typer.Argument(help="The job, a YAML file.")],
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print units, answers and thresholds, and stop.")
+    ] = False,
+    actors: ActorsOption = None,
+    seal_partial: SealPartialOption = False,
+    progress: ProgressOption = True,
+    json_log: JsonLogOption = False,
+) -> None:
+    """Answer problems with both policies together, grade, and draw the curve. Last line: JSON."""
+    if json_log:
+        _log_json()
+    job = InterveneConfig.from_yaml(config, actors=actors, seal_partial=seal_partial or None)
+    if plan:
+        from rich.console import Console
+
+        from dlogp_ray.pipelines.intervene import preview
+        from dlogp_ray.pipelines.result import print_intervene_plan
+
+        typer.echo(json.dumps(print_intervene_plan(preview(job), Console())))
+        return
+    from dlogp_ray.pipelines.intervene import intervene as run_job
+
+    _end(lambda: run_job(job, progress=progress and not json_log))
+
+
+def _log_json() -> None:
+    from dlogp_ray.pipelines.events import log_to_standard_error
+
+    log_to_standard_error()
+
+
+def _end(run_job: "Callable[[], ScoreResult | InterveneResult]") -> None:
+    """Run a job, print how it ended, and exit with its code."""
+    from rich.console import Console
+
+    from dlogp_ray.pipelines.result import print_result
+
     try:
-        result = run_job(job, progress=progress and not json_log)
+        result = run_job()
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted; what is committed stays, the same command goes on"
@@ -121,10 +174,10 @@ def show(
 @app.command()
 def query(
     run: RunArgument,
-    sql: Annotated[str, typer.Argument(help="DuckDB SQL over scores, tokens and rejected.")],
+    sql: Annotated[str, typer.Argument(help="DuckDB SQL over the run's views.")],
     output_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
 ) -> None:
-    """Query a run's tables: views scores (a row a sample), tokens (a row a token), rejected."""
+    """Query a run: scores or generations (a row a sample), tokens (a row a token), rejected."""
     from dlogp_ray.tables.run import open_run
 
     opened = open_run(run)
@@ -162,7 +215,8 @@ def verify(
         bool,
         typer.Option(
             "--trust-run",
-            help="With --repair: obey trust_remote_code and allow_pickle in the run's run.json.",
+            help="With --repair: obey a run.json that asks for code to be run: trust_remote_code, "
+            "allow_pickle, a verifier of its own.",
         ),
     ] = False,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,

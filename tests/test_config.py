@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from dlogp_ray.config import ActorRange, PolicySource, ScoreConfig
+from dlogp_ray.config import ActorRange, InterveneConfig, PolicySource, ScoreConfig
 from dlogp_ray.errors import ExitCode, Refused
 
 VALID: dict[str, Any] = {
@@ -254,3 +254,54 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"corpus: \xff")
     with pytest.raises(Refused, match="not valid YAML"):
         ScoreConfig.from_yaml(tmp_path / "bytes.yaml")
+
+
+INTERVENE = {
+    "problems": "p.jsonl",
+    "policies": {"base": "b", "rl": "r"},
+    "output": "o",
+    "run_id": "r",
+    "rules": [{"rule": "always"}],
+}
+
+
+def test_a_rule_takes_one_number_or_several() -> None:
+    one = {"rule": "kl", "thresholds": 0.5, "gammas": 0.1}
+    several = {"rule": "kl", "rates": [0.1, 0.2]}
+    config = InterveneConfig.from_mapping(INTERVENE | {"rules": [one, several]})
+    assert [(r.thresholds, r.rates, r.gammas) for r in config.rules] == [
+        ((0.5,), (), (0.1,)),
+        ((), (0.1, 0.2), ()),
+    ]
+    assert (config.rl, config.problems) == ("rl", ("p.jsonl",))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rules": []}, "rules: .*at least 1"),
+        ({"rules": [{"rule": "kll"}]}, r"rules\.0\.rule: .*'kl'.*got 'kll'"),
+        ({"rules": [{"rule": "kl"}]}, r"rules\.0: rule kl needs thresholds, or rates"),
+        (
+            {"rules": [{"rule": "never", "rates": 0.1}]},
+            r"rules\.0: rule never takes neither thresholds nor rates",
+        ),
+        ({"rules": [{"rule": "kl", "rates": 1.0}]}, r"rules\.0\.rates\.0: .*less than 1.*got 1"),
+        (
+            {"rules": [{"rule": "kl", "thresholds": 1, "gamma": 1}]},
+            r"rules\.0\.gamma: unknown field; the fields are rule, thresholds, rates, primary, gam",
+        ),
+        ({"policies": {"base": "b"}}, "policies base: expected two, 'base' and the RL policy"),
+        ({"policies": {"base": "b", "x": "x", "y": "y"}}, "policies base, x, y: expected two"),
+        ({"columns": {"answer": "a"}}, "columns: answer is not a standard column"),
+        ({"seeds": [1, 1]}, "seeds 1, 1: one is there twice"),
+        ({"seeds": []}, "seeds: .*at least 1"),
+        ({"top_p": 0}, r"top_p: .*greater than 0.*got 0"),
+        ({"block": 17}, r"block: .*less than or equal to 16"),
+    ],
+)
+def test_an_intervene_job_that_contradicts_itself_is_refused(
+    change: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(Refused, match=named):
+        InterveneConfig.from_mapping(INTERVENE | change)

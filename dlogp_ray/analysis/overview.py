@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dlogp_ray.analysis.answers import AnswerSummary
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run
@@ -25,7 +26,7 @@ class Overview:
         units: Planned work units.
         units_done: Those whose object is there.
         noise: What other batches change; None where it was not measured.
-        summary: Of all objects.
+        summary: Of all objects; an intervene job's is of its answers.
         rejected: Up to three examples a status: status, count, sample_id, source, error.
         failures: Units that could not be done, with cause and attempts.
     """
@@ -36,7 +37,7 @@ class Overview:
     units: int
     units_done: int
     noise: NoiseFloor | None
-    summary: Summary
+    summary: Summary | AnswerSummary
     rejected: list[dict[str, Any]]
     failures: dict[str, dict[str, Any]]
 
@@ -44,7 +45,7 @@ class Overview:
         """All of it as one document, without the histograms."""
         noise = self.noise and self.noise.model_dump()
         fields = asdict(self) | {"noise": noise, "summary": self.summary.model_dump()}
-        for generators in fields["summary"]["groups"].values():
+        for generators in fields["summary"].get("groups", {}).values():
             for group in generators.values():
                 del group["delta_histogram"]
         return fields
@@ -54,7 +55,12 @@ def overview(run: Run) -> Overview:
     """Read the footers of all objects, and some of the rejected rows."""
     committed = run.committed()
     footers = run.footers(committed)
-    summary = Summary.merge(Summary.model_validate(f["summary"]) for _, f in footers)
+    parts = (footer["summary"] for _, footer in footers)
+    summary: Summary | AnswerSummary
+    if run.answers:
+        summary = AnswerSummary.merge(map(AnswerSummary.model_validate, parts))
+    else:
+        summary = Summary.merge(map(Summary.model_validate, parts))
     return Overview(
         run=run.uri,
         info=dict(run.info),
@@ -69,14 +75,15 @@ def overview(run: Run) -> Overview:
 
 
 def _rejected(run: Run) -> list[dict[str, Any]]:
+    order = "sample_id" if run.answers else "source_file, source_offset"
+    source = "group_id" if run.answers else "source_file || ':' || source_offset"
     rows = run.sql(
         f"""
         SELECT status, count(*) OVER (PARTITION BY status) AS count, sample_id,
-               source_file || ':' || source_offset AS source, error
+               {source} AS source, error
         FROM rejected
-        QUALIFY row_number() OVER (PARTITION BY status ORDER BY source_file, source_offset)
-                <= {_EXAMPLES}
-        ORDER BY status, source_file, source_offset
+        QUALIFY row_number() OVER (PARTITION BY status ORDER BY {order}) <= {_EXAMPLES}
+        ORDER BY status, {order}
         """
     )
     found: list[dict[str, Any]] = rows.to_arrow_table().to_pylist()
@@ -90,7 +97,8 @@ def print_overview(seen: Overview, console: Console) -> None:
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("run", f"{seen.run} ({'sealed' if seen.sealed else 'not sealed'})")
     facts.add_row("created", seen.info["created"])
-    facts.add_row("corpus", ", ".join(config["corpus"]))
+    inputs = "problems" if isinstance(seen.summary, AnswerSummary) else "corpus"
+    facts.add_row(inputs, ", ".join(config[inputs]))
     for name, source in config["policies"].items():
         step = f", step {source['step']}" if source["step"] is not None else ""
         facts.add_row(f"policy {name}", f"{source['path'] or source['adapter']}{step}")
@@ -99,7 +107,10 @@ def print_overview(seen: Overview, console: Console) -> None:
     if seen.noise:
         facts.add_row(*seen.noise.as_row())
     console.print(facts, highlight=False, soft_wrap=True)
-    if seen.summary.groups:
+    if isinstance(seen.summary, AnswerSummary):
+        console.print()
+        console.print(_answers(seen.summary), highlight=False)
+    elif seen.summary.groups:
         console.print()
         console.print(_groups(seen.summary), highlight=False)
     if seen.rejected:
@@ -111,6 +122,24 @@ def print_overview(seen: Overview, console: Console) -> None:
     for unit, record in seen.failures.items():
         line = f"failed {unit} after {record['attempts']} attempts: {record['cause']}"
         console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _answers(summary: AnswerSummary) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("intervention")
+    for heading in ("answers", "right", "fired", "changed", "tokens"):
+        table.add_column(heading, justify="right")
+    for label, counts in summary.policies.items():
+        tokens = max(counts.tokens, 1)
+        table.add_row(
+            label,
+            f"{counts.answers:,}",
+            f"{counts.correct / counts.graded:.2%}" if counts.graded else "none graded",
+            f"{counts.fired / tokens:.2%}",
+            f"{counts.changed / tokens:.2%}",
+            f"{counts.tokens / max(counts.answers, 1):.1f}",
+        )
+    return table
 
 
 def _groups(summary: Summary) -> Table:

@@ -26,11 +26,12 @@ class Progress:
         units: Planned.
         units_done: Those whose object is there.
         units_failed: Those that could not be done so far.
-        tokens: Prompt and response tokens of the corpus, about.
+        tokens: Prompt and response tokens of the corpus, about; answers of an intervene job.
         tokens_done: Those of the units done.
         tokens_per_s: While it was watched; None where nothing was seen to come.
         seconds_left: At that speed.
         sealed: Whether the run has ended.
+        counts: What ``tokens`` counts.
     """
 
     units: int
@@ -41,6 +42,7 @@ class Progress:
     tokens_per_s: float | None
     seconds_left: float | None
     sealed: bool
+    counts: str = "tokens"
 
     def as_json(self) -> dict[str, Any]:
         """All fields."""
@@ -49,14 +51,14 @@ class Progress:
     def __str__(self) -> str:
         """One line."""
         parts = [f"{self.units_done:,} of {self.units:,} units"]
-        parts[0] += f" ({self.tokens_done / max(self.tokens, 1):.1%} of the tokens)"
+        parts[0] += f" ({self.tokens_done / max(self.tokens, 1):.1%} of the {self.counts})"
         if self.units_failed:
             parts.append(f"{self.units_failed:,} failed")
         if self.sealed:
             parts.append("sealed")
         elif self.tokens_per_s is not None and self.seconds_left is not None:
             hours, minutes = divmod(round(self.seconds_left / 60), 60)
-            parts.append(f"{self.tokens_per_s:,.0f} tokens/s")
+            parts.append(f"{self.tokens_per_s:,.0f} {self.counts}/s")
             parts.append(f"{hours} h {minutes:02} min left")
         return ", ".join(parts)
 
@@ -101,6 +103,7 @@ def watch(
             tokens_per_s=speed,
             seconds_left=(total - done) / speed if speed else None,
             sealed=sealed,
+            counts="answers" if run.answers else "tokens",
         )
         if sealed:
             return

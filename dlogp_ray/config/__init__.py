@@ -5,6 +5,7 @@ never part of it: object stores take theirs from the environment or the usual fi
 """
 
 from dlogp_ray.config.bench import BenchConfig
+from dlogp_ray.config.intervene import InterveneConfig, RuleConfig
 from dlogp_ray.config.job import JobConfig, check_address
 from dlogp_ray.config.run import BASE, ActorRange, PolicySource, RunConfig
 from dlogp_ray.config.score import CORPUS_COLUMNS, CarryType, ScoreConfig
@@ -15,8 +16,10 @@ __all__ = [
     "ActorRange",
     "BenchConfig",
     "CarryType",
+    "InterveneConfig",
     "JobConfig",
     "PolicySource",
+    "RuleConfig",
     "RunConfig",
     "ScoreConfig",
     "check_address",

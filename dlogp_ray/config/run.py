@@ -97,6 +97,8 @@ class RunConfig(JobConfig):
     most on a node; 1 on a GPU)."""
     max_unit_attempts: Annotated[int, Field(ge=1)] = 3
     """How often a unit is tried when the process that scores it dies."""
+    max_rejected: Annotated[int, Field(ge=0)] = 0
+    """More rejected rows than this end the job with exit code 3 (all others are in the table)."""
     seal_partial: bool = False
     """Seal the run although units failed; they are left out for good."""
     single_writer: bool = False

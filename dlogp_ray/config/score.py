@@ -50,8 +50,6 @@ class ScoreConfig(RunConfig):
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether ``torch.compile`` fuses the policies' layers and the statistics; auto tries it where
     the job is long enough to pay for it, and keeps what ends sooner."""
-    max_rejected: Annotated[int, Field(ge=0)] = 0
-    """More rejected rows than this end the job with exit code 3 (all others are scored)."""
 
     @model_validator(mode="after")
     def _known_columns(self) -> Self:

@@ -5,6 +5,7 @@ A row that can't even be parsed comes as a ``RowRejected`` in its place; the oth
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,12 +60,14 @@ def _parse(line: bytes) -> dict[str, Any] | RowRejected:
     return row
 
 
-def read_parquet(uri: str, start: int, stop: int, columns: set[str]) -> Iterator[RawRow]:
+def read_parquet(
+    uri: str, start: int = 0, stop: int = sys.maxsize, columns: set[str] | None = None
+) -> Iterator[RawRow]:
     """Rows [start, stop) of a Parquet file; of its columns only those named, if they are there."""
     filesystem, path = store.open_store(uri)
     with filesystem.open(path, "rb") as raw:
         file = pq.ParquetFile(raw, page_checksum_verification=True)
-        present = [name for name in file.schema_arrow.names if name in columns]
+        present = [name for name in file.schema_arrow.names if columns is None or name in columns]
         first = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows

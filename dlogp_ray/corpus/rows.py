@@ -118,11 +118,11 @@ def _fill(
     def value(name: str) -> Any:
         return raw.get(rules.theirs(name))
 
-    row["sample_id"] = _identifier(rules.theirs("sample_id"), value("sample_id"))
+    row["sample_id"] = identifier(rules.theirs("sample_id"), value("sample_id"))
     if row["sample_id"] is None:
         raise RowRejected("missing_column", f"there is no {rules.theirs('sample_id')!r}")
     for name in ("group_id", "generator"):
-        row[name] = _identifier(rules.theirs(name), value(name))
+        row[name] = identifier(rules.theirs(name), value(name))
     for name in ("temperature", "top_p", "reward"):
         row[name] = _number(rules.theirs(name), value(name))
     for name, kind in rules.carry.items():
@@ -170,41 +170,57 @@ def _ids(
                     "missing_column",
                     f"there is no {rules.theirs(name)!r}, although the other list of ids is there",
                 )
-            pair.append(_id_list(rules.theirs(name), value(name)))
+            pair.append(id_list(rules.theirs(name), value(name)))
         return pair[0], pair[1], False
 
-    response, prompt, messages = value("response"), value("prompt"), value("messages")
+    response = value("response")
     if response is None:
         raise RowRejected(
             "missing_column",
             f"there is neither {rules.theirs('response_ids')!r} nor {rules.theirs('response')!r}",
         )
+    if not isinstance(response, str):
+        raise _wrong_type(rules.theirs("response"), "text", response)
+    _check_unicode(rules.theirs("response"), response)
+    prompt_ids = text_prompt(value, rules.theirs, text_tokenizer)
+    # An empty text has no tokens of its own: an appended end of sequence does not make it one.
+    return prompt_ids, text_tokenizer().response(response) if response else [], True
+
+
+def text_prompt(
+    value: Callable[[str], Any],
+    theirs: Callable[[str], str],
+    text_tokenizer: Callable[[], TextTokenizer],
+) -> list[int]:
+    """Ids of a row's ``prompt`` or ``messages``.
+
+    Args:
+        value: Of a standard column.
+        theirs: What the row calls a standard column.
+        text_tokenizer: Called for what turns text into ids.
+
+    Raises:
+        RowRejected: It has neither or both, or one of the wrong kind.
+    """
+    prompt, messages = value("prompt"), value("messages")
     if (prompt is None) == (messages is None):
         came = "neither" if prompt is None else "both"
         raise RowRejected(
             "missing_column",
-            f"expected one of {rules.theirs('prompt')!r} and {rules.theirs('messages')!r}, "
-            f"got {came}",
+            f"expected one of {theirs('prompt')!r} and {theirs('messages')!r}, got {came}",
         )
-    if not isinstance(response, str):
-        raise _wrong_type(rules.theirs("response"), "text", response)
-    _check_unicode(rules.theirs("response"), response)
-    tokenizer = text_tokenizer()
-    if messages is not None:
-        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-            raise _wrong_type(rules.theirs("messages"), "a list of messages", messages)
-        for message in messages:
-            if "role" not in message or not {"content", "tool_calls"} & message.keys():
-                raise _wrong_type(rules.theirs("messages"), "messages of role and content", message)
-        _check_unicode(rules.theirs("messages"), messages)
-        prompt_ids = tokenizer.messages(messages)
-    else:
+    if messages is None:
         if not isinstance(prompt, str):
-            raise _wrong_type(rules.theirs("prompt"), "text", prompt)
-        _check_unicode(rules.theirs("prompt"), prompt)
-        prompt_ids = tokenizer.prompt(prompt)
-    # An empty text has no tokens of its own: an appended end of sequence does not make it one.
-    return prompt_ids, tokenizer.response(response) if response else [], True
+            raise _wrong_type(theirs("prompt"), "text", prompt)
+        _check_unicode(theirs("prompt"), prompt)
+        return text_tokenizer().prompt(prompt)
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise _wrong_type(theirs("messages"), "a list of messages", messages)
+    for message in messages:
+        if "role" not in message or not {"content", "tool_calls"} & message.keys():
+            raise _wrong_type(theirs("messages"), "messages of role and content", message)
+    _check_unicode(theirs("messages"), messages)
+    return text_tokenizer().messages(messages)
 
 
 def _wrong_type(name: str, expected: str, came: Any) -> RowRejected:
@@ -225,7 +241,12 @@ def _check_unicode(name: str, value: Any) -> None:
         raise _wrong_type(name, "a value nested less deep", value) from None
 
 
-def _id_list(name: str, value: Any) -> list[int]:
+def id_list(name: str, value: Any) -> list[int]:
+    """A list of ids as it came.
+
+    Raises:
+        RowRejected: It is none.
+    """
     if not isinstance(value, list):
         raise _wrong_type(name, "a list of integers", value)
     for item in value:
@@ -248,7 +269,12 @@ def _mask(name: str, value: Any, length: int) -> list[bool]:
     return [bool(v) for v in value]
 
 
-def _identifier(name: str, value: Any) -> str | None:
+def identifier(name: str, value: Any) -> str | None:
+    """A name as text, None where none came.
+
+    Raises:
+        RowRejected: It is neither text nor an integer.
+    """
     if value is None:
         return None
     if isinstance(value, str):

@@ -49,6 +49,26 @@ class Prompt:
         return self.problem, self.sample, self.seed
 
 
+def why_not(ids: Sequence[int], context: int | None, width: int) -> str | None:
+    """What keeps a prompt from being answered, None where nothing does.
+
+    Args:
+        ids: The prompt.
+        context: Tokens that the policies can see; None for any number.
+        width: Ids that the policies have.
+    """
+    if not len(ids):
+        return "expected a prompt of at least one token, got none"
+    if context is not None and len(ids) >= context:
+        return (
+            f"the prompt has {len(ids):,} tokens, which leaves no room for an answer in the "
+            f"policies' context of {context:,}"
+        )
+    if min(ids) < 0 or max(ids) >= width:
+        return f"expected ids from 0 to {width - 1}, got {min(ids)} to {max(ids)}"
+    return None
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came of a prompt; the arrays are aligned.

@@ -1,22 +1,17 @@
-"""Whether answers are right, and how sure their accuracy is.
+"""Whether answers are right: a verifier takes the problem's row and the answer's text."""
 
-A verifier takes the problem's row and the answer's text and says whether it is right. Standard
-errors are clustered by problem: the answers to one problem are not independent of one another.
-"""
-
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 from typing import Any
-
-import numpy as np
 
 Verifier = Callable[[Mapping[str, Any], str], bool]
 
 ANSWER = "answer"
 """The column of a problem's row that holds the right answer."""
-_Z95 = NormalDist().inv_cdf(0.975)
 
 
 def exact_match(problem: Mapping[str, Any], response: str) -> bool:
@@ -40,6 +35,40 @@ def math_verify(problem: Mapping[str, Any], response: str) -> bool:
 VERIFIERS: dict[str, Verifier] = {"exact_match": exact_match, "math_verify": math_verify}
 
 
+def load_verifier(name: str) -> Verifier:
+    """A verifier by its name, or by ``package.module:function`` or ``path/file.py:function``.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name in VERIFIERS:
+        return VERIFIERS[name]
+    module, colon, function = name.rpartition(":")
+    if not colon:
+        raise ValueError(
+            f"no verifier is called {name!r}; there are {', '.join(VERIFIERS)}, and functions of "
+            "your own as package.module:function or path/file.py:function"
+        )
+    try:
+        home = _module_of_file(module) if module.endswith(".py") else import_module(module)
+        found = getattr(home, function)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise ValueError(f"verifier {name}: {error}") from None
+    if not callable(found):
+        raise ValueError(f"verifier {name}: expected a function, got {type(found).__name__}")
+    verifier: Verifier = found
+    return verifier
+
+
+def _module_of_file(path: str) -> ModuleType:
+    spec = spec_from_file_location(f"verifier_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @dataclass(frozen=True)
 class Grade:
     """What a verifier said.
@@ -59,99 +88,3 @@ def grade(verifier: Verifier, problem: Mapping[str, Any], response: str) -> Grad
         return Grade(bool(verifier(problem, response)))
     except Exception as error:  # noqa: BLE001 - a verifier is the user's own
         return Grade(None, f"{type(error).__name__}: {error}")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over graded answers.
-
-    Attributes:
-        value: The mean.
-        se: Its standard error, None with a single problem.
-        n_samples: Graded answers.
-        n_problems: Problems with graded answers.
-    """
-
-    value: float
-    se: float | None
-    n_samples: int
-    n_problems: int
-
-    @property
-    def ci(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval by the normal distribution."""
-        return (
-            None if self.se is None else (self.value - _Z95 * self.se, self.value + _Z95 * self.se)
-        )
-
-    @property
-    def p_value(self) -> float | None:
-        """Of the hypothesis that the mean is 0, two-sided, by the normal distribution."""
-        if not self.se:
-            return None
-        return math.erfc(abs(self.value / self.se) / math.sqrt(2))
-
-
-def mean_by_problem(values: np.ndarray, problems: np.ndarray) -> Estimate | None:
-    """The mean of all values, with a standard error clustered by problem (CR1).
-
-    se² = G/(G−1) · Σ_g (Σ_i (x_gi − mean))² / N², over G problems and N values. Of answers that
-    are right or wrong this is Avg@n, and pass@1 where each problem has one.
-
-    Args:
-        values: [N]; NaN for what has no grade, which is left out.
-        problems: [N] the problem of each.
-
-    Returns:
-        None where nothing is graded.
-    """
-    graded = ~np.isnan(values)
-    values, problems = values[graded], problems[graded]
-    if not len(values):
-        return None
-    mean = float(values.mean())
-    names, which = np.unique(problems, return_inverse=True)
-    groups, n = len(names), len(values)
-    residuals = np.bincount(which, weights=values - mean)
-    se = math.sqrt(groups / (groups - 1) * float((residuals**2).sum())) / n if groups > 1 else None
-    return Estimate(mean, se, n, groups)
-
-
-def paired_difference(
-    values: np.ndarray, others: np.ndarray, problems: np.ndarray
-) -> Estimate | None:
-    """The mean of values − others, answer by answer to the same problems and streams.
-
-    Args:
-        values: [N]; NaN for what has no grade.
-        others: [N] the answers with the same problem, sample and seed.
-        problems: [N].
-    """
-    return mean_by_problem(values - others, problems)
-
-
-def pass_at_k(values: np.ndarray, problems: np.ndarray, k: int) -> Estimate | None:
-    """The chance that one of k answers is right: 1 − C(n−c, k)/C(n, k), the unbiased estimate.
-
-    Source: arXiv 2107.03374, Eq. 1.
-
-    Args:
-        values: [N] 1 or 0; NaN for what has no grade.
-        problems: [N].
-        k: Answers; problems with fewer graded ones are left out.
-    """
-    graded = ~np.isnan(values)
-    names, which = np.unique(problems[graded], return_inverse=True)
-    n = np.bincount(which, minlength=len(names))
-    c = np.bincount(which, weights=values[graded], minlength=len(names)).round().astype(int)
-    chances = np.array(
-        [
-            1 - math.comb(int(total - right), k) / math.comb(int(total), k)
-            for total, right in zip(n, c, strict=True)
-            if total >= k
-        ]
-    )
-    estimate = mean_by_problem(chances, np.arange(len(chances)))
-    if estimate is None:
-        return None
-    return Estimate(estimate.value, estimate.se, int(n[n >= k].sum()), estimate.n_problems)

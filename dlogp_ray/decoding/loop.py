@@ -17,14 +17,14 @@ Shapes: n rows in use, m interventions, k drafts of a block, v vocabulary.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlogp_ray.decoding.batch import Answer, Batch, Block, Prompt, Text
+from dlogp_ray.decoding.batch import Answer, Batch, Block, Prompt, Text, why_not
 from dlogp_ray.decoding.block_size import LARGEST, BlockSize
 from dlogp_ray.decoding.distribution import Distribution, Sampling, draw
 from dlogp_ray.decoding.rules import Intervention, Rule, Seen, Side
@@ -87,19 +87,6 @@ class PairedDecoder:
         self._block = block
         self.drafted = 0
         self.kept = 0
-
-    def why_not(self, ids: Sequence[int]) -> str | None:
-        """What keeps a prompt from being answered, None where nothing does."""
-        if not len(ids):
-            return "expected a prompt of at least one token, got none"
-        if len(ids) >= self._context:
-            return (
-                f"the prompt has {len(ids):,} tokens, which leaves no room for an answer in the "
-                f"policies' context of {self._context:,}"
-            )
-        if min(ids) < 0 or max(ids) >= self._width:
-            return f"expected ids from 0 to {self._width - 1}, got {min(ids)} to {max(ids)}"
-        return None
 
     def decode(self, prompts: Iterable[Prompt]) -> Iterator[Answer]:
         """Answer all prompts, with each of their interventions.
@@ -195,7 +182,7 @@ class PairedDecoder:
         prompt = next(prompts, None)
         if prompt is None:
             return None
-        if reason := self.why_not(prompt.ids):
+        if reason := why_not(prompt.ids, self._context, self._width):
             raise ValueError(f"problem {prompt.problem}: {reason}")
         return batch.begin(prompt)
 

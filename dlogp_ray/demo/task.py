@@ -17,7 +17,8 @@ import functools
 import random
 import re
 import zlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 DIGITS = "0123456789"
 WORKING_MARK = ":"
@@ -107,6 +108,11 @@ def verify(prompt: str, response: str) -> bool:
     """
     _, mark, answer = response.rpartition(ANSWER_MARK)
     return mark == ANSWER_MARK and answer == parse_prompt(prompt).answer
+
+
+def is_right(problem: Mapping[str, Any], response: str) -> bool:
+    """`verify`, as an intervene job asks: `problem` is a row with the text of its `prompt`."""
+    return verify(problem["prompt"], response)
 
 
 def is_held_out(problem: Problem) -> bool:

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from dlogp_ray import store
 from dlogp_ray.analysis.overview import overview
-from dlogp_ray.analysis.summary import DELTA_THRESHOLDS
+from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.config import BASE, ScoreConfig
 from dlogp_ray.demo.pair import BASE_NAME, accuracies, checkpoint_path, rl_name
 from dlogp_ray.pipelines.result import print_result
@@ -114,7 +114,9 @@ def print_thresholds(run: Run, console: Console) -> None:
     table.add_column("text by", no_wrap=True)
     for heading in ("tokens", "mean Δ", *(f">{t:g}" for t in DELTA_THRESHOLDS)):
         table.add_column(heading, justify="right", no_wrap=True)
-    for generator, group in overview(run).summary.groups["rl"].items():
+    summary = overview(run).summary
+    assert isinstance(summary, Summary)
+    for generator, group in summary.groups["rl"].items():
         shares = [f"{count / group.tokens:.1%}" for count in group.delta_above]
         mean = f"{group.delta_sum / group.tokens:+.3f}"
         table.add_row(generator, f"{group.tokens:,}", mean, *shares)

@@ -6,16 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from transformers.utils.logging import disable_progress_bar
 
-from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines.loading import Loading
+from dlogp_ray.pipelines.holding import hold_policies
 from dlogp_ray.pipelines.metrics import ActorMetrics
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
-from dlogp_ray.policies.adapters import load_policies
-from dlogp_ray.policies.loading import SPREAD
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import score_unit
 
@@ -46,23 +41,8 @@ class ScoreUnit:
             Refused: One can't be loaded, torch has no such device, or the process has died at it
                 before, as often as it may.
         """
-        if device == "cuda" and not torch.cuda.is_available():
-            raise Refused(
-                "Ray gave the actor a GPU, and torch sees none: install a torch build for it, or "
-                "set gpus_per_actor: 0"
-            )
-        disable_progress_bar()
         engine = job.engine or job.default_engine(device)
-        torch.set_num_threads(threads)
-        with Loading(watch, job.config.max_unit_attempts):
-            self.policies = load_policies(
-                {name: job.checkpoint(name) for name in job.config.policies},
-                dtype=engine.dtype,
-                device=device,
-                device_map=SPREAD if spread else None,
-                trust_remote_code=job.config.trust_remote_code,
-                allow_pickle=job.config.allow_pickle,
-            )
+        self.policies = hold_policies(job, engine.dtype, device, threads, watch, spread=spread)
         self.scorer = PairScorer(
             self.policies,
             base=job.base,

@@ -1,8 +1,7 @@
 """Load the policies once, where an actor would, before any actor exists.
 
-An actor whose constructor fails is restarted for ever; a task without retries fails at once, with
-its reason. The probe also measures one actor's speed on made-up sequences and chooses the engine
-by it, and it measures the noise floor on texts of the corpus.
+The probe measures one actor's speed on made-up sequences and chooses the engine by it, and it
+measures the noise floor on texts of the corpus.
 """
 
 import gc
@@ -14,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import ray
 import torch
-from rich.console import Console
 
 from dlogp_ray.corpus.units import Unit
 from dlogp_ray.errors import Refused
@@ -22,12 +20,12 @@ from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.cluster import (
     Node,
     Placement,
-    missing_now,
     place_actors,
     smallest_node,
 )
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.sample import sample_texts
+from dlogp_ray.pipelines.trying import in_one_try, place_now
 from dlogp_ray.scoring.engine import (
     COMPILING_FROM_S,
     TRIAL_SHARE,
@@ -78,33 +76,16 @@ def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit], *, progress: bool 
         Refused: The cluster can't hold the actors, a policy can't be loaded, or its head is
             smaller than its config says.
     """
-    resources = ray.cluster_resources()
-    recorded = job.engine.threads if job.engine else None
-    placement = place_actors(job.config, resources, recorded)
-    if progress and (missing := missing_now(placement, resources)):
-        Console(stderr=True).print(f"waiting for {missing}", highlight=False)
-    remote = ray.remote(_probe).options(
-        num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
-    )
-    try:
-        seen: Probe = ray.get(remote.remote(job, placement, tokens, sample))
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, Refused):
-            raise Refused(str(cause)) from None
-        raise Refused(f"the policies can't be tried: {type(cause).__name__}: {cause}") from error
-    except ray.exceptions.RayError as error:
-        raise Refused(
-            "the process that loads the policies died, perhaps for want of memory "
-            f"({type(error).__name__}: {error}); try fewer or smaller policies on one actor"
-        ) from None
+    placement = place_now(job.config, job.engine.threads if job.engine else None, progress=progress)
+    seen = in_one_try(placement, _probe, job, placement, tokens, sample)
     for name, width in seen.widths.items():
         if width < job.rules.vocab_size:
             raise Refused(
                 f"policy {name}: vocab sizes are incompatible: the lm head has {width} rows, "
                 f"expected at least {job.rules.vocab_size}"
             )
-    return replace(seen, placement=place_actors(job.config, resources, seen.engine.threads))
+    placement = place_actors(job.config, ray.cluster_resources(), seen.engine.threads)
+    return replace(seen, placement=placement)
 
 
 def _probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Unit]) -> Probe:

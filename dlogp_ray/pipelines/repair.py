@@ -1,15 +1,18 @@
-"""Repair of a run: damaged objects are put aside, their units scored again, the run sealed anew."""
+"""Repair of a run: damaged objects are put aside, their units done again, the run sealed anew."""
 
 import hashlib
 import posixpath
 from collections.abc import Sequence
 
 from dlogp_ray import store
-from dlogp_ray.config import ScoreConfig
+from dlogp_ray.config import InterveneConfig, ScoreConfig
 from dlogp_ray.corpus.units import encode_units
+from dlogp_ray.decoding.grading import VERIFIERS
 from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines.intervene import intervene
+from dlogp_ray.pipelines.intervening import plan_intervene
 from dlogp_ray.pipelines.planning import plan_score
-from dlogp_ray.pipelines.result import ScoreResult
+from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
 from dlogp_ray.pipelines.score import score
 from dlogp_ray.tables.run import Run, check_fingerprint
 from dlogp_ray.tables.sealing import quarantine, unseal
@@ -18,8 +21,8 @@ from dlogp_ray.tables.verification import Problem
 
 def repair(
     run: Run, problems: Sequence[Problem], *, trusted: bool = False, progress: bool = True
-) -> ScoreResult:
-    """Put the objects of ``problems`` aside and score their units again.
+) -> ScoreResult | InterveneResult:
+    """Put the objects of ``problems`` aside and do their units again.
 
     Killed in the middle, it can be called again: the run stays sealed, with objects missing, until
     all that is damaged is out of the way.
@@ -27,27 +30,30 @@ def repair(
     Args:
         run: With what is left of it.
         problems: As ``verify`` names them.
-        trusted: Run code that comes with the checkpoints where ``run.json`` asks for that.
+        trusted: Run code that comes with the checkpoints, or a verifier of the user's own, where
+            ``run.json`` asks for that.
         progress: Show progress on standard error.
 
     Raises:
-        Refused: Corpus or policies are not there any more, the list of units is lost and can't be
-            made again, or ``run.json`` asks for code to be run and is not trusted; nothing was
-            touched.
+        Refused: Corpus, problems or policies are not there any more, the list of units is lost and
+            can't be made again, or ``run.json`` asks for code to be run and is not trusted; nothing
+            was touched.
         FingerprintMismatch: They have changed; nothing was touched.
     """
     output, run_id = posixpath.split(run.uri)
-    config = ScoreConfig.from_mapping(
+    kind: type[InterveneConfig | ScoreConfig] = InterveneConfig if run.answers else ScoreConfig
+    config = kind.from_mapping(
         dict(run.info["config"]) | {"output": output, "run_id": run_id},
         source=run.path("run.json"),
     )
-    if (config.trust_remote_code or config.allow_pickle) and not trusted:
+    own_verifier = isinstance(config, InterveneConfig) and config.verifier not in VERIFIERS
+    if (config.trust_remote_code or config.allow_pickle or own_verifier) and not trusted:
         raise Refused(
-            f"{run.path('run.json')} says trust_remote_code or allow_pickle: scoring again would "
-            "run code that comes with the checkpoints it names. If the run is your own, say "
-            "--trust-run"
+            f"{run.path('run.json')} says trust_remote_code or allow_pickle, or names a verifier "
+            "that is not ours: doing units again would run code that it names. If the run is your "
+            "own, say --trust-run"
         )
-    plan = plan_score(config)
+    plan = plan_intervene(config) if isinstance(config, InterveneConfig) else plan_score(config)
     check_fingerprint(run, plan.fingerprint)
     units = encode_units(plan.units)
     listed = run.path("units.parquet")
@@ -59,8 +65,10 @@ def repair(
         )
     committed = run.committed()
     for unit in sorted({p.unit for p in problems if p.unit is not None and p.unit in committed}):
-        quarantine(run, f"scores/{unit}.parquet")
+        quarantine(run, f"{run.table}/{unit}.parquet")
     if lost:
         store.replace(listed, units)
     unseal(run)
+    if isinstance(config, InterveneConfig):
+        return intervene(config, progress=progress)
     return score(config, progress=progress)

@@ -1,13 +1,17 @@
-"""How a score job ended: what is in the run, the exit code, a table for people."""
+"""How a job ended: what is in the run, the exit code, a table for people."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from dlogp_ray.analysis.curve import Point, first_to_reach_rl
 from dlogp_ray.errors import ExitCode
+from dlogp_ray.pipelines.calibrating import Calibrated
 from dlogp_ray.pipelines.cluster import Placement
+from dlogp_ray.pipelines.intervening import IntervenePlan
 from dlogp_ray.pipelines.making import Made
 from dlogp_ray.pipelines.planning import ScorePlan
 from dlogp_ray.pipelines.probe import Probe
@@ -32,22 +36,38 @@ class ScorePreview:
 
 
 @dataclass(frozen=True)
-class ScoreResult:
-    """The end of a score job.
+class IntervenePreview:
+    """What an intervene job would do.
+
+    Attributes:
+        plan: Its units.
+        placement: Of its actors.
+        calibrated: Thresholds, and how fast one actor answers.
+        units_done: Units whose object is there already.
+    """
+
+    plan: IntervenePlan
+    placement: Placement
+    calibrated: Calibrated
+    units_done: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The end of a job that makes a run.
 
     Attributes:
         run: Address of the run.
         sealed: Whether the run is complete and closed.
         units: Work units of the run.
         units_done: Those whose object is there.
-        units_scored: Those that this call has scored.
+        units_created: Those that this call has done.
         units_failed: Those that could not be done: name -> cause.
         ended: Why Ray ended this call before all units were tried; None if not.
-        rows: Rows of the table (samples x compared policies).
+        rows: Rows of the table.
         status: Rows by status; all but "ok" are rejected.
         duplicate_sample_ids: Sample ids that stand in more than one unit.
         tokens: Response tokens in the table.
-        noise: What other batches change, measured when the run began; None where it was not.
         seconds: Wall-clock time of this call.
         exit_code: See ``errors.ExitCode``.
     """
@@ -56,26 +76,62 @@ class ScoreResult:
     sealed: bool
     units: int
     units_done: int
-    units_scored: int
+    units_created: int
     units_failed: dict[str, str]
     ended: str | None
     rows: int
     status: dict[str, int]
     duplicate_sample_ids: int
     tokens: int
-    noise: NoiseFloor | None
     seconds: float
     exit_code: int
 
     @property
     def rejected(self) -> int:
-        """Rows that could not be scored."""
+        """Rows whose status is not ok."""
         return self.rows - self.status.get("ok", 0)
+
+
+@dataclass(frozen=True)
+class ScoreResult(RunResult):
+    """The end of a score job; rows are samples x compared policies.
+
+    Attributes:
+        noise: What other batches change, measured when the run began; None where it was not.
+    """
+
+    noise: NoiseFloor | None = None
+
+    @property
+    def units_scored(self) -> int:
+        """Units that this call has scored."""
+        return self.units_created
 
     def as_json(self) -> dict[str, Any]:
         """All fields, for the last line of output."""
-        noise = self.noise and self.noise.model_dump()
-        return asdict(self) | {"noise": noise, "rejected": self.rejected}
+        fields = asdict(self) | {"rejected": self.rejected, "units_scored": self.units_scored}
+        del fields["units_created"]
+        return fields | {"noise": self.noise and self.noise.model_dump()}
+
+
+@dataclass(frozen=True)
+class InterveneResult(RunResult):
+    """The end of an intervene job; rows are answers.
+
+    Attributes:
+        left_out: Interventions that no threshold gives: label -> reason.
+        curve: A point an intervention, once the run is sealed.
+    """
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    curve: tuple[Point, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, for the last line of output."""
+        reached = {
+            rule: point and point.label for rule, point in first_to_reach_rl(self.curve).items()
+        }
+        return asdict(self) | {"not_graded": self.rejected, "reaches_rl": reached}
 
 
 def summarise_run(made: Made, seconds: float, max_rejected: int) -> ScoreResult:
@@ -86,6 +142,19 @@ def summarise_run(made: Made, seconds: float, max_rejected: int) -> ScoreResult:
         seconds: Wall-clock time of this call.
         max_rejected: As the config says.
     """
+    return ScoreResult(**_common(made, seconds, max_rejected), noise=made.run.noise)
+
+
+def summarise_answered(
+    made: Made, curve: Sequence[Point], seconds: float, max_rejected: int
+) -> InterveneResult:
+    """The same for an intervene job, whose rejected rows are those that nobody could grade."""
+    left_out = {str(one["label"]): str(one["reason"]) for one in made.run.info["left_out"]}
+    common = _common(made, seconds, max_rejected)
+    return InterveneResult(**common, left_out=left_out, curve=tuple(curve))
+
+
+def _common(made: Made, seconds: float, max_rejected: int) -> dict[str, Any]:
     run, outcome = made.run, made.outcome
     totals = run.totals()
     recorded = {name: record["cause"] for name, record in run.failures().items()}
@@ -97,22 +166,21 @@ def summarise_run(made: Made, seconds: float, max_rejected: int) -> ScoreResult:
         duplicates=totals["duplicate_sample_ids"] + totals["status"].get("duplicate_sample_id", 0),
         max_rejected=max_rejected,
     )
-    return ScoreResult(
-        run=run.uri,
-        sealed=run.sealed,
-        units=run.planned,
-        units_done=totals["units"],
-        units_scored=outcome.created,
-        units_failed=failures,
-        ended=outcome.ended,
-        rows=totals["rows"],
-        status=totals["status"],
-        duplicate_sample_ids=totals["duplicate_sample_ids"],
-        tokens=totals["tokens"],
-        noise=run.noise,
-        seconds=round(seconds, 1),
-        exit_code=int(code),
-    )
+    return {
+        "run": run.uri,
+        "sealed": run.sealed,
+        "units": run.planned,
+        "units_done": totals["units"],
+        "units_created": outcome.created,
+        "units_failed": failures,
+        "ended": outcome.ended,
+        "rows": totals["rows"],
+        "status": totals["status"],
+        "duplicate_sample_ids": totals["duplicate_sample_ids"],
+        "tokens": totals["tokens"],
+        "seconds": round(seconds, 1),
+        "exit_code": int(code),
+    }
 
 
 UNIT_SECONDS = (60, 300)
@@ -156,6 +224,42 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
     }
 
 
+def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[str, Any]:
+    """What an intervene job would do, for people; the same as a JSON document is returned."""
+    plan, found = preview.plan, preview.calibrated
+    units = plan.units
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("run", plan.job.run_uri)
+    table.add_row("units", f"{len(units):,}, {preview.units_done:,} of them done")
+    table.add_row("problems", f"{len(plan.problems):,}")
+    table.add_row("answers", f"{units.tokens:,}")
+    table.add_row("actors", _where(preview.placement))
+    speed = f"{found.answers_per_s:,.1f} answers/s of one actor, by one policy alone"
+    table.add_row("measured", f"{speed}; what interventions have in common is decoded once")
+    console.print(table, highlight=False, soft_wrap=True)
+    console.print()
+    rules = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("intervention", "threshold", "fired in the calibration"):
+        rules.add_column(heading, justify="left" if heading == "intervention" else "right")
+    for one in found.interventions:
+        threshold = "" if one.threshold is None else f"{one.threshold:.4g}"
+        rules.add_row(one.label, threshold, "" if one.reached is None else f"{one.reached:.2%}")
+    console.print(rules, highlight=False)
+    for left in found.left_out:
+        console.print(f"left out: {left.label}: {left.reason}", highlight=False, soft_wrap=True)
+    return {
+        "run": plan.job.run_uri,
+        "units": len(units),
+        "units_done": preview.units_done,
+        "problems": len(plan.problems),
+        "answers": units.tokens,
+        "actors": preview.placement.max_actors,
+        "answers_per_s_per_actor": found.answers_per_s,
+        "interventions": [asdict(one) for one in found.interventions],
+        "left_out": {one.label: one.reason for one in found.left_out},
+    }
+
+
 def _where(placement: Placement) -> str:
     threads = f", {placement.threads} threads each" if placement.threads > 1 else ""
     least, most = placement.min_actors, placement.max_actors
@@ -174,15 +278,17 @@ def exit_code(
     return ExitCode.OK
 
 
-def print_result(result: ScoreResult, console: Console) -> None:
-    """A small table."""
+def print_result(result: RunResult, console: Console) -> None:
+    """A small table; of an intervene job, its curve as well."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     state = "sealed" if result.sealed else "open: the same command goes on"
     table.add_row("run", f"{result.run} ({state})")
-    table.add_row("units", f"{result.units_done} of {result.units}, {result.units_scored} just now")
+    table.add_row(
+        "units", f"{result.units_done} of {result.units}, {result.units_created} just now"
+    )
     table.add_row("rows", f"{result.rows:,}")
     table.add_row("response tokens", f"{result.tokens:,}")
-    if result.noise:
+    if isinstance(result, ScoreResult) and result.noise:
         table.add_row(*result.noise.as_row())
     for status, count in sorted(result.status.items()):
         if status != "ok":
@@ -199,3 +305,53 @@ def print_result(result: ScoreResult, console: Console) -> None:
         table.add_row("ended", result.ended)
     table.add_row("time", f"{result.seconds:.1f} s")
     console.print(table, highlight=False, soft_wrap=True)
+    if isinstance(result, InterveneResult):
+        _print_curve(result, console)
+
+
+def _print_curve(result: InterveneResult, console: Console) -> None:
+    if result.curve:
+        console.print()
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("intervention")
+        for heading in ("fired", "changed", "right", "against RL (95 %)", "p", "tokens"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for point in result.curve:
+            table.add_row(
+                point.label,
+                f"{point.trigger_rate:.2%}",
+                f"{point.effective_rate:.2%}",
+                "none graded" if point.accuracy is None else _with_error(point.accuracy, point.se),
+                _difference(point),
+                _p(point.against_rl_p),
+                f"{point.length:.1f}",
+            )
+        console.print(table, highlight=False)
+        for rule, reached in first_to_reach_rl(result.curve).items():
+            where = "at no rate that was tried"
+            if reached is not None:
+                fired, changed = reached.trigger_rate, reached.effective_rate
+                where = f"firing at {fired:.2%} of the tokens, changing {changed:.2%}"
+            console.print(f"{rule} is as good as RL {where}", highlight=False)
+        console.print(f"tables and pictures: {result.run}/curve.*, extrapolation.*", soft_wrap=True)
+    for label, reason in result.left_out.items():
+        console.print(f"left out: {label}: {reason}", highlight=False, soft_wrap=True)
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2g}" if value > 0 else "<1e-300"  # beyond float64
+
+
+def _with_error(value: float, se: float | None) -> str:
+    return f"{value:.2%}" if se is None else f"{value:.2%} ± {se:.2%}"
+
+
+def _difference(point: Point) -> str:
+    low, high = point.against_rl_ci_low, point.against_rl_ci_high
+    if point.against_rl is None:
+        return ""
+    if low is None or high is None:
+        return f"{point.against_rl:+.2%}"
+    return f"{point.against_rl:+.2%} ({low:+.2%} to {high:+.2%})"

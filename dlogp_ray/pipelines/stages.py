@@ -82,19 +82,24 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
         uri = job.object_uri(row["index"])
         created = store.create(uri, encode(scores, footer), conditional=conditional)
         return {
-            "index": row["index"],
             "created": created,
             "tokens": footer["tokens"],
             "rows": len(scores),
             "rejected": len(scores) - summary.status.get("ok", 0),
-            "seconds": row["seconds"],
-            "error": "",
         }
 
+    return receipt(row, work)
+
+
+def receipt(row: Row, work: Callable[[], Row]) -> Row:
+    """What the driver is told of a unit that ``work`` has written, or that went wrong before."""
     nothing = {"created": False, "tokens": 0, "rows": 0, "rejected": 0, "seconds": 0.0}
-    return nothing | {
-        key: value for key, value in guarded("writing", row, work).items() if key != "payload"
-    }
+
+    def written() -> Row:
+        return {"index": row["index"], **work(), "seconds": row["seconds"], "error": ""}
+
+    done = guarded("writing", row, written)
+    return nothing | {key: value for key, value in done.items() if key != "payload"}
 
 
 def to_bytes(table: pa.Table) -> bytes:

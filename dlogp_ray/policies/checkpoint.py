@@ -77,6 +77,15 @@ class Checkpoint:
             raise Refused(f"policy {self.name} ({self.source}): config.json has no vocab_size")
         return value
 
+    def end_tokens(self, tokenizer: Any) -> tuple[int, ...]:
+        """Ids that end an answer: the tokenizer's, and those of ``generation_config.json``."""
+        found = {tokenizer.eos_token_id}
+        path = self.folder / "generation_config.json"
+        if path.exists():
+            named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            found |= set(named) if isinstance(named, list) else {named}
+        return tuple(sorted(found - {None}))
+
     def _text_value(self, key: str) -> Any:
         if key in self.config:
             return self.config[key]

@@ -3,7 +3,8 @@
 <output>/<run_id>/
   run.json           what the run is made from, and its noise floor; created first and once
   units.parquet      the work units, fixed before the first is scored
-  scores/part-*      one object a unit; that it exists is the commit
+  scores/part-*      one object a unit; that it exists is the commit (generations/ of an intervene
+                     job, which has its problems.parquet too)
   failed/<unit>.json cause and attempts of a unit that could not be done
   manifest.parquet   every object with rows, tokens, etag and content hash
   _SUCCESS           the totals; the run is sealed
@@ -29,8 +30,11 @@ from dlogp_ray import store
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.tables import schemas
 from dlogp_ray.tables.committed import UNIT, Committed
+from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.noise import NoiseFloor
 
+TABLES = {"score": "scores", "intervene": "generations"}
+"""Job -> the table that it makes."""
 _READERS = 16
 _NEEDED = frozenset({"fingerprint", "units"})
 """What every ``run.json`` says."""
@@ -54,9 +58,19 @@ class Run:
         """Address of an object of the run."""
         return f"{self.uri}/{name}"
 
+    @property
+    def table(self) -> str:
+        """Name of the table that the job makes, and of its folder."""
+        return TABLES[self.info.get("job", "score")]
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is an intervene job's."""
+        return self.table == "generations"
+
     def object_uri(self, unit: str) -> str:
         """Address of a unit's object."""
-        return self.path(f"scores/{unit}.parquet")
+        return self.path(f"{self.table}/{unit}.parquet")
 
     @property
     def sealed(self) -> bool:
@@ -122,7 +136,7 @@ class Run:
 
     def committed(self) -> Committed:
         """Units whose object is there, as the store lists them now."""
-        return Committed(store.list_objects(self.path("scores")))
+        return Committed(store.list_objects(self.path(self.table)))
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Units that could not be done: unit -> cause and attempts."""
@@ -205,17 +219,19 @@ class Run:
 
     @property
     def schema(self) -> pa.Schema:
-        """Schema of the scores table."""
+        """Schema of its table."""
+        if self.answers:
+            return GENERATIONS_SCHEMA
         return schemas.scores_schema(self.info["carry"])
 
-    def dataset(self, table: str = "scores") -> ds.Dataset:
-        """A table of the run as a pyarrow dataset.
+    def dataset(self, table: str | None = None) -> ds.Dataset:
+        """The table of the run as a pyarrow dataset.
 
         Raises:
             Refused: The run has no such table.
         """
-        if table != "scores":
-            raise Refused(f"run {self.uri}: expected table 'scores', got {table!r}")
+        if table not in (None, self.table):
+            raise Refused(f"run {self.uri}: expected table {self.table!r}, got {table!r}")
         uris = self.object_uris()
         if not uris:
             return ds.dataset(self.schema.empty_table())
@@ -224,7 +240,7 @@ class Run:
         return ds.dataset(paths, schema=self.schema, filesystem=filesystem, format="parquet")
 
     def sql(self, query: str) -> Any:
-        """Run a query over the views ``scores``, ``tokens`` and ``rejected``.
+        """Run a query over its views: its table, ``tokens`` and ``rejected``.
 
         Returns:
             A DuckDB relation: print it, or take ``.fetchall()``, ``.df()``, ``.arrow()``.

@@ -79,14 +79,14 @@ def scores_schema(carry: Mapping[str, str]) -> pa.Schema:
 
 
 def check_lists(table: pa.Table) -> None:
-    """Check that every list of a row has the length of its ``response_ids``, or is null.
+    """Check that every list of a row but the prompt has the length of ``response_ids``, or is null.
 
     Raises:
         ValueError: A list is longer or shorter: the table must not be written.
     """
     expected = pa.compute.list_value_length(table["response_ids"])
     for field in table.schema:
-        if pa.types.is_list(field.type):
+        if pa.types.is_list(field.type) and field.name != "prompt_ids":
             lengths = pa.compute.list_value_length(table[field.name])
             differs = pa.compute.fill_null(pa.compute.not_equal(lengths, expected), False)
             if pa.compute.any(differs).as_py():

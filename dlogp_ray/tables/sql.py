@@ -1,8 +1,9 @@
 """SQL over a run: DuckDB views on its objects, nothing copied and nothing written.
 
-scores      one row a sample and policy, response-aligned lists
-tokens      one row a response token
-rejected    rows of scores that could not be scored, with status and error
+scores        one row a sample and policy, response-aligned lists
+generations   of an intervene job: one row an answer
+tokens        one row a response token
+rejected      rows of either whose status is not ok, with the error
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,16 @@ import duckdb
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
+from dlogp_ray.tables import generations
 from dlogp_ray.tables.schemas import STATISTICS
 
 if TYPE_CHECKING:
     from dlogp_ray.tables.run import Run
 
-_PER_TOKEN = ("response_ids", "response_mask", *STATISTICS)
+_PER_TOKEN = {
+    "scores": ("response_ids", "response_mask", *STATISTICS),
+    "generations": generations.PER_TOKEN,
+}
 _TOKEN_NAMES = {"response_ids": "token_id"}
 
 
@@ -53,7 +58,7 @@ def query_run(run: "Run", query: str) -> Any:
         return relation
     except duckdb.Error as error:
         raise Refused(
-            f"the query failed: {error}\nThere are the views scores, tokens and rejected; "
+            f"the query failed: {error}\nThere are the views {run.table}, tokens and rejected; "
             "DESCRIBE tokens lists columns"
         ) from None
 
@@ -62,18 +67,21 @@ def _create_views(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
     uris = run.object_uris()
     if uris:
         names = ", ".join(_quoted(uri) for uri in uris)
-        connection.execute(f"CREATE VIEW scores AS SELECT * FROM read_parquet([{names}])")
+        connection.execute(f"CREATE VIEW {run.table} AS SELECT * FROM read_parquet([{names}])")
     else:
-        connection.register("no_scores", run.schema.empty_table())
-        connection.execute("CREATE VIEW scores AS SELECT * FROM no_scores")
-    scalars = [name for name in run.schema.names if name not in _PER_TOKEN]
-    lists = [f"unnest({name}) AS {_TOKEN_NAMES.get(name, name)}" for name in _PER_TOKEN]
+        connection.register("no_rows", run.schema.empty_table())
+        connection.execute(f"CREATE VIEW {run.table} AS SELECT * FROM no_rows")
+    per_token = _PER_TOKEN[run.table]
+    scalars = [name for name in run.schema.names if name not in (*per_token, "prompt_ids")]
+    lists = [f"unnest({name}) AS {_TOKEN_NAMES.get(name, name)}" for name in per_token]
     selected = ", ".join(
         ['unnest(range(len(response_ids))) AS "position"', *lists]
         + [f'"{name}"' for name in scalars if name not in ("status", "error")]
     )
-    connection.execute(f"CREATE VIEW tokens AS SELECT {selected} FROM scores WHERE status = 'ok'")
-    connection.execute("CREATE VIEW rejected AS SELECT * FROM scores WHERE status <> 'ok'")
+    there = f"SELECT {selected} FROM {run.table}"
+    rows = f"{there} WHERE status = 'ok'" if run.table == "scores" else there
+    connection.execute(f"CREATE VIEW tokens AS {rows}")
+    connection.execute(f"CREATE VIEW rejected AS SELECT * FROM {run.table} WHERE status <> 'ok'")
     if store.is_local(run.uri):
         # A query sees the run's own files and nothing else on this machine.
         folder = _quoted(store.absolute(run.uri) + "/")

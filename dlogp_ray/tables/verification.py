@@ -197,7 +197,7 @@ def _of_object(
             f"{footer.get('content_hash')}"
         )
     if not table.schema.equals(run.schema):
-        return [*problems, "its columns are not those of the run's scores table"]
+        return [*problems, f"its columns are not those of the run's {run.table} table"]
     return problems + _of_rows(run, unit, table, footer, rows_in)
 
 

@@ -14,6 +14,7 @@ import os
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from dlogp_ray.bench.run import PACKAGES, hardware, versions
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import encode_units, unit_name
 from dlogp_ray.demo.pair import checkpoint_path, rl_name
-from dlogp_ray.pipelines import chain, score
+from dlogp_ray.pipelines import making, score
 from dlogp_ray.pipelines.planning import ScoreJob, plan_score
 from dlogp_ray.pipelines.probe import Probe
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
@@ -123,24 +124,24 @@ def measure(folder: Path, count: int, left: int) -> dict[str, Any]:
         return Probe(placement, {}, 1.0, engine, None)
 
     score.probe = no_probe
-    chain.ScoreUnit = ScoreNothing  # type: ignore[misc, assignment]
+    score.STAGES = replace(score.STAGES, actor=ScoreNothing)
     with watched.phase("beginning"):
         info = score._run_info(plan, Probe(None, {}, 1.0, engine, None))  # type: ignore[arg-type]
-        run = begin_run(plan.job.run_uri, info, encode_units(plan.units))
+        run = begin_run(plan.job.run_uri, info, {"units.parquet": encode_units(plan.units)})
     put_there(Path(run.path("scores")), count - left)
     del plan
-    score_units, seal = chain.score_units, score.seal
+    do_units, seal = making.do_units, making.seal
 
     def watched_units(*args: Any, **kwargs: Any) -> Any:
         watched.end()  # what came before is the resume
         with watched.phase("chain"):
-            return score_units(*args, **kwargs)
+            return do_units(*args, **kwargs)
 
     def watched_seal(*args: Any, **kwargs: Any) -> Any:
         with watched.phase("sealing"):
             return seal(*args, **kwargs)
 
-    score.score_units, score.seal = watched_units, watched_seal
+    making.do_units, making.seal = watched_units, watched_seal
     watched.begin("resuming")
     done = dlogp_ray.score(config)
     assert done.sealed, list(done.units_failed.items())[:3]

@@ -20,7 +20,7 @@ import dlogp_ray
 from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines import score as pipeline
+from dlogp_ray.pipelines import making
 from dlogp_ray.tables.verification import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -169,14 +169,14 @@ def test_actors_that_die_whenever_they_load_end_the_job(
     deadly: ScoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the probe lives, as where memory suffices for one actor and not for several
-    begin = pipeline.begin_run
+    begin = making.begin_run
 
     def begin_and_flag(*args: Any) -> Any:
         (tmp_path / "flag").touch()
         return begin(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "begin_run", begin_and_flag)
+        patch.setattr(making, "begin_run", begin_and_flag)
         result = dlogp_ray.score(deadly, progress=False)
     assert (result.exit_code, result.units_done) == (4, 0)
     assert result.ended is not None

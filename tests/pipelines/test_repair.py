@@ -31,3 +31,24 @@ def test_code_that_a_run_asks_for_is_not_run_unless_the_run_is_trusted(
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(Refused, match=r"corpus\.jsonl"):  # the next thing that it looks at
         repair(run, [problem], trusted=True)
+
+
+def test_a_verifier_that_a_run_names_is_not_run_unless_the_run_is_trusted(tmp_path: Path) -> None:
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef grade(*_): return True\n")
+    config = {
+        "problems": [str(tmp_path / "problems.jsonl")],
+        "policies": {"base": {"path": "a"}, "rl": {"path": "b"}},
+        "output": "elsewhere",
+        "run_id": "r",
+        "rules": [{"rule": "always"}],
+        "verifier": f"{evil}:grade",
+    }
+    info: dict[str, Any] = {"fingerprint": {}, "units": {"count": 1}, "config": config}
+    run = begin_run(str(tmp_path / "r"), info | {"job": "intervene"}, {})
+    problem = Problem("part-00000000", "its object is missing")
+    with pytest.raises(Refused, match=r"a verifier that is not ours: .* --trust-run"):
+        repair(run, [problem])
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(Refused, match=r"problems\.jsonl"):  # the next thing that it looks at
+        repair(run, [problem], trusted=True)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -325,7 +326,7 @@ def test_resources_that_nobody_has_are_refused(tmp_path: Path, make_config: Any)
 def test_a_unit_that_kills_its_process_is_the_only_one_missing(
     tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlogp_ray.pipelines import chain
+    from dlogp_ray.pipelines import score as pipeline
 
     def poisoned() -> Any:
         from dlogp_ray.pipelines.actor import ScoreUnit
@@ -340,7 +341,7 @@ def test_a_unit_that_kills_its_process_is_the_only_one_missing(
 
     config = finished.elsewhere(tmp_path).model_copy(update={"max_unit_attempts": 2})
     with monkeypatch.context() as patch:
-        patch.setattr(chain, "ScoreUnit", poisoned())
+        patch.setattr(pipeline, "STAGES", replace(pipeline.STAGES, actor=poisoned()))
         result = dlogp_ray.score(config, progress=False)
     assert result.exit_code == 4
     assert not result.sealed

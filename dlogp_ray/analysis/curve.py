@@ -1,0 +1,171 @@
+"""Accuracy against how often the rules stepped in, of all interventions of a run; and pictures.
+
+One row an intervention: accuracy with its error clustered by problem, trigger rate (share of tokens
+at which the rule fired; arXiv 2603.22117), effective rate (share that came out as another token;
+arXiv 2603.22446), and the difference from the RL policy by itself, answer by answer to the same
+problems, samples and seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dlogp_ray import store
+from dlogp_ray.analysis.estimates import Estimate, mean_by_problem, paired_difference
+from dlogp_ray.tables.run import Run, encode_table
+
+CURVE = "curve.parquet"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One intervention.
+
+    Attributes:
+        label: Its name.
+        rule: What it looks at.
+        primary: The policy that drafts.
+        gamma: Of the extrapolation; None for replacement.
+        threshold: τ.
+        rate: At which it was to fire; None where τ was given.
+        answers: How many.
+        not_graded: Those whose verifier failed; they count in no accuracy.
+        accuracy: Share of right answers (Avg@n).
+        se: Its standard error, clustered by problem; None with a single problem.
+        trigger_rate: Share of tokens at which the rule fired.
+        effective_rate: Share of tokens that came out as others.
+        length: Mean tokens of an answer.
+        against_rl: accuracy − that of the RL policy, paired; None where nothing can be paired.
+        against_rl_ci_low: 95 % confidence interval of that.
+        against_rl_ci_high: The same.
+        against_rl_p: Of no difference, two-sided.
+    """
+
+    label: str
+    rule: str
+    primary: str
+    gamma: float | None
+    threshold: float | None
+    rate: float | None
+    answers: int
+    not_graded: int
+    accuracy: float | None
+    se: float | None
+    trigger_rate: float
+    effective_rate: float
+    length: float
+    against_rl: float | None
+    against_rl_ci_low: float | None
+    against_rl_ci_high: float | None
+    against_rl_p: float | None
+
+
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("label", "rule", "primary")]
+    + [(name, pa.float64()) for name in ("gamma", "threshold", "rate")]
+    + [(name, pa.int64()) for name in ("answers", "not_graded")]
+    + [
+        (name, pa.float64())
+        for name in Point.__dataclass_fields__
+        if name not in ("label", "rule", "primary", "gamma", "threshold", "rate")
+        and name not in ("answers", "not_graded")
+    ]
+)
+
+
+def curve(run: Run) -> list[Point]:
+    """All interventions of a run, in the order of its config."""
+    order: list[str] = list(run.info["compared"])
+    # By problem, seed and sample, so that the answers of all interventions stand side by side.
+    rows = run.sql(
+        """
+        SELECT policy, any_value(rule), any_value("primary"), any_value(gamma),
+               any_value(threshold), any_value(rate), count(*), sum(length),
+               sum(len(list_filter(fired, lambda x: x))),
+               sum(len(list_filter(changed, lambda x: x))),
+               list(coalesce(correct::INT::DOUBLE, 'nan'::DOUBLE)
+                    ORDER BY group_id, seed, sample),
+               list(group_id ORDER BY group_id, seed, sample)
+        FROM generations GROUP BY policy
+        """
+    ).fetchall()
+    by_label = {row[0]: row for row in rows}
+    rl = by_label.get(_rl_label(run))
+    return [_point(by_label[label], rl) for label in order if label in by_label]
+
+
+def _rl_label(run: Run) -> str:
+    """The RL policy by itself."""
+    return next(
+        str(one["label"])
+        for one in run.info["interventions"]
+        if one["rule"] == "never" and one["primary"] == "rl"
+    )
+
+
+def _point(row: tuple[Any, ...], rl: tuple[Any, ...] | None) -> Point:
+    label, rule, primary, gamma, threshold, rate, answers, tokens, fired, changed = row[:10]
+    values, problems = np.array(row[10], dtype=np.float64), np.array(row[11])
+    mean = mean_by_problem(values, problems)
+    difference: Estimate | None = None
+    if rl is not None and label != rl[0] and rl[11] == row[11]:
+        difference = paired_difference(values, np.array(rl[10], dtype=np.float64), problems)
+    low, high = (difference and difference.ci) or (None, None)
+    return Point(
+        label=label,
+        rule=rule,
+        primary=primary,
+        gamma=gamma,
+        threshold=threshold,
+        rate=rate,
+        answers=answers,
+        not_graded=int(np.isnan(values).sum()),
+        accuracy=None if mean is None else mean.value,
+        se=None if mean is None else mean.se,
+        trigger_rate=fired / tokens,
+        effective_rate=changed / tokens,
+        length=tokens / answers,
+        against_rl=None if difference is None else difference.value,
+        against_rl_ci_low=low,
+        against_rl_ci_high=high,
+        against_rl_p=None if difference is None else difference.p_value,
+    )
+
+
+def first_to_reach_rl(points: Sequence[Point]) -> dict[str, Point | None]:
+    """The rarest of each replacement rule that is as good as the RL policy, None without one.
+
+    As good: the 95 % confidence interval of the paired difference reaches 0.
+
+    Returns:
+        By rule, of forward replacement (the base drafts, no γ).
+    """
+    found: dict[str, Point | None] = {}
+    for point in sorted(points, key=lambda point: point.trigger_rate):
+        if point.primary != "base" or point.gamma is not None or point.rule in ("always", "never"):
+            continue
+        high = point.against_rl_ci_high
+        found.setdefault(point.rule, None)
+        if found[point.rule] is None and high is not None and high >= 0:
+            found[point.rule] = point
+    return found
+
+
+def write_curve(run: Run) -> list[Point]:
+    """Write the curve and its pictures beside the table of a sealed run; returns the curve."""
+    from dlogp_ray.analysis.pictures import curve_picture, extrapolation_picture
+
+    points = curve(run)
+    table = pa.Table.from_pylist([asdict(point) for point in points], schema=_SCHEMA)
+    store.replace(run.path(CURVE), encode_table(table))
+    for name, figure in (
+        ("curve", curve_picture(points)),
+        ("extrapolation", extrapolation_picture(points)),
+    ):
+        if figure is not None:
+            for kind in ("svg", "png"):
+                store.replace(run.path(f"{name}.{kind}"), figure[kind])
+    return points

@@ -1,0 +1,150 @@
+"""Problems that are to be answered: read whole, checked, and brought to one form.
+
+    {"problem_id": "aime24-7", "prompt": "Find the number of …", "answer": "204"}
+
+A problem that does not fit is refused by name before anything runs: there are thousands of them at
+most, and each stands for thousands of answers.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dlogp_ray.corpus.files import CorpusFile
+from dlogp_ray.corpus.reading import read_jsonl, read_parquet
+from dlogp_ray.corpus.rows import id_list, identifier, text_prompt
+from dlogp_ray.corpus.text import TextTokenizer
+from dlogp_ray.corpus.units import SCHEMA as UNITS_SCHEMA
+from dlogp_ray.corpus.units import Units
+from dlogp_ray.errors import Refused, RowRejected
+
+PROBLEMS = "problems.parquet"
+"""Their name in a run; one row group a unit."""
+SCHEMA = pa.schema(
+    {"problem_id": pa.string(), "prompt_ids": pa.list_(pa.int32()), "row": pa.string()}
+)
+"""``row`` is the problem as it came, in JSON: what a verifier is given."""
+_NAMED = 5
+
+
+def read_problems(
+    files: Sequence[CorpusFile],
+    columns: Mapping[str, str],
+    text_tokenizer: Callable[[], TextTokenizer],
+    why_not: Callable[[Sequence[int]], str | None],
+) -> pa.Table:
+    """All problems, in order.
+
+    Args:
+        files: JSONL or Parquet.
+        columns: Standard column name -> the name that it has there.
+        text_tokenizer: Called for problems that are text.
+        why_not: What keeps a prompt from being answered, None where nothing does.
+
+    Raises:
+        Refused: There are none, one does not fit, or a ``problem_id`` occurs twice; they are named.
+    """
+    found: list[dict[str, Any]] = []
+    wrong: list[str] = []
+    seen: set[str] = set()
+    for place, raw in _raw(files):
+        try:
+            if isinstance(raw, RowRejected):
+                raise raw
+            problem = _problem(raw, columns, text_tokenizer)
+            if problem["problem_id"] in seen:
+                raise RowRejected("duplicate", f"problem_id {problem['problem_id']!r} is not new")
+            seen.add(problem["problem_id"])
+            if reason := why_not(problem["prompt_ids"]):
+                raise RowRejected("unfit", f"problem {problem['problem_id']}: {reason}")
+            found.append(problem)
+        except RowRejected as rejection:
+            wrong.append(f"{place}: {rejection.error}")
+    if wrong:
+        more = f"\n  and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise Refused(
+            f"{len(wrong)} problems can't be answered; correct them or leave them out:\n  "
+            + "\n  ".join(wrong[:_NAMED])
+            + more
+        )
+    if not found:
+        raise Refused(f"there are no problems in {', '.join(file.uri for file in files)}")
+    return pa.Table.from_pylist(found, schema=SCHEMA)
+
+
+def encode_problems(problems: pa.Table, unit_problems: int) -> bytes:
+    """``problems.parquet``: the same problems give the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(
+        problems,
+        sink,
+        compression="zstd",
+        row_group_size=unit_problems,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
+
+
+def problem_units(uri: str, problems: int, unit_problems: int, answers: int) -> Units:
+    """Work units of some problems each.
+
+    Args:
+        uri: Address of ``problems.parquet``.
+        problems: How many there are.
+        unit_problems: In a unit.
+        answers: To each problem; what ``Unit.tokens`` counts here.
+    """
+    starts = range(0, problems, unit_problems)
+    rows = [
+        {
+            "index": index,
+            "file": uri,
+            "format": "problems",
+            "compression": None,
+            "start": start,
+            "stop": min(start + unit_problems, problems),
+            "tokens": (min(start + unit_problems, problems) - start) * answers,
+            "size_bytes": 0,
+        }
+        for index, start in enumerate(starts)
+    ]
+    return Units(pa.Table.from_pylist(rows, schema=UNITS_SCHEMA))
+
+
+def _raw(files: Sequence[CorpusFile]) -> Iterator[tuple[str, dict[str, Any] | RowRejected]]:
+    for file in files:
+        if file.format == "parquet":
+            rows = read_parquet(file.uri)
+        else:
+            rows = read_jsonl(file.uri, 0, None, file.compression)
+        for offset, raw in rows:
+            yield f"{file.uri}:{offset}", raw
+
+
+def _problem(
+    raw: Mapping[str, Any],
+    columns: Mapping[str, str],
+    text_tokenizer: Callable[[], TextTokenizer],
+) -> dict[str, Any]:
+    def theirs(column: str) -> str:
+        return columns.get(column, column)
+
+    def value(column: str) -> Any:
+        return raw.get(theirs(column))
+
+    problem_id = identifier(theirs("problem_id"), value("problem_id"))
+    if problem_id is None:
+        raise RowRejected("missing_column", f"there is no {theirs('problem_id')!r}")
+    if value("prompt_ids") is not None:
+        ids = id_list(theirs("prompt_ids"), value("prompt_ids"))
+    else:
+        ids = text_prompt(value, theirs, text_tokenizer)
+    try:
+        row = json.dumps(raw, default=str)
+    except ValueError as error:
+        raise RowRejected("wrong_type", f"problem {problem_id}: {error}") from None
+    return {"problem_id": problem_id, "prompt_ids": ids, "row": row}

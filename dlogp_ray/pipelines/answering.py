@@ -1,0 +1,213 @@
+"""The stages of a unit of problems: read them, answer them with both policies, write the rows."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dlogp_ray import store
+from dlogp_ray.analysis.answers import summarise_answers
+from dlogp_ray.config import BASE
+from dlogp_ray.decoding.batch import Answer, Prompt
+from dlogp_ray.decoding.grading import grade, load_verifier
+from dlogp_ray.decoding.loop import PairedDecoder
+from dlogp_ray.decoding.rules import Intervention
+from dlogp_ray.decoding.stopping import Stops
+from dlogp_ray.pipelines.holding import hold_policies
+from dlogp_ray.pipelines.intervening import InterveneJob, Wanted
+from dlogp_ray.pipelines.metrics import ActorMetrics
+from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, receipt, to_bytes
+from dlogp_ray.policies.tokenizers import load_tokenizer
+from dlogp_ray.tables.generations import GENERATIONS_SCHEMA, NOT_GRADED, OK
+from dlogp_ray.tables.schemas import encode
+
+ROWS = {"cpu": 128, "cuda": 256}
+"""Texts of a batch: on a CPU a pass costs by the token from there on."""
+
+
+def read_problem_unit(row: Row, *, job: InterveneJob) -> Row:
+    """Descriptor -> the problems of the unit."""
+
+    def work() -> Row:
+        filesystem, path = store.open_store(row["file"])
+        with filesystem.open(path, "rb") as raw:
+            file = pq.ParquetFile(raw, page_checksum_verification=True)
+            problems = file.read_row_group(row["index"])
+        if len(problems) != row["stop"] - row["start"]:
+            raise ValueError(f"{row['file']} is not the one that the run began with")
+        answers = len(problems) * job.answers_per_problem
+        payload = to_bytes(problems)
+        return {
+            "index": row["index"],
+            "rows": answers,
+            "payload": payload,
+            "seconds": 0.0,
+            "error": "",
+        }
+
+    return guarded("reading", row, work)
+
+
+class AnswerUnit:
+    """Holds both policies; problems -> rows of the generations table.
+
+    Args:
+        job: Which policies, and how they decode.
+        device: Where they are held, as torch names it.
+        threads: CPU threads of tensor operations.
+        watch: A ``LoadingWatch``, where Ray may restart the process.
+        spread: Whether each policy is spread over all GPUs that Ray gave to the process.
+    """
+
+    def __init__(
+        self,
+        job: InterveneJob,
+        device: str,
+        threads: int = 1,
+        watch: Any | None = None,
+        *,
+        spread: bool = False,
+    ) -> None:
+        """Load the policies.
+
+        Raises:
+            Refused: As ``hold_policies``.
+            ValueError: A policy's texts can't be cut back.
+        """
+        config = job.config
+        self.policies = hold_policies(
+            job, job.dtype or job.dtypes(device), device, threads, watch, spread=spread
+        )
+        checkpoint = job.checkpoint(config.tokenizer_policy)
+        self._tokenizer = load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
+        ends = checkpoint.end_tokens(self._tokenizer)
+        self.decoder = PairedDecoder(
+            self.policies[BASE],
+            self.policies[config.rl],
+            sampling=job.sampling,
+            stops=Stops(ends, config.stop_strings, self._tokenizer.decode),
+            max_tokens=config.max_tokens,
+            rows=config.rows or ROWS.get(device, ROWS["cpu"]),
+            block=config.block,
+        )
+        self._verify = load_verifier(config.verifier)
+        self._job = job
+        self._metrics = ActorMetrics(config.run_id)
+
+    def __call__(self, row: Row) -> Row:
+        """Answer the problems of one unit."""
+
+        def work() -> Row:
+            started = time.monotonic()
+            rows = list(self._rows(from_bytes(row["payload"])))
+            table = pa.Table.from_pylist(rows, schema=GENERATIONS_SCHEMA).sort_by(
+                [("group_id", "ascending"), ("sample_id", "ascending")]
+            )
+            seconds = time.monotonic() - started
+            lengths: Counter[str] = Counter()
+            for one in rows:
+                lengths[one["policy"]] += one["length"]
+            self._metrics.scored(
+                tokens=lengths.total(),
+                response_tokens=lengths,
+                rows=Counter((one["policy"], one["status"]) for one in rows),
+                seconds=seconds,
+            )
+            return row | {"payload": to_bytes(table), "seconds": seconds}
+
+        done = guarded("decoding", row, work)
+        if done["error"]:
+            self._metrics.failed()
+        return done
+
+    def _rows(self, problems: pa.Table) -> Iterator[Row]:
+        # A rate may come to a threshold that is asked for as well.
+        wanted: dict[Intervention, list[Wanted]] = {}
+        for one in self._job.interventions:
+            wanted.setdefault(one.intervention, []).append(one)
+        rows = {row["problem_id"]: row for row in problems.to_pylist()}
+        parsed = {name: json.loads(row["row"]) for name, row in rows.items()}
+        grades: dict[tuple[str, bytes], Mapping[str, Any]] = {}
+        for answer in self.decoder.decode(prompts(problems, self._job, tuple(wanted))):
+            problem = answer.prompt.problem
+            key = problem, answer.ids.tobytes()
+            if key not in grades:  # the same answer is as right the second time
+                text = self._tokenizer.decode(answer.ids.tolist(), skip_special_tokens=True)
+                found = grade(self._verify, parsed[problem], text)
+                grades[key] = {"correct": found.correct, "error": found.error}
+            for one in wanted[answer.intervention]:
+                yield self._row(answer, one, grades[key])
+
+    def _row(self, answer: Answer, wanted: Wanted, found: Mapping[str, Any]) -> Row:
+        prompt, config = answer.prompt, self._job.config
+        correct = found["correct"]
+        return {
+            "sample_id": f"{prompt.problem}/{wanted.label}/{prompt.seed}/{prompt.sample}",
+            "group_id": prompt.problem,
+            "generator": wanted.label,
+            "policy": wanted.label,
+            "status": OK if found["error"] is None else NOT_GRADED,
+            "error": found["error"],
+            "rule": wanted.rule,
+            "threshold": wanted.threshold,
+            "rate": wanted.rate,
+            "primary": wanted.primary,
+            "gamma": wanted.gamma,
+            "seed": prompt.seed,
+            "sample": prompt.sample,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "length": len(answer.ids),
+            "finish": answer.finish,
+            "correct": correct,
+            "reward": None if correct is None else float(correct),
+            "close_draws": answer.close,
+            "prompt_ids": list(prompt.ids),
+            "response_ids": answer.ids,
+            "fired": answer.fired,
+            "changed": answer.changed,
+        }
+
+
+def prompts(
+    problems: pa.Table, job: InterveneJob, interventions: tuple[Intervention, ...]
+) -> list[Prompt]:
+    """All answers that are wanted to some problems."""
+    return [
+        Prompt(problem["problem_id"], problem["prompt_ids"], interventions, sample, seed)
+        for problem in problems.select(["problem_id", "prompt_ids"]).to_pylist()
+        for seed in job.config.seeds
+        for sample in range(job.config.samples)
+    ]
+
+
+def write_answers(row: Row, *, job: InterveneJob) -> Row:
+    """Rows -> the object, created unless it exists; the receipt says whether it was."""
+
+    def work() -> Row:
+        answers = from_bytes(row["payload"])
+        if len(answers) != row["rows"] * len(job.interventions):
+            raise AssertionError(f"{row['rows']} answers each became {len(answers)} rows")
+        summary = summarise_answers(answers)
+        footer = {
+            "unit": row["index"],
+            "rows_in": row["rows"],
+            "tokens": summary.tokens,
+            "status": summary.status,
+            "summary": summary.model_dump(),
+        }
+        conditional = not job.config.single_writer
+        uri = job.object_uri(row["index"])
+        created = store.create(uri, encode(answers, footer), conditional=conditional)
+        return {
+            "created": created,
+            "tokens": summary.tokens,
+            "rows": len(answers),
+            "rejected": len(answers) - summary.status.get(OK, 0),
+        }
+
+    return receipt(row, work)

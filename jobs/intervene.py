@@ -1,0 +1,15 @@
+"""Entry point of the intervene job for ``ray job submit``.
+
+    ray job submit --working-dir . -- python jobs/intervene.py --config job.yaml
+
+The same as ``dlogp intervene job.yaml``; ``--help`` lists the options.
+"""
+
+import sys
+
+from dlogp_ray.cli import main
+
+if __name__ == "__main__":
+    words = [word.removeprefix("--config=") for word in sys.argv[1:] if word != "--config"]
+    sys.argv[1:] = ["intervene", *words]
+    main()

@@ -1,0 +1,192 @@
+"""Both policies together against one by itself, and against one request a token and model.
+
+    python tests/benchmarks/paired_decoding.py --model SmolLM2 --out …/results/paired-decoding.json
+
+The other policy is the model with noise on its weights, of a size at which the rule fires as often
+as asked. In each round everything runs in turn; ratios are taken within a round.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dlogp_ray.bench.run import PACKAGES, hardware, versions
+from dlogp_ray.decoding.batch import Answer, Prompt
+from dlogp_ray.decoding.distribution import Distribution, Sampling, draw
+from dlogp_ray.decoding.loop import PairedDecoder
+from dlogp_ray.decoding.rules import Intervention
+from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.policy import Policy
+
+TEXTS, TOKENS = 32, 256
+RATES = (0.05, 0.10)
+TAU = -0.4
+SAMPLING = Sampling(top_p=0.7)
+"""The papers' decoding: T = 1, top-p 0.7."""
+ONE_BY_ONE = 24
+"""Tokens of each text that are decoded with a request a token and model: it is slow."""
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", required=True, help="folder of the model")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(options.model, options.dtype, options.rounds, Path(folder))
+    result |= {"hardware": hardware("cpu"), "versions": versions(*PACKAGES)}
+    result |= {"threads": torch.get_num_threads(), "dtype": options.dtype, "model": options.model}
+    print(json.dumps(result, indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(model: str, dtype: str, rounds: int, folder: Path) -> dict[str, Any]:
+    """Tokens/s of everything, by round."""
+    base = Policy.load(resolve("base", model), dtype=dtype)
+    texts = list(prompts(model))
+    others: dict[float, tuple[Policy, Path, float]] = {}
+    for rate in RATES:
+        others[rate] = perturbed(model, dtype, base, texts, rate, folder)
+    arms: dict[str, Callable[[], tuple[int, float, dict[str, float]]]] = {}
+    plain = Intervention("never")
+    arms["plain"] = lambda: together(base, base, plain, texts)
+    for rate in RATES:
+        rl = others[rate][0]
+        rule = Intervention("delta_logp", TAU)
+        arms[f"paired {rate:.0%}"] = lambda rl=rl, rule=rule: together(base, rl, rule, texts)
+    rate = RATES[0]
+    arms["a request a token and model"] = lambda: one_by_one(model, others[rate][1], dtype, texts)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, arm in arms.items():
+            tokens, seconds, more = arm()
+            found[name].append({"tokens_per_s": tokens / seconds, "tokens": tokens, **more})
+            print(name, found[name][-1], flush=True)
+    speed = {name: [one["tokens_per_s"] for one in rows] for name, rows in found.items()}
+    ratios = {
+        f"{name} / plain": [a / b for a, b in zip(speed[name], speed["plain"], strict=True)]
+        for name in speed
+        if name.startswith("paired")
+    }
+    slow = speed["a request a token and model"]
+    ratios |= {
+        f"{name} / a request a token and model": [
+            a / b for a, b in zip(speed[name], slow, strict=True)
+        ]
+        for name in speed
+        if name.startswith("paired")
+    }
+    return {
+        "noise": {f"{rate:.0%}": others[rate][2] for rate in RATES},
+        "rounds": found,
+        "ratios": {
+            name: {"median": statistics.median(all_), "min": min(all_), "max": max(all_)}
+            for name, all_ in ratios.items()
+        },
+    }
+
+
+def prompts(model: str) -> Iterator[list[int]]:
+    """Beginnings of stories, that are told on for as long as they may."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    names = ("a sailor", "a baker", "two sisters", "an old clock", "the last train", "a fox")
+    places = ("in the mountains", "by the sea", "under the city", "on a small island")
+    for index in range(TEXTS):
+        who, where = names[index % len(names)], places[index // len(names) % len(places)]
+        text = f"Write a long story, number {index + 1}, about {who} {where}. Once upon a time,"
+        yield tokenizer(text)["input_ids"]
+
+
+def together(
+    base: Policy, rl: Policy, rule: Intervention, texts: list[list[int]], tokens: int = TOKENS
+) -> tuple[int, float, dict[str, float]]:
+    """The paired loop; no stop tokens, so that each text has all of its tokens."""
+    decoder = PairedDecoder(base, rl, sampling=SAMPLING, max_tokens=tokens, rows=TEXTS)
+    started = time.perf_counter()
+    answers: list[Answer] = list(
+        decoder.decode(Prompt(f"p{i}", ids, (rule,)) for i, ids in enumerate(texts))
+    )
+    seconds = time.perf_counter() - started
+    count = sum(len(answer.ids) for answer in answers)
+    fired = sum(int(answer.fired.sum()) for answer in answers) / count
+    changed = sum(int(answer.changed.sum()) for answer in answers) / count
+    return count, seconds, {"fired": fired, "changed": changed, "kept": count / decoder.drafted}
+
+
+def perturbed(
+    model: str, dtype: str, base: Policy, texts: list[list[int]], rate: float, folder: Path
+) -> tuple[Policy, Path, float]:
+    """The model with noise on its weights, at which Δlog p ≤ τ for ``rate`` of the tokens."""
+    low, high = 0.0, 0.3
+    path = folder / f"noise-{rate}"
+    for _ in range(7):
+        size = (low + high) / 2
+        whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for weight in whole.parameters():
+                if weight.ndim == 2:
+                    weight.add_(torch.randn_like(weight) * weight.std() * size)
+        whole.save_pretrained(path)
+        AutoTokenizer.from_pretrained(model).save_pretrained(path)
+        del whole
+        rl = Policy.load(resolve("rl", str(path)), dtype=dtype)
+        fired = together(base, rl, Intervention("delta_logp", TAU), texts[:8], 64)[2]["fired"]
+        print(f"noise {size:.4f}: fires at {fired:.2%}, wanted {rate:.0%}", flush=True)
+        if abs(fired / rate - 1) < 0.1:
+            break
+        low, high = (size, high) if fired < rate else (low, size)
+    return rl, path, size
+
+
+def one_by_one(
+    model: str, other: Path, dtype: str, texts: list[list[int]]
+) -> tuple[int, float, dict[str, float]]:
+    """A request a token and model, as the authors' script does with its engines.
+
+    An engine keeps the prefix's keys and values between requests; a request for one token of one
+    text runs that text's last token. The texts take their turns.
+    """
+    models = [
+        AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        for folder in (model, other)
+    ]
+    rng = np.random.default_rng(0)
+    caches: list[list[Any]] = [[None, None] for _ in texts]
+    longer = [list(ids) for ids in texts]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for _ in range(ONE_BY_ONE):
+            for text, cache in zip(longer, caches, strict=True):
+                logits = []
+                for i, one in enumerate(models):
+                    new = text if cache[i] is None else text[-1:]
+                    out = one(torch.tensor([new]), past_key_values=cache[i], use_cache=True)
+                    cache[i] = out.past_key_values
+                    logits.append(out.logits[0, -1:].float())
+                base, rl = (Distribution(values) for values in logits)
+                numbers = torch.from_numpy(rng.random(2))
+                token, _ = draw(SAMPLING.apply(base.logits), numbers[:1])
+                delta = rl.logp_of(token[:, None]) - base.logp_of(token[:, None])
+                if float(delta) <= TAU:
+                    token, _ = draw(SAMPLING.apply(rl.logits), numbers[1:])
+                text.append(int(token))
+    seconds = time.perf_counter() - started
+    return ONE_BY_ONE * len(texts), seconds, {}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Problems: every form comes out as ids; what can't be answered is refused by name."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import make_tokenizer, write_jsonl
+
+from dlogp_ray.corpus.files import list_corpus
+from dlogp_ray.corpus.problems import encode_problems, problem_units, read_problems
+from dlogp_ray.corpus.text import TextTokenizer
+from dlogp_ray.errors import Refused
+
+
+def read(path: Path, columns: dict[str, str] | None = None, most: int = 100) -> pa.Table:
+    def why_not(ids: Sequence[int]) -> str | None:
+        return f"too long: {len(ids)}" if len(ids) > most else None
+
+    tokenizer = TextTokenizer(make_tokenizer(), prompt_format="raw", append_eos=False)
+    return read_problems(list_corpus([str(path)]), columns or {}, lambda: tokenizer, why_not)
+
+
+def test_text_and_ids_in_files_of_both_kinds_keep_their_rows(tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "p/a.jsonl",
+        [
+            {"problem_id": "one", "prompt": "1+2=", "answer": 3},
+            # A character's id is 2 + its place in 0123456789+=
+            {"problem_id": 2, "prompt_ids": [3, 12], "answer": "x"},
+        ],
+    )
+    rows = [{"problem_id": "three", "prompt": "4", "answer": "4", "level": 5}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p/b.parquet")
+    found = read(tmp_path / "p").to_pylist()
+    assert [row["problem_id"] for row in found] == ["one", "2", "three"]
+    assert [row["prompt_ids"] for row in found] == [[3, 12, 4, 13], [3, 12], [6]]
+    assert json.loads(found[0]["row"]) == {"problem_id": "one", "prompt": "1+2=", "answer": 3}
+    assert json.loads(found[2]["row"]) == rows[0]
+
+
+def test_other_names_are_mapped(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "p.jsonl", [{"id": "a", "question": "1"}])
+    assert read(path, {"problem_id": "id", "prompt": "question"})["prompt_ids"].to_pylist() == [[3]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["{"], r"p\.jsonl:0: not a line of JSON"),
+        ([{"prompt": "1"}], "there is no 'problem_id'"),
+        ([{"problem_id": "a"}], "expected one of 'prompt' and 'messages', got neither"),
+        (
+            [{"problem_id": "a", "prompt_ids": [1, "2"]}],
+            "'prompt_ids': expected a list of integers",
+        ),
+        ([{"problem_id": "a", "prompt": "1"}] * 2, r"p\.jsonl:\d+: problem_id 'a' is not new"),
+        ([{"problem_id": "a", "prompt": "123"}], "problem a: too long: 3"),
+        ([], "there are no problems in"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_by_name(
+    rows: list[Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Refused, match=message):
+        read(write_jsonl(tmp_path / "p.jsonl", rows), most=2)
+
+
+def test_a_few_of_many_wrong_problems_are_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "p.jsonl", ["{"] * 7)
+    with pytest.raises(Refused, match="7 problems can't be answered") as refused:
+        read(path)
+    assert str(refused.value).count("not a line of JSON") == 5
+    assert str(refused.value).endswith("and 2 more")
+
+
+def test_units_are_the_row_groups_and_the_same_problems_give_the_same_bytes() -> None:
+    rows = [{"problem_id": f"p{i}", "prompt_ids": [i], "row": "{}"} for i in range(7)]
+    table = pa.Table.from_pylist(rows)
+    data = encode_problems(table, 3)
+    assert data == encode_problems(pa.Table.from_pylist(rows), 3)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    units = list(problem_units("run/problems.parquet", 7, 3, answers=10))
+    assert [(u.start, u.stop, u.tokens) for u in units] == [(0, 3, 30), (3, 6, 30), (6, 7, 10)]
+    for unit in units:
+        group = file.read_row_group(unit.index)["problem_id"].to_pylist()
+        assert group == [f"p{i}" for i in range(unit.start, unit.stop)]
