@@ -81,7 +81,7 @@ def score(
     if plan:
         from rich.console import Console
 
-        from dlogp_ray.pipelines.result import print_plan
+        from dlogp_ray.pipelines.preview import print_plan
         from dlogp_ray.pipelines.score import preview
 
         typer.echo(json.dumps(print_plan(preview(job), Console())))
@@ -110,7 +110,7 @@ def intervene(
         from rich.console import Console
 
         from dlogp_ray.pipelines.intervene import preview
-        from dlogp_ray.pipelines.result import print_intervene_plan
+        from dlogp_ray.pipelines.preview import print_intervene_plan
 
         typer.echo(json.dumps(print_intervene_plan(preview(job), Console())))
         return

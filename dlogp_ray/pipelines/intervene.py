@@ -20,7 +20,8 @@ from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.intervening import InterveneJob, IntervenePlan, plan_intervene
 from dlogp_ray.pipelines.making import Ready, common_info, existing_run, make_run, ray_session
-from dlogp_ray.pipelines.result import IntervenePreview, InterveneResult, summarise_answered
+from dlogp_ray.pipelines.preview import IntervenePreview
+from dlogp_ray.pipelines.result import InterveneResult, summarise_answered
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 from dlogp_ray.pipelines.trying import in_one_try, place_now
 from dlogp_ray.tables.run import Run

@@ -19,8 +19,9 @@ from dlogp_ray.pipelines.chain import Stages
 from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.making import Ready, common_info, existing_run, make_run, ray_session
 from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score
+from dlogp_ray.pipelines.preview import ScorePreview
 from dlogp_ray.pipelines.probe import Probe, probe
-from dlogp_ray.pipelines.result import ScorePreview, ScoreResult, summarise_run
+from dlogp_ray.pipelines.result import ScoreResult, summarise_run
 from dlogp_ray.pipelines.sample import sample_units
 from dlogp_ray.pipelines.stages import read_unit, write_unit
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
