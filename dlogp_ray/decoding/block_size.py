@@ -12,6 +12,10 @@ _TRIED_FIRST = (1, 4, 8, 2)
 """So that the first blocks tell how their time grows with their size."""
 _MEMORY = 0.97
 """The weight of a block, after each that follows."""
+_GOOD = 0.95
+"""The smallest block that is nearly the best: around the best the speed is flat, and the larger the
+blocks, the further texts that are cut often fall behind, to be decoded in a batch of few at the
+end."""
 
 
 def kept_tokens(k: int, rate: float) -> float:
@@ -49,9 +53,8 @@ class BlockSize:
         sizes = range(1, LARGEST + 1)
         # A noisy fit must not promise blocks for nothing.
         least_s = 0.05 * float(self._seconds[0] / self._sums[0, 0])
-        return max(
-            sizes, key=lambda k: kept_tokens(k, self.rate) / max(fixed_s + token_s * k, least_s)
-        )
+        speeds = [kept_tokens(k, self.rate) / max(fixed_s + token_s * k, least_s) for k in sizes]
+        return next(k for k, v in zip(sizes, speeds, strict=True) if v >= _GOOD * max(speeds))
 
     def record(self, k: int, seconds: float, checked: int, replaced: int) -> None:
         """One block was done.

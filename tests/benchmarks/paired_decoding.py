@@ -7,6 +7,7 @@ as asked. In each round everything runs in turn; ratios are taken within a round
 """
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
@@ -24,6 +25,7 @@ from dlogp_ray.decoding.batch import Answer, Prompt
 from dlogp_ray.decoding.distribution import Distribution, Sampling, draw
 from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import Intervention
+from dlogp_ray.decoding.texts import Texts
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 
@@ -32,6 +34,7 @@ RATES = (0.05, 0.10)
 TAU = -0.4
 SAMPLING = Sampling(top_p=0.7)
 """The papers' decoding: T = 1, top-p 0.7."""
+PASSES_S = 5.0
 ONE_BY_ONE = 24
 """Tokens of each text that are decoded with a request a token and model: it is slow."""
 
@@ -70,7 +73,10 @@ def measure(model: str, dtype: str, rounds: int, folder: Path) -> dict[str, Any]
     rate = RATES[0]
     arms["a request a token and model"] = lambda: one_by_one(model, others[rate][1], dtype, texts)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    passes: list[dict[str, float]] = []
     for _ in range(rounds):
+        passes.append({f"{count} at once": at_once(base, count) for count in (1, 4, 8)})
+        print(passes[-1], flush=True)
         for name, arm in arms.items():
             tokens, seconds, more = arm()
             found[name].append({"tokens_per_s": tokens / seconds, "tokens": tokens, **more})
@@ -92,6 +98,7 @@ def measure(model: str, dtype: str, rounds: int, folder: Path) -> dict[str, Any]
     return {
         "noise": {f"{rate:.0%}": others[rate][2] for rate in RATES},
         "rounds": found,
+        "tokens_per_s_of_passes": passes,
         "ratios": {
             name: {"median": statistics.median(all_), "min": min(all_), "max": max(all_)}
             for name, all_ in ratios.items()
@@ -126,30 +133,64 @@ def together(
     return count, seconds, {"fired": fired, "changed": changed, "kept": count / decoder.drafted}
 
 
+@torch.inference_mode()
+def at_once(policy: Policy, count: int) -> float:
+    """Tokens/s of passes of ``count`` tokens a text: what drafting (1) and checking can reach."""
+    width = policy.lm_head.width
+    rows, ids = np.arange(TEXTS), np.random.default_rng(0).integers(2, width, (TEXTS, TOKENS))
+    texts = Texts(policy, TEXTS, width)
+    texts.logits(rows, ids, TOKENS // 2)
+    passes, started = 0, time.perf_counter()
+    while time.perf_counter() - started < PASSES_S:
+        texts.logits(rows, ids, count)
+        texts.cut(np.full(TEXTS, TOKENS // 2))
+        passes += 1
+    return passes * TEXTS * count / (time.perf_counter() - started)
+
+
 def perturbed(
     model: str, dtype: str, base: Policy, texts: list[list[int]], rate: float, folder: Path
 ) -> tuple[Policy, Path, float]:
-    """The model with noise on its weights, at which Δlog p ≤ τ for ``rate`` of the tokens."""
-    low, high = 0.0, 0.3
+    """The model with noise on its weights, with Δlog p ≤ τ at ``rate`` of the base's tokens."""
+    low, high = 0.0, 0.1
     path = folder / f"noise-{rate}"
-    for _ in range(7):
+    decoder = PairedDecoder(base, base, sampling=SAMPLING, max_tokens=TOKENS, rows=TEXTS)
+    never = (Intervention("never"),)
+    some = [Prompt(f"p{i}", ids, never) for i, ids in enumerate(texts[:8])]
+    answered = [(list(one.prompt.ids), one.ids.tolist()) for one in decoder.decode(some)]
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    before = logps(plain, answered)
+    for _ in range(8):
         size = (low + high) / 2
-        whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        torch.manual_seed(0)
-        with torch.no_grad():
-            for weight in whole.parameters():
-                if weight.ndim == 2:
-                    weight.add_(torch.randn_like(weight) * weight.std() * size)
-        whole.save_pretrained(path)
-        AutoTokenizer.from_pretrained(model).save_pretrained(path)
-        del whole
-        rl = Policy.load(resolve("rl", str(path)), dtype=dtype)
-        fired = together(base, rl, Intervention("delta_logp", TAU), texts[:8], 64)[2]["fired"]
+        noisy = with_noise(copy.deepcopy(plain), size)
+        fired = float((logps(noisy, answered) - before <= TAU).double().mean())
         print(f"noise {size:.4f}: fires at {fired:.2%}, wanted {rate:.0%}", flush=True)
-        if abs(fired / rate - 1) < 0.1:
+        if abs(fired / rate - 1) < 0.05:
             break
         low, high = (size, high) if fired < rate else (low, size)
-    return rl, path, size
+    noisy.save_pretrained(path)
+    AutoTokenizer.from_pretrained(model).save_pretrained(path)
+    return Policy.load(resolve("rl", str(path)), dtype=dtype), path, size
+
+
+def with_noise(model: Any, size: float) -> Any:
+    """Each matrix with Gaussian noise of ``size`` times its own standard deviation."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.add_(torch.randn_like(weight) * weight.std() * size)
+    return model
+
+
+@torch.inference_mode()
+def logps(model: Any, answered: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """log p of each token of the answers."""
+    found = []
+    for prompt, answer in answered:
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+        found.append(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0])
+    return torch.cat(found)
 
 
 def one_by_one(

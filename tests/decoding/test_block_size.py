@@ -13,14 +13,14 @@ def test_kept_tokens_by_hand() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.05, 0.1, 0.4, 1.0])
-def test_the_best_size_of_known_costs_is_found(rate: float) -> None:
+def test_the_smallest_size_that_is_nearly_the_best_for_known_costs_is_found(rate: float) -> None:
     """A block takes 0.5 + 1.1 k: checking costs half a draft, and a tenth a token."""
     size = BlockSize()
     for _ in range(200):
         k = size.next()
         size.record(k, 0.5 + 1.1 * k, 1_000, round(1_000 * rate))
-    best = max(range(1, LARGEST + 1), key=lambda k: kept_tokens(k, rate) / (0.5 + 1.1 * k))
-    assert size.next() == best
+    speeds = {k: kept_tokens(k, rate) / (0.5 + 1.1 * k) for k in range(1, LARGEST + 1)}
+    assert size.next() == min(k for k, v in speeds.items() if v >= 0.95 * max(speeds.values()))
 
 
 def test_a_rate_that_changes_is_followed() -> None:

@@ -46,16 +46,17 @@ def generate(model: Any, processor: Any, ids: torch.Tensor, n: int, **kwargs: An
     return texts
 
 
+@pytest.mark.parametrize("n", [5_000, pytest.param(50_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "intervention",
     [SELECTIVE, Intervention("random", 0.4), Intervention("kl", 0.05, "rl", gamma=0.5)],
     ids=["selective", "random", "rl-anchored"],
 )
 def test_generate_and_the_loop_give_texts_of_one_distribution(
-    models: tuple[Any, Any], folders: list[Path], intervention: Intervention
+    models: tuple[Any, Any], folders: list[Path], intervention: Intervention, n: int
 ) -> None:
-    """20,000 texts of three tokens each: the 64 counts, chi-square of two samples."""
-    n, sampling = 20_000, Sampling(temperature=0.9, top_p=0.95)
+    """So many texts of three tokens each: the 64 counts, chi-square of two samples."""
+    sampling = Sampling(temperature=0.9, top_p=0.95)
     base, rl = models
     mine, other = (base, rl) if intervention.primary == "base" else (rl, base)
     processor = ExtrapolationLogitsProcessor(other, intervention, sampling)
