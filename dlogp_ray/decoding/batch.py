@@ -216,6 +216,13 @@ class Batch:
         return self._limits[: len(self)] - self.lengths[: len(self)]
 
     @property
+    def replaced(self) -> np.ndarray:
+        """[n] how many tokens of each answer so far are not the draft."""
+        so_far = np.arange(self._changed.shape[1]) < self.answered[:, None]
+        counts: np.ndarray = (self._changed[: len(self)] & so_far).sum(1)
+        return counts
+
+    @property
     def finished(self) -> np.ndarray:
         """The rows whose answers have ended."""
         return np.flatnonzero(self._stopped[: len(self)] | (self.left == 0))

@@ -17,6 +17,7 @@ Shapes: n rows in use, m interventions, k drafts of a block, v vocabulary.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -103,10 +104,10 @@ class PairedDecoder:
         """
         prompts = list(prompts)
         for primary in ("base", "rl"):
-            yield from self._decode(primary, _of_one_primary(prompts, primary))
+            yield from self._decode(primary, deque(_of_one_primary(prompts, primary)))
 
     @torch.inference_mode()
-    def _decode(self, primary: Side, prompts: Iterator[Prompt]) -> Iterator[Answer]:
+    def _decode(self, primary: Side, prompts: deque[Prompt]) -> Iterator[Answer]:
         size = BlockSize(self._block)
         batch = Batch(self._rows, self._max_tokens, self._context)
         texts = {side: Texts(p, self._rows, self._width) for side, p in self._policies.items()}
@@ -117,22 +118,33 @@ class PairedDecoder:
             new = self._fill(batch, waiting, prompts, free, texts.values())
             if not len(batch):
                 return
-            started = time.perf_counter()
-            k = max(1, min(size.next(), batch.most_drafts()))
+            replaced = batch.replaced
+            k = size.next(batch.answered, replaced, batch.left, more=bool(waiting or prompts))
+            k = max(1, min(k, batch.most_drafts()))
             block = Block.empty(len(batch), len(batch.interventions), k)
             drafting.begin(batch, new)
+            started = time.perf_counter()
             mine = self._draft(batch, block, drafting)
+            draft_s, check_s = time.perf_counter() - started, 0.0
             block.ends = np.minimum(self._first_end(batch, block), batch.left)
             if any(one.rule != "never" for one in _in_use(batch)):
                 checking.begin(batch, batch.rows)
+                began = time.perf_counter()
                 other = checking.logits(batch.rows, batch.tokens, k)
                 self._check(batch, block, primary, mine, other)
                 self._redraw(batch, block, primary, mine, other)
+                check_s = time.perf_counter() - began
             grown, branches = batch.keep(block)
             self.drafted += block.drafts.size
             self.kept += int(grown.sum())
-            cut = int((grown < block.ends).sum())
-            size.record(k, time.perf_counter() - started, int(grown.sum()), cut)
+            size.record(
+                k,
+                draft_s=draft_s,
+                check_s=check_s,
+                rest_s=time.perf_counter() - started - draft_s - check_s,
+                written=int(grown.sum()),
+                replaced=int((batch.replaced - replaced).sum()),
+            )
             batch.stop(self._ended(batch))
             for side in texts.values():
                 side.cut(batch.lengths[: len(batch)] - 1)
@@ -151,7 +163,7 @@ class PairedDecoder:
         self,
         batch: Batch,
         waiting: list[Text],
-        prompts: Iterator[Prompt],
+        prompts: deque[Prompt],
         free: list[int],
         texts: Iterable[Texts],
     ) -> np.ndarray:
@@ -178,10 +190,10 @@ class PairedDecoder:
                     side.slots.copy(source, row)
         return np.array(new, dtype=np.int64)
 
-    def _next(self, batch: Batch, prompts: Iterator[Prompt]) -> Text | None:
-        prompt = next(prompts, None)
-        if prompt is None:
+    def _next(self, batch: Batch, prompts: deque[Prompt]) -> Text | None:
+        if not prompts:
             return None
+        prompt = prompts.popleft()
         if reason := why_not(prompt.ids, self._context, self._width):
             raise ValueError(f"problem {prompt.problem}: {reason}")
         return batch.begin(prompt)
