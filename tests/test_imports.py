@@ -79,7 +79,8 @@ def test_every_public_name_is_found() -> None:
     code = (
         "import dlogp_ray\nfor name in dlogp_ray.__all__: print(getattr(dlogp_ray, name).__name__)"
     )
-    assert run(code).split() == ["Run", "ScoreConfig", "ScoreResult", "open_run", "score"]
+    classes = ["InterveneConfig", "InterveneResult", "Run", "ScoreConfig", "ScoreResult"]
+    assert run(code).split() == [*classes, "intervene", "open_run", "score"]
 
 
 def modules() -> dict[str, Path]:

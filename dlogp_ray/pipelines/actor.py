@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dlogp_ray.pipelines.holding import hold_policies
+from dlogp_ray.pipelines.holding import check_device, hold_policies
 from dlogp_ray.pipelines.metrics import ActorMetrics
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
@@ -41,6 +41,7 @@ class ScoreUnit:
             Refused: One can't be loaded, torch has no such device, or the process has died at it
                 before, as often as it may.
         """
+        check_device(device)
         engine = job.engine or job.default_engine(device)
         self.policies = hold_policies(job, engine.dtype, device, threads, watch, spread=spread)
         self.scorer = PairScorer(

@@ -17,7 +17,7 @@ from dlogp_ray.decoding.grading import grade, load_verifier
 from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import Intervention
 from dlogp_ray.decoding.stopping import Stops
-from dlogp_ray.pipelines.holding import hold_policies
+from dlogp_ray.pipelines.holding import check_device, hold_policies
 from dlogp_ray.pipelines.intervening import InterveneJob, Wanted
 from dlogp_ray.pipelines.metrics import ActorMetrics
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, receipt, to_bytes
@@ -75,9 +75,10 @@ class AnswerUnit:
         """Load the policies.
 
         Raises:
-            Refused: As ``hold_policies``.
+            Refused: As ``hold_policies``, or torch has no such device.
             ValueError: A policy's texts can't be cut back.
         """
+        check_device(device)
         config = job.config
         self.policies = hold_policies(
             job, job.dtype or job.dtypes(device), device, threads, watch, spread=spread

@@ -14,6 +14,15 @@ from dlogp_ray.policies.loading import SPREAD
 from dlogp_ray.policies.policy import Policy
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not have."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refused(
+            "Ray gave the actor a GPU, and torch sees none: install a torch build for it, or "
+            "set gpus_per_actor: 0"
+        )
+
+
 def hold_policies(
     job: Job,
     dtypes: Mapping[str, str],
@@ -34,14 +43,8 @@ def hold_policies(
         spread: Whether each policy is spread over all GPUs that Ray gave to the process.
 
     Raises:
-        Refused: One can't be loaded, torch has no such device, or the process has died at it
-            before, as often as it may.
+        Refused: One can't be loaded, or the process has died at it before, as often as it may.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Refused(
-            "Ray gave the actor a GPU, and torch sees none: install a torch build for it, or "
-            "set gpus_per_actor: 0"
-        )
     disable_progress_bar()
     torch.set_num_threads(threads)
     with Loading(watch, job.config.max_unit_attempts):

@@ -22,6 +22,7 @@ from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import RULES, Intervention
 from dlogp_ray.decoding.stopping import Stops
 from dlogp_ray.errors import FingerprintMismatch, Refused
+from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.tables.verification import verify
