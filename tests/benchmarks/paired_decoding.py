@@ -35,7 +35,10 @@ TAU = -0.4
 SAMPLING = Sampling(top_p=0.7)
 """The papers' decoding: T = 1, top-p 0.7."""
 PASSES_S = 5.0
-ONE_BY_ONE = 24
+TRIES, TRIED_TOKENS = 6, 128
+FIRST_SIZES = 0.025, 0.033
+"""Of the noise, in standard deviations of each matrix."""
+ONE_BY_ONE = 12
 """Tokens of each text that are decoded with a request a token and model: it is slow."""
 
 
@@ -50,7 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options.model, options.dtype, options.rounds, Path(folder))
     result |= {"hardware": hardware("cpu"), "versions": versions(*PACKAGES)}
-    result |= {"threads": torch.get_num_threads(), "dtype": options.dtype, "model": options.model}
+    result |= {"threads": torch.get_num_threads(), "dtype": options.dtype}
+    result |= {"model": Path(options.model).name}
     print(json.dumps(result, indent=2))
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
@@ -61,8 +65,9 @@ def measure(model: str, dtype: str, rounds: int, folder: Path) -> dict[str, Any]
     base = Policy.load(resolve("base", model), dtype=dtype)
     texts = list(prompts(model))
     others: dict[float, tuple[Policy, Path, float]] = {}
+    tried: dict[float, float] = {}
     for rate in RATES:
-        others[rate] = perturbed(model, dtype, base, texts, rate, folder)
+        others[rate] = perturbed(model, dtype, base, texts, rate, folder, tried)
     arms: dict[str, Callable[[], tuple[int, float, dict[str, float]]]] = {}
     plain = Intervention("never")
     arms["plain"] = lambda: together(base, base, plain, texts)
@@ -149,28 +154,42 @@ def at_once(policy: Policy, count: int) -> float:
 
 
 def perturbed(
-    model: str, dtype: str, base: Policy, texts: list[list[int]], rate: float, folder: Path
+    model: str,
+    dtype: str,
+    base: Policy,
+    texts: list[list[int]],
+    rate: float,
+    folder: Path,
+    tried: dict[float, float],
 ) -> tuple[Policy, Path, float]:
-    """The model with noise on its weights, with Δlog p ≤ τ at ``rate`` of the base's tokens."""
-    low, high = 0.0, 0.1
+    """The model with noise on its weights, of a size at which the rule fires at ``rate``.
+
+    Args:
+        tried: Sizes with the rates that they gave; it grows.
+    """
     path = folder / f"noise-{rate}"
-    decoder = PairedDecoder(base, base, sampling=SAMPLING, max_tokens=TOKENS, rows=TEXTS)
-    never = (Intervention("never"),)
-    some = [Prompt(f"p{i}", ids, never) for i, ids in enumerate(texts[:8])]
-    answered = [(list(one.prompt.ids), one.ids.tolist()) for one in decoder.decode(some)]
     plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    before = logps(plain, answered)
-    for _ in range(8):
-        size = (low + high) / 2
-        noisy = with_noise(copy.deepcopy(plain), size)
-        fired = float((logps(noisy, answered) - before <= TAU).double().mean())
-        print(f"noise {size:.4f}: fires at {fired:.2%}, wanted {rate:.0%}", flush=True)
-        if abs(fired / rate - 1) < 0.05:
-            break
-        low, high = (size, high) if fired < rate else (low, size)
-    noisy.save_pretrained(path)
     AutoTokenizer.from_pretrained(model).save_pretrained(path)
-    return Policy.load(resolve("rl", str(path)), dtype=dtype), path, size
+    rule = Intervention("delta_logp", TAU)
+    for _ in range(TRIES):
+        size = next_size(tried, rate)
+        with_noise(copy.deepcopy(plain), size).save_pretrained(path)
+        rl = Policy.load(resolve("rl", str(path)), dtype=dtype)
+        tried[size] = together(base, rl, rule, texts, TRIED_TOKENS)[2]["fired"]
+        print(f"noise {size:.4f}: fires at {tried[size]:.2%}, wanted {rate:.0%}", flush=True)
+        if abs(tried[size] / rate - 1) < 0.04:
+            break
+    return rl, path, size
+
+
+def next_size(tried: dict[float, float], rate: float) -> float:
+    """The size that a power law through the two nearest sizes gives."""
+    if len(tried) < len(FIRST_SIZES):
+        return FIRST_SIZES[len(tried)]
+    nearest = sorted(tried, key=lambda size: abs(np.log(tried[size] / rate)))[:2]
+    x, y = np.log(nearest), np.log([tried[size] for size in nearest])
+    power = (y[1] - y[0]) / (x[1] - x[0])
+    return float(np.exp(x[0] + (np.log(rate) - y[0]) / power))
 
 
 def with_noise(model: Any, size: float) -> Any:
@@ -181,16 +200,6 @@ def with_noise(model: Any, size: float) -> Any:
             if weight.ndim == 2:
                 weight.add_(torch.randn_like(weight) * weight.std() * size)
     return model
-
-
-@torch.inference_mode()
-def logps(model: Any, answered: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-    """log p of each token of the answers."""
-    found = []
-    for prompt, answer in answered:
-        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
-        found.append(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0])
-    return torch.cat(found)
 
 
 def one_by_one(
