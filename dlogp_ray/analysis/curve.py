@@ -3,10 +3,10 @@
 One row an intervention: accuracy with its error clustered by problem, trigger rate (share of tokens
 at which the rule fired; arXiv 2603.22117), effective rate (share that came out as another token;
 arXiv 2603.22446), and the difference from the RL policy by itself, answer by answer to the same
-problems, samples and seeds.
+problems, samples and seeds. Where a problem has several answers, pass@k as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +14,30 @@ import numpy as np
 import pyarrow as pa
 
 from dlogp_ray import store
-from dlogp_ray.analysis.estimates import Estimate, mean_by_problem, paired_difference
+from dlogp_ray.analysis.estimates import (
+    Estimate,
+    mean_by_problem,
+    paired_difference,
+    pass_at_k,
+)
 from dlogp_ray.tables.run import Run, encode_table
 
 CURVE = "curve.parquet"
+
+
+@dataclass(frozen=True)
+class PassAt:
+    """pass@k of one intervention.
+
+    Attributes:
+        k: Answers of which one has to be right.
+        value: The chance of it, mean over problems.
+        se: Its standard error, None with a single problem.
+    """
+
+    k: int
+    value: float
+    se: float | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,8 @@ class Point:
         against_rl_ci_low: 95 % confidence interval of that.
         against_rl_ci_high: The same.
         against_rl_p: Of no difference, two-sided.
+        pass_at: pass@2, 4, 8, … and of all answers to a problem (samples × seeds); ``accuracy``
+            is pass@1.
     """
 
     label: str
@@ -61,19 +83,17 @@ class Point:
     against_rl_ci_low: float | None
     against_rl_ci_high: float | None
     against_rl_p: float | None
+    pass_at: tuple[PassAt, ...] = ()
 
 
-_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("label", "rule", "primary")]
-    + [(name, pa.float64()) for name in ("gamma", "threshold", "rate")]
-    + [(name, pa.int64()) for name in ("answers", "not_graded")]
-    + [
-        (name, pa.float64())
-        for name in Point.__dataclass_fields__
-        if name not in ("label", "rule", "primary", "gamma", "threshold", "rate")
-        and name not in ("answers", "not_graded")
-    ]
-)
+_TYPES = {
+    **dict.fromkeys(("label", "rule", "primary"), pa.string()),
+    **dict.fromkeys(("answers", "not_graded"), pa.int64()),
+    "pass_at": pa.list_(
+        pa.struct([("k", pa.int32()), ("value", pa.float64()), ("se", pa.float64())])
+    ),
+}
+_SCHEMA = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in Point.__dataclass_fields__])
 
 
 def curve(run: Run) -> list[Point]:
@@ -132,7 +152,16 @@ def _point(row: tuple[Any, ...], rl: tuple[Any, ...] | None) -> Point:
         against_rl_ci_low=low,
         against_rl_ci_high=high,
         against_rl_p=None if difference is None else difference.p_value,
+        pass_at=tuple(_pass_at(values, problems)),
     )
+
+
+def _pass_at(values: np.ndarray, problems: np.ndarray) -> Iterator[PassAt]:
+    most = int(np.unique(problems, return_counts=True)[1].max())
+    for k in sorted({2**i for i in range(1, most.bit_length())} | {most}):
+        found = pass_at_k(values, problems, k) if k > 1 else None
+        if found is not None:
+            yield PassAt(k, found.value, found.se)
 
 
 def first_to_reach_rl(points: Sequence[Point]) -> dict[str, Point | None]:

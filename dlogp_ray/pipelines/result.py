@@ -191,9 +191,14 @@ def _print_curve(result: InterveneResult, console: Console) -> None:
         console.print()
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("intervention")
-        for heading in ("fired", "changed", "right", "against RL (95 %)", "p", "tokens"):
+        headings = ["fired", "changed", "right", "against RL (95 %)", "p", "tokens"]
+        most = max((p.pass_at[-1].k for p in result.curve if p.pass_at), default=1)
+        if most > 1:
+            headings.append(f"pass@{most}")
+        for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
         for point in result.curve:
+            passed = [_with_error(one.value, one.se) for one in point.pass_at if one.k == most]
             table.add_row(
                 point.label,
                 f"{point.trigger_rate:.2%}",
@@ -202,6 +207,7 @@ def _print_curve(result: InterveneResult, console: Console) -> None:
                 _difference(point),
                 _p(point.against_rl_p),
                 f"{point.length:.1f}",
+                *passed,
             )
         console.print(table, highlight=False)
         for rule, reached in first_to_reach_rl(result.curve).items():

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,15 @@ def test_the_curve_is_what_the_rows_say(answered: Any) -> None:
         assert point.accuracy == pytest.approx(mean.value, rel=1e-12)
         assert point.se == pytest.approx(mean.se, rel=1e-12)
         assert saved["accuracy"] == point.accuracy
+        by_problem = [values[problems == name] for name in dict.fromkeys(problems)]
+        assert [one.k for one in point.pass_at] == [2, 4]
+        for passed in point.pass_at:
+            # The share of all choices of k answers with a right one among them.
+            chances = [
+                np.mean([max(some) for some in combinations(four, passed.k)]) for four in by_problem
+            ]
+            assert passed.value == pytest.approx(np.mean(chances), rel=1e-12)
+        assert saved["pass_at"] == [asdict(one) for one in point.pass_at]
         if point.label == "rl":
             assert point.against_rl is None
             continue
@@ -374,6 +385,7 @@ def test_the_command_prints_the_curve_and_one_line_of_json(answered: Any, tmp_pa
     document = json.loads(done.stdout.splitlines()[-1])
     assert [point["label"] for point in document["curve"]] == LABELS
     assert "delta_logp tau=-1 gamma=0.3" in done.stdout
+    assert "pass@4" in done.stdout
     shown = CliRunner().invoke(app, ["show", copied.run_uri])
     assert shown.exit_code == 0, shown.output
     assert "random 0.2" in shown.stdout
