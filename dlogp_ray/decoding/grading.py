@@ -1,5 +1,7 @@
 """Whether answers are right: a verifier takes the problem's row and the answer's text."""
 
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,6 +34,9 @@ def math_verify(problem: Mapping[str, Any], response: str) -> bool:
     return bool(verify(right, parse(response, parsing_timeout=None), timeout_seconds=None))
 
 
+_OWN_FAILURES = (Exception, SystemExit)
+"""What code of the user's own may end with; a grader that calls ``exit`` ends no actor."""
+
 VERIFIERS: dict[str, Verifier] = {"exact_match": exact_match, "math_verify": math_verify}
 
 
@@ -52,12 +57,23 @@ def load_verifier(name: str) -> Verifier:
     try:
         home = _module_of_file(module) if module.endswith(".py") else import_module(module)
         found = getattr(home, function)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise ValueError(f"verifier {name}: {error}") from None
+    except _OWN_FAILURES as error:
+        raise ValueError(f"verifier {name}: {type(error).__name__}: {error}") from None
     if not callable(found):
         raise ValueError(f"verifier {name}: expected a function, got {type(found).__name__}")
     verifier: Verifier = found
     return verifier
+
+
+def verifier_hash(name: str) -> str | None:
+    """SHA-256 of the file that a verifier of the user's own is in; None for others.
+
+    Files that it imports in turn are not looked at.
+    """
+    if name in VERIFIERS:
+        return None
+    path = inspect.getsourcefile(inspect.unwrap(load_verifier(name)))
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
 
 
 def _module_of_file(path: str) -> ModuleType:
@@ -83,8 +99,16 @@ class Grade:
 
 
 def grade(verifier: Verifier, problem: Mapping[str, Any], response: str) -> Grade:
-    """Ask a verifier; one that raises leaves the answer without a grade, and the reason is kept."""
+    """Ask a verifier; one that raises, or says neither yes nor no, leaves the answer ungraded.
+
+    Yes and no are True and False, or 1 and 0 of any numeric type: a text is always true.
+    """
     try:
-        return Grade(bool(verifier(problem, response)))
-    except Exception as error:  # noqa: BLE001 - a verifier is the user's own
+        said: object = verifier(problem, response)
+        # NumPy's and torch's numbers and truth values among them.
+        value = said.item() if hasattr(said, "item") else said
+        if isinstance(value, int | float) and value in (0, 1):
+            return Grade(bool(value))
+    except _OWN_FAILURES as error:
         return Grade(None, f"{type(error).__name__}: {error}")
+    return Grade(None, f"the verifier returned {said!r}; expected True or False")
