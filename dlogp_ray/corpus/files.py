@@ -34,38 +34,42 @@ class CorpusFile:
     version: str
 
 
-def list_corpus(patterns: Sequence[str]) -> list[CorpusFile]:
+def list_corpus(patterns: Sequence[str], what: str = "corpus") -> list[CorpusFile]:
     """All files that the patterns name, sorted by address within each pattern.
 
     A folder stands for every JSONL and Parquet file below it, except files and folders whose
     names begin with ``_`` or ``.``; other files in it are left alone.
+
+    Args:
+        patterns: Files, folders or globs.
+        what: They are, for errors.
 
     Raises:
         Refused: A pattern names nothing, or a named file is of another kind.
     """
     files: dict[str, CorpusFile] = {}
     for pattern in patterns:
-        found = _list_pattern(pattern)
+        found = _list_pattern(pattern, what)
         if not found:
             raise Refused(
-                f"corpus {pattern}: there is no JSONL or Parquet file there; expected a file, a "
+                f"{what} {pattern}: there is no JSONL or Parquet file there; expected a file, a "
                 "folder or a glob"
             )
         files |= {file.uri: file for file in found}
     return list(files.values())
 
 
-def _list_pattern(pattern: str) -> list[CorpusFile]:
+def _list_pattern(pattern: str, what: str) -> list[CorpusFile]:
     is_glob = False
     try:
         filesystem, path = store.open_store(pattern)
-        with store.refusals(f"corpus {pattern}"):
+        with store.refusals(f"{what} {pattern}"):
             # First of all, for the name of a file may hold [ or ?.
             if filesystem.isfile(path):
                 entries = {path: filesystem.info(path)}
                 if _format(path)[0] is None:
                     raise Refused(
-                        f"corpus {pattern}: expected a name ending in {', '.join(_FORMATS)} (or "
+                        f"{what} {pattern}: expected a name ending in {', '.join(_FORMATS)} (or "
                         f"one of these and {', '.join(_COMPRESSIONS)}), got "
                         f"{PurePosixPath(path).name}"
                     )
@@ -75,7 +79,7 @@ def _list_pattern(pattern: str) -> list[CorpusFile]:
             else:
                 entries = filesystem.find(path, detail=True)
     except (OSError, ImportError, ValueError) as error:
-        raise Refused(f"corpus {pattern}: the store refused the listing: {error}") from None
+        raise Refused(f"{what} {pattern}: the store refused the listing: {error}") from None
     files = []
     for name, entry in sorted(entries.items()):
         kind, compression = _format(name)

@@ -27,7 +27,8 @@ PROBLEMS = "problems.parquet"
 SCHEMA = pa.schema(
     {"problem_id": pa.string(), "prompt_ids": pa.list_(pa.int32()), "row": pa.string()}
 )
-"""``row`` is the problem as it came, in JSON: what a verifier is given."""
+"""``row`` is what a verifier is given, in JSON: the problem as it came, and what ``columns`` maps
+under the standard names too."""
 _NAMED = 5
 
 
@@ -36,6 +37,7 @@ def read_problems(
     columns: Mapping[str, str],
     text_tokenizer: Callable[[], TextTokenizer],
     why_not: Callable[[Sequence[int]], str | None],
+    needed: Sequence[str] = (),
 ) -> pa.Table:
     """All problems, in order.
 
@@ -44,30 +46,33 @@ def read_problems(
         columns: Standard column name -> the name that it has there.
         text_tokenizer: Called for problems that are text.
         why_not: What keeps a prompt from being answered, None where nothing does.
+        needed: Columns that the verifier looks at.
 
     Raises:
         Refused: There are none, one does not fit, or a ``problem_id`` occurs twice; they are named.
     """
     found: list[dict[str, Any]] = []
     wrong: list[str] = []
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for place, raw in _raw(files):
         try:
             if isinstance(raw, RowRejected):
                 raise raw
-            problem = _problem(raw, columns, text_tokenizer)
-            if problem["problem_id"] in seen:
-                raise RowRejected("duplicate", f"problem_id {problem['problem_id']!r} is not new")
-            seen.add(problem["problem_id"])
+            problem = _problem(raw, columns, text_tokenizer, needed)
+            name = problem["problem_id"]
+            if first := seen.get(name):
+                raise RowRejected("duplicate", f"problem_id {name!r} is at {first} already")
+            seen[name] = place
             if reason := why_not(problem["prompt_ids"]):
-                raise RowRejected("unfit", f"problem {problem['problem_id']}: {reason}")
+                raise RowRejected("unfit", f"problem {name}: {reason}")
             found.append(problem)
         except RowRejected as rejection:
             wrong.append(f"{place}: {rejection.error}")
     if wrong:
         more = f"\n  and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        count = f"{len(wrong):,} problem" + ("s" if len(wrong) > 1 else "")
         raise Refused(
-            f"{len(wrong)} problems can't be answered; correct them or leave them out:\n  "
+            f"{count} can't be answered; correct or leave out:\n  "
             + "\n  ".join(wrong[:_NAMED])
             + more
         )
@@ -118,17 +123,18 @@ def problem_units(uri: str, problems: int, unit_problems: int, answers: int) -> 
 def _raw(files: Sequence[CorpusFile]) -> Iterator[tuple[str, dict[str, Any] | RowRejected]]:
     for file in files:
         if file.format == "parquet":
-            rows = read_parquet(file.uri)
+            rows, unit = read_parquet(file.uri), "row"
         else:
-            rows = read_jsonl(file.uri, 0, None, file.compression)
+            rows, unit = read_jsonl(file.uri, 0, None, file.compression), "byte"
         for offset, raw in rows:
-            yield f"{file.uri}:{offset}", raw
+            yield f"{file.uri}, {unit} {offset:,}", raw
 
 
 def _problem(
     raw: Mapping[str, Any],
     columns: Mapping[str, str],
     text_tokenizer: Callable[[], TextTokenizer],
+    needed: Sequence[str],
 ) -> dict[str, Any]:
     def theirs(column: str) -> str:
         return columns.get(column, column)
@@ -143,8 +149,16 @@ def _problem(
         ids = id_list(theirs("prompt_ids"), value("prompt_ids"))
     else:
         ids = text_prompt(value, theirs, text_tokenizer)
+    for column in needed:
+        if value(column) is None:
+            raise RowRejected(
+                "missing_column",
+                f"problem {problem_id}: there is no {theirs(column)!r}, which the verifier needs",
+            )
+    # Under the standard names as well, so that a verifier finds what it looks for.
+    named = {column: raw[name] for column, name in columns.items() if name in raw}
     try:
-        row = json.dumps(raw, default=str)
+        row = json.dumps({**raw, **named}, default=str)
     except ValueError as error:
         raise RowRejected("wrong_type", f"problem {problem_id}: {error}") from None
     return {"problem_id": problem_id, "prompt_ids": ids, "row": row}

@@ -35,16 +35,21 @@ class TextTokenizer:
         self._eos = [tokenizer.eos_token_id] if append_eos else []
 
     def prompt(self, text: str) -> list[int]:
-        """Ids of a text prompt."""
+        """Ids of a text prompt.
+
+        Raises:
+            RowRejected: As ``messages``, or the tokenizer has no ids for it.
+        """
         if self._chat:
             return self.messages([{"role": "user", "content": text}])
-        return list(self._tokenizer(text)["input_ids"])
+        return self._ids(text, special=True)
 
     def messages(self, messages: list[dict[str, Any]]) -> list[int]:
         """Ids of a conversation, up to where the assistant's answer begins.
 
         Raises:
-            RowRejected: There is no chat template, or it refuses the messages.
+            RowRejected: There is no chat template, or it refuses the messages, or the tokenizer
+                has no ids for them.
         """
         if not self._tokenizer.chat_template:
             raise RowRejected("chat_template", "messages came, and the tokenizer has no template")
@@ -54,8 +59,20 @@ class TextTokenizer:
             )
         except Exception as error:
             raise RowRejected("chat_template", f"the chat template refuses it: {error}") from error
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._ids(text, special=False)
 
     def response(self, text: str) -> list[int]:
-        """Ids of a text response."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) + self._eos
+        """Ids of a text response.
+
+        Raises:
+            RowRejected: The tokenizer has no ids for it.
+        """
+        return self._ids(text, special=False) + self._eos
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        try:
+            # Its warning about long texts comes before they are checked here.
+            found = self._tokenizer(text, add_special_tokens=special, verbose=False)
+        except Exception as error:  # such as a character outside a vocabulary without unknowns
+            raise RowRejected("tokenizer", f"the tokenizer refuses it: {error}") from error
+        return list(found["input_ids"])

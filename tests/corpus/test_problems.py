@@ -13,15 +13,23 @@ from conftest import make_tokenizer, write_jsonl
 from dlogp_ray.corpus.files import list_corpus
 from dlogp_ray.corpus.problems import encode_problems, problem_units, read_problems
 from dlogp_ray.corpus.text import TextTokenizer
+from dlogp_ray.demo.tokenizer import build_tokenizer
 from dlogp_ray.errors import Refused
 
 
-def read(path: Path, columns: dict[str, str] | None = None, most: int = 100) -> pa.Table:
+def read(
+    path: Path,
+    columns: dict[str, str] | None = None,
+    most: int = 100,
+    needed: Sequence[str] = (),
+) -> pa.Table:
     def why_not(ids: Sequence[int]) -> str | None:
         return f"too long: {len(ids)}" if len(ids) > most else None
 
     tokenizer = TextTokenizer(make_tokenizer(), prompt_format="raw", append_eos=False)
-    return read_problems(list_corpus([str(path)]), columns or {}, lambda: tokenizer, why_not)
+    return read_problems(
+        list_corpus([str(path)]), columns or {}, lambda: tokenizer, why_not, needed
+    )
 
 
 def test_text_and_ids_in_files_of_both_kinds_keep_their_rows(tmp_path: Path) -> None:
@@ -43,21 +51,38 @@ def test_text_and_ids_in_files_of_both_kinds_keep_their_rows(tmp_path: Path) -> 
 
 
 def test_other_names_are_mapped(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "p.jsonl", [{"id": "a", "question": "1"}])
-    assert read(path, {"problem_id": "id", "prompt": "question"})["prompt_ids"].to_pylist() == [[3]]
+    row = {"id": "a", "question": "1", "solution": 7}
+    path = write_jsonl(tmp_path / "p.jsonl", [row])
+    columns = {"problem_id": "id", "prompt": "question", "answer": "solution"}
+    found = read(path, columns, needed=["answer"])
+    assert found["prompt_ids"].to_pylist() == [[3]]
+    # A verifier finds both names.
+    standard = {"problem_id": "a", "prompt": "1", "answer": 7}
+    assert json.loads(found["row"][0].as_py()) == row | standard
+
+
+def test_what_the_verifier_needs_is_asked_for_beforehand(tmp_path: Path) -> None:
+    rows = [{"problem_id": "a", "prompt": "1", "answer": 0}, {"problem_id": "b", "prompt": "1"}]
+    path = write_jsonl(tmp_path / "p.jsonl", rows)
+    assert len(read(path)) == 2
+    with pytest.raises(Refused, match=r"1 problem can't .*\n.*problem b: there is no 'answer'"):
+        read(path, needed=["answer"])
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["{"], r"p\.jsonl:0: not a line of JSON"),
+        (["{"], r"p\.jsonl, byte 0: not a line of JSON"),
         ([{"prompt": "1"}], "there is no 'problem_id'"),
         ([{"problem_id": "a"}], "expected one of 'prompt' and 'messages', got neither"),
         (
             [{"problem_id": "a", "prompt_ids": [1, "2"]}],
             "'prompt_ids': expected a list of integers",
         ),
-        ([{"problem_id": "a", "prompt": "1"}] * 2, r"p\.jsonl:\d+: problem_id 'a' is not new"),
+        (
+            [{"problem_id": "a", "prompt": "1"}] * 2,
+            r"byte \d+: problem_id 'a' is at .*p\.jsonl, byte 0 already",
+        ),
         ([{"problem_id": "a", "prompt": "123"}], "problem a: too long: 3"),
         ([], "there are no problems in"),
     ],
@@ -67,6 +92,18 @@ def test_what_cannot_be_answered_is_refused_by_name(
 ) -> None:
     with pytest.raises(Refused, match=message):
         read(write_jsonl(tmp_path / "p.jsonl", rows), most=2)
+
+
+def test_text_that_the_tokenizer_refuses_is_named_like_the_rest(tmp_path: Path) -> None:
+    """The demo's vocabulary has characters and no unknown token."""
+    rows = [{"problem_id": "a", "prompt": "1é"}, {"problem_id": "b"}]
+    path = write_jsonl(tmp_path / "p.jsonl", rows)
+    tokenizer = TextTokenizer(build_tokenizer(64), prompt_format="raw", append_eos=False)
+    with pytest.raises(Refused) as refused:
+        read_problems(list_corpus([str(path)]), {}, lambda: tokenizer, lambda ids: None)
+    _, first, second = str(refused.value).splitlines()
+    assert "byte 0: the tokenizer refuses it: " in first
+    assert "expected one of 'prompt' and 'messages'" in second
 
 
 def test_a_few_of_many_wrong_problems_are_named(tmp_path: Path) -> None:
