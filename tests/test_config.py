@@ -276,6 +276,13 @@ def test_a_rule_takes_one_number_or_several() -> None:
     assert (config.rl, config.problems) == ("rl", ("p.jsonl",))
 
 
+def test_one_of_a_list_needs_no_list() -> None:
+    alone = {"rules": {"rule": "kl", "rates": 0.1, "gammas": 1}, "seeds": 3, "stop_strings": "x"}
+    config = InterveneConfig.from_mapping(INTERVENE | alone)
+    assert (config.seeds, config.stop_strings) == ((3,), ("x",))
+    assert (config.rules[0].rates, config.rules[0].gammas) == ((0.1,), (1.0,))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -289,13 +296,18 @@ def test_a_rule_takes_one_number_or_several() -> None:
         ({"rules": [{"rule": "kl", "rates": 1.0}]}, r"rules\.0\.rates\.0: .*less than 1.*got 1"),
         (
             {"rules": [{"rule": "kl", "thresholds": 1, "gamma": 1}]},
-            r"rules\.0\.gamma: unknown field; the fields are rule, thresholds, rates, primary, gam",
+            r"rules\.0\.gamma: unknown field; did you mean gammas\? the fields are rule, thr",
         ),
         ({"policies": {"base": "b"}}, "policies base: expected two, 'base' and the RL policy"),
         ({"policies": {"base": "b", "x": "x", "y": "y"}}, "policies base, x, y: expected two"),
-        ({"columns": {"answer": "a"}}, "columns: answer is not a standard column"),
+        ({"columns": {"level": "a"}}, "columns: level is not a standard column"),
         ({"seeds": [1, 1]}, "seeds 1, 1: one is there twice"),
         ({"seeds": []}, "seeds: .*at least 1"),
+        # One line: that the list is too short as well, without what is wrong in it, is not said.
+        ({"seeds": [-1]}, r"^config:\n  seeds\.0: .*greater than or equal to 0 \(got -1\)$"),
+        ({"seeds": 2**63}, r"seeds\.0: .*less than 9223372036854775808"),
+        ({"stop_strings": ["", "b"]}, r"stop_strings\.0: .*at least 1 character"),
+        ({"rules": {"rule": "kl", "thresholds": True}}, "expected numbers, got a truth value"),
         ({"top_p": 0}, r"top_p: .*greater than 0.*got 0"),
         ({"block": 17}, r"block: .*less than or equal to 16"),
     ],

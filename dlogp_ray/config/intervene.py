@@ -7,13 +7,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from dlogp_ray.config.job import Uri, as_list
 from dlogp_ray.config.run import BASE, RunConfig
 
-PROBLEM_COLUMNS = ("problem_id", "prompt_ids", "prompt", "messages")
+PROBLEM_COLUMNS = ("problem_id", "prompt_ids", "prompt", "messages", "answer")
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""As the table's int64 takes it."""
 
 
 def _as_numbers(value: object) -> object:
-    return [value] if isinstance(value, int | float) else value
+    values = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, bool) for one in values):  # pydantic would take true for 1
+        raise ValueError("expected numbers, got a truth value")
+    return values
 
 
 class RuleConfig(BaseModel):
@@ -36,7 +41,9 @@ class RuleConfig(BaseModel):
     thresholds: Annotated[tuple[float, ...], BeforeValidator(_as_numbers)] = ()
     """Fire at and beyond each of these."""
     rates: Annotated[tuple[Rate, ...], BeforeValidator(_as_numbers)] = ()
-    """Fire at each of these shares of the tokens: thresholds are calibrated before the run."""
+    """Fire at each of these shares of the tokens of the drafting policy's own text: thresholds are
+    calibrated on such text before the run. In the run itself, where the other policy writes too, a
+    rule fires at another rate, usually a lower one."""
     primary: Literal["base", "rl"] = "base"
     """The policy that drafts."""
     gammas: Annotated[tuple[float, ...], BeforeValidator(_as_numbers)] = ()
@@ -58,7 +65,7 @@ class InterveneConfig(RunConfig):
 
     problems: Annotated[tuple[Uri, ...], BeforeValidator(as_list), Field(min_length=1)]
     """JSONL or Parquet files, folders or globs, a problem a row."""
-    rules: Annotated[tuple[RuleConfig, ...], Field(min_length=1)]
+    rules: Annotated[tuple[RuleConfig, ...], BeforeValidator(as_list), Field(min_length=1)]
     """What is tried on every problem, beside each policy by itself."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Standard column name -> the name that it has in this file."""
@@ -69,7 +76,7 @@ class InterveneConfig(RunConfig):
 
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers to each problem, for each seed and each intervention."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_as_numbers), Field(min_length=1)] = (0,)
     """Of the random streams; all interventions share the streams of each."""
     calibration_problems: Annotated[int, Field(ge=1)] = 500
     """So many of the problems are answered beforehand, from other streams, for the thresholds."""
@@ -84,7 +91,9 @@ class InterveneConfig(RunConfig):
     """Draw from ids that have so much of the likeliest one's probability; 0 for all."""
     max_tokens: Annotated[int, Field(ge=1)] = 1_024
     """Of an answer."""
-    stop_strings: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
+    stop_strings: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(as_list)
+    ] = ()
     """An answer ends with the first of these, or with an end-of-sequence token."""
 
     rows: Annotated[int, Field(ge=1)] | None = None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -38,8 +39,8 @@ Uri = Annotated[str, AfterValidator(check_address)]
 
 
 def as_list(value: object) -> object:
-    """A list of one text where a text came."""
-    return [value] if isinstance(value, str) else value
+    """A list of one where no list came."""
+    return [value] if isinstance(value, str | dict) else value
 
 
 class JobConfig(BaseModel):
@@ -59,7 +60,11 @@ class JobConfig(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            lines = [_explain(problem, cls) for problem in error.errors()]
+            problems = error.errors()
+            # Where an item of a list is wrong, pydantic finds the list too short as well.
+            inner = {one["loc"][:end] for one in problems for end in range(len(one["loc"]))}
+            told = [one for one in problems if one["loc"] not in inner or not one["loc"]]
+            lines = [_explain(problem, cls) for problem in told]
             raise Refused(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
     @classmethod
@@ -92,7 +97,9 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
         known = model
         for part in problem["loc"][:-1]:
             known = next(_parts(known, part), known)
-        return f"{where}: unknown field; the fields are {', '.join(known.model_fields)}"
+        meant = get_close_matches(str(problem["loc"][-1]), known.model_fields, n=1)
+        hint = f"did you mean {meant[0]}? " if meant else ""
+        return f"{where}: unknown field; {hint}the fields are {', '.join(known.model_fields)}"
     if problem["type"] == "missing":
         return f"{where}: is required and missing"
     text = problem["msg"].removeprefix("Value error, ")
