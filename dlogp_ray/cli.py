@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
 
-EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected (more than
-max_rejected) or sample ids occur twice; 4 units failed, the others are done; 5 the run exists and
-was made from something else, or the store is not fit; 6 an object of the run is missing, damaged
-or changed; 130 and 143 stopped, the same command resumes."""
+EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected or answers
+not graded (more than max_rejected), or sample ids occur twice; 4 units failed, the others are done;
+5 the run exists and was made from something else, or the store is not fit; 6 an object of the run
+is missing, damaged or changed; 130 and 143 stopped, the same command resumes."""
 
 BENCH_OPTIONS = ("base", "rl", "vllm_python", "lm_eval_python")
 """Fields of the benchmark that have an option of their own."""
@@ -344,7 +344,7 @@ def demo(
 def main() -> None:
     """Run the command line; every expected error is one message and its exit code."""
     try:
-        app()
+        app(prog_name="dlogp")
     except DlogpError as error:
         from dlogp_ray.pipelines.events import LOG, say
 

@@ -2,15 +2,19 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 
 from dlogp_ray.cli import app
 from dlogp_ray.config import InterveneConfig, RunConfig, ScoreConfig
+from dlogp_ray.decoding.distribution import Distribution
+from dlogp_ray.decoding.rules import Seen
 from dlogp_ray.errors import ExitCode
-from dlogp_ray.pipelines.intervening import wanted_interventions
+from dlogp_ray.pipelines.intervening import plan_intervene, wanted_interventions
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.schemas import scores_schema
 
@@ -39,6 +43,28 @@ def test_the_intervene_job_s_file_shows_every_field_of_its_own_with_its_default(
     assert config == InterveneConfig.from_mapping({name: shown[name] for name in names})
     labels = [one.label for one in wanted_interventions(config)]
     assert len(labels) == 2 + 7 + 2 + 1 + 2 + 1 + 1
+
+
+def python_with(word: str) -> str:
+    (code,) = (code for code in fenced("python") if word in code)
+    return code
+
+
+def test_the_first_intervene_job_can_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(python_with("held_out_problems"), {})
+    plan = plan_intervene(InterveneConfig.from_yaml("intervene.yaml"))
+    assert (len(plan.problems), len(plan.units)) == (200, 2)
+    assert len(plan.job.interventions) == 2 + 3 + 2 + 1 + 2
+
+
+def test_a_rule_of_one_s_own_fires() -> None:
+    found: dict[str, Any] = {}
+    exec(python_with("def surprise"), found)
+    # −log ½ = 0.69 and −log 0.01 = 4.6, of which the second is above 3.
+    rl = Distribution(torch.tensor([[0.5, 0.49, 0.01]]).log())
+    seen = Seen(rl, rl, "base", torch.tensor([[0, 2]]), torch.zeros(1, 1))
+    assert found["intervention"].fired(seen).tolist() == [[False, True]]
 
 
 def test_every_column_of_the_generations_is_explained() -> None:

@@ -20,9 +20,8 @@ from dlogp_ray.analysis.estimates import (
     paired_difference,
     pass_at_k,
 )
+from dlogp_ray.tables.generations import CURVE
 from dlogp_ray.tables.run import Run, encode_table
-
-CURVE = "curve.parquet"
 
 
 @dataclass(frozen=True)
@@ -165,20 +164,21 @@ def _pass_at(values: np.ndarray, problems: np.ndarray) -> Iterator[PassAt]:
 
 
 def first_to_reach_rl(points: Sequence[Point]) -> dict[str, Point | None]:
-    """The rarest of each replacement rule that is as good as the RL policy, None without one.
-
-    As good: the 95 % confidence interval of the paired difference reaches 0.
+    """The rarest firing of each replacement rule that has the RL policy's accuracy or more.
 
     Returns:
-        By rule, of forward replacement (the base drafts, no γ).
+        By rule, of forward replacement (the base drafts, no γ); None without one. Empty where the
+        RL policy has nothing right, so that nothing is to be reached.
     """
     found: dict[str, Point | None] = {}
+    rl = next((p for p in points if p.rule == "never" and p.primary == "rl"), None)
+    if rl is None or not rl.accuracy:
+        return found
     for point in sorted(points, key=lambda point: point.trigger_rate):
         if point.primary != "base" or point.gamma is not None or point.rule in ("always", "never"):
             continue
-        high = point.against_rl_ci_high
         found.setdefault(point.rule, None)
-        if found[point.rule] is None and high is not None and high >= 0:
+        if found[point.rule] is None and point.against_rl is not None and point.against_rl >= 0:
             found[point.rule] = point
     return found
 

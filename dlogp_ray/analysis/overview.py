@@ -1,5 +1,6 @@
 """What is in a run, at a glance: how far it is, what it says, what was rejected and why."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dlogp_ray.analysis.answers import AnswerSummary
+from dlogp_ray.analysis.answers import AnswerCounts, AnswerSummary
+from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run
@@ -97,24 +99,25 @@ def print_overview(seen: Overview, console: Console) -> None:
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("run", f"{seen.run} ({'sealed' if seen.sealed else 'not sealed'})")
     facts.add_row("created", seen.info["created"])
-    inputs = "problems" if isinstance(seen.summary, AnswerSummary) else "corpus"
+    answers = isinstance(seen.summary, AnswerSummary)
+    inputs, lost = ("problems", "not graded") if answers else ("corpus", "rejected")
     facts.add_row(inputs, ", ".join(config[inputs]))
     for name, source in config["policies"].items():
         step = f", step {source['step']}" if source["step"] is not None else ""
         facts.add_row(f"policy {name}", f"{source['path'] or source['adapter']}{step}")
     facts.add_row("progress", share)
-    facts.add_row("rows", f"{seen.summary.rows:,}, {seen.summary.rejected:,} of them rejected")
+    facts.add_row("rows", f"{seen.summary.rows:,}, {seen.summary.rejected:,} of them {lost}")
     if seen.noise:
         facts.add_row(*seen.noise.as_row())
-    console.print(facts, highlight=False, soft_wrap=True)
+    print_whole(facts, console)
     if isinstance(seen.summary, AnswerSummary):
         console.print()
-        console.print(_answers(seen.summary), highlight=False)
+        print_whole(_answers(seen.summary, seen.info["compared"]), console)
     elif seen.summary.groups:
         console.print()
-        console.print(_groups(seen.summary), highlight=False)
+        print_whole(_groups(seen.summary), console)
     if seen.rejected:
-        console.print("\nrejected rows (the first of each kind)")
+        console.print(f"\n{lost} (the first of each kind)")
     for row in seen.rejected:
         name = row["sample_id"] or "no sample_id"
         line = f"  {row['status']} ({row['count']:,}): {name} at {row['source']}: {row['error']}"
@@ -124,12 +127,13 @@ def print_overview(seen: Overview, console: Console) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _answers(summary: AnswerSummary) -> Table:
+def _answers(summary: AnswerSummary, order: Sequence[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("intervention")
     for heading in ("answers", "right", "fired", "changed", "tokens"):
         table.add_column(heading, justify="right")
-    for label, counts in summary.policies.items():
+    for label in order:
+        counts = summary.policies.get(label, AnswerCounts())
         tokens = max(counts.tokens, 1)
         table.add_row(
             label,

@@ -17,10 +17,13 @@ from dlogp_ray.config import BASE
 from dlogp_ray.decoding.batch import Prompt
 from dlogp_ray.decoding.calibration import rule_statistics, threshold
 from dlogp_ray.decoding.rules import RULES, Intervention, Side
+from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.answering import AnswerUnit
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.intervening import InterveneJob, Wanted
 
+_TRIED = 16
+"""Problems that are answered with each γ beforehand."""
 STREAM = "calibration of "
 """In front of a problem's name: streams of their own."""
 
@@ -75,7 +78,7 @@ def calibrate(job: InterveneJob, placement: Placement, problems: pa.Table) -> Ca
         problems: The run's.
 
     Raises:
-        Refused: A policy can't be loaded.
+        Refused: A policy can't be loaded, or an extrapolation is not finite.
         ValueError: The policies can't decode together.
     """
     unit = AnswerUnit(job, placement.device, placement.threads, spread=placement.gpus > 1)
@@ -102,6 +105,7 @@ def calibrate(job: InterveneJob, placement: Placement, problems: pa.Table) -> Ca
         for one in missing:
             found[one.label] = _with_threshold(one, statistics)
     in_order = [found[one.label] for one in job.interventions]
+    _try_extrapolation(unit, some[:_TRIED], in_order)
     return Calibrated(
         interventions=tuple(one for one in in_order if isinstance(one, Wanted)),
         left_out=tuple(one for one in in_order if isinstance(one, LeftOut)),
@@ -109,6 +113,24 @@ def calibrate(job: InterveneJob, placement: Placement, problems: pa.Table) -> Ca
         answers_per_s=min(speeds),
         tokens=tokens,
     )
+
+
+def _try_extrapolation(
+    unit: AnswerUnit, problems: Sequence[Mapping[str, Any]], wanted: Sequence[Wanted | LeftOut]
+) -> None:
+    """Answer some problems with each γ, so that one that is too large is known before the run.
+
+    Raises:
+        Refused: A distribution is not finite.
+    """
+    some = [one for one in wanted if isinstance(one, Wanted) and one.gamma is not None]
+    interventions = tuple(dict.fromkeys(one.intervention for one in some))
+    prompts = [Prompt(STREAM + p["problem_id"], p["prompt_ids"], interventions) for p in problems]
+    try:
+        for _ in unit.decoder.decode(prompts):
+            pass
+    except ValueError as error:
+        raise Refused(f"rules: {str(error).replace(STREAM, '')}") from None
 
 
 def _with_threshold(one: Wanted, statistics: Mapping[str, np.ndarray]) -> Wanted | LeftOut:
@@ -119,6 +141,18 @@ def _with_threshold(one: Wanted, statistics: Mapping[str, np.ndarray]) -> Wanted
     if found.value is None:
         return LeftOut(one.label, found.reason or "")
     return replace(one, threshold=found.value, reached=found.reached)
+
+
+def as_calibrated(info: Mapping[str, Any]) -> Calibrated:
+    """What a run's ``run.json`` says was found when it began."""
+    engine = info["engine"]
+    return Calibrated(
+        interventions=interventions_of(info),
+        left_out=tuple(LeftOut(**one) for one in info["left_out"]),
+        dtype=engine["dtype"],
+        answers_per_s=engine["answers_per_s"],
+        tokens=info["calibration_tokens"],
+    )
 
 
 def interventions_of(info: Mapping[str, Any]) -> tuple[Wanted, ...]:

@@ -14,7 +14,12 @@ from dlogp_ray.analysis.curve import write_curve
 from dlogp_ray.config import InterveneConfig
 from dlogp_ray.corpus.units import Units
 from dlogp_ray.pipelines.answering import AnswerUnit, read_problem_unit, write_answers
-from dlogp_ray.pipelines.calibrating import Calibrated, calibrate, interventions_of
+from dlogp_ray.pipelines.calibrating import (
+    Calibrated,
+    as_calibrated,
+    calibrate,
+    interventions_of,
+)
 from dlogp_ray.pipelines.chain import Stages
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.events import say
@@ -83,6 +88,8 @@ def as_recorded(job: InterveneJob, run: Run) -> InterveneJob:
 def preview(config: InterveneConfig) -> IntervenePreview:
     """What the job would do, with thresholds calibrated and one actor's speed measured.
 
+    A run that exists has both already.
+
     Raises:
         Refused: The job could not begin.
         FingerprintMismatch: The run exists and was made from something else.
@@ -90,9 +97,11 @@ def preview(config: InterveneConfig) -> IntervenePreview:
     plan = plan_intervene(config)
     run = existing_run(plan.job.run_uri, plan.fingerprint)
     with ray_session():
-        job = plan.job if run is None else as_recorded(plan.job, run)
-        placement, found = _try_out(plan, job, progress=True)
-    return IntervenePreview(plan, placement, found, len(run.committed()) if run else 0)
+        if run is None:
+            return IntervenePreview(plan, *_try_out(plan, plan.job, progress=True), 0)
+        threads = run.info["engine"]["threads"]
+        placement = place_now(plan.job.config, threads, progress=True)
+        return IntervenePreview(plan, placement, as_calibrated(run.info), len(run.committed()))
 
 
 def _try_out(

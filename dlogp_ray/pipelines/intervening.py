@@ -16,7 +16,7 @@ from dlogp_ray.corpus.problems import PROBLEMS, encode_problems, problem_units, 
 from dlogp_ray.corpus.units import Units
 from dlogp_ray.decoding.batch import why_not
 from dlogp_ray.decoding.distribution import Sampling
-from dlogp_ray.decoding.grading import load_verifier
+from dlogp_ray.decoding.grading import ANSWER, VERIFIERS, load_verifier, verifier_hash
 from dlogp_ray.decoding.rules import Intervention, Side
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.job import (
@@ -140,7 +140,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
         load_verifier(config.verifier)
     except ValueError as error:
         raise Refused(str(error)) from None
-    files = list_corpus(config.problems)
+    files = list_corpus(config.problems, what="problems")
     checkpoints = checked_checkpoints(config)
     job = InterveneJob(config, config.run_uri, wanted)
     limits = [c.max_tokens for c in checkpoints.values() if c.max_tokens is not None]
@@ -150,6 +150,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
         config.columns,
         job.text_tokenizer,
         partial(why_not, context=min(limits, default=None), width=width),
+        needed=(ANSWER,) if config.verifier in VERIFIERS else (),
     )
     data = encode_problems(problems, config.unit_problems)
     fingerprint = {
@@ -157,7 +158,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
         "problems": hashlib.sha256(data).hexdigest(),
         "policies": policies_fingerprint(config, checkpoints),
         "interventions": [asdict(one) for one in wanted],
-        "verifier": config.verifier,
+        "verifier": {"name": config.verifier, "sha256": verifier_hash(config.verifier)},
         "samples": config.samples,
         "seeds": config.seeds,
         "calibration_problems": config.calibration_problems,
@@ -192,14 +193,14 @@ def wanted_interventions(config: InterveneConfig) -> Iterator[Wanted]:
 
 def _of_rule(rule: RuleConfig, gamma: float | None) -> Iterator[Wanted]:
     ends = "" if rule.primary == "base" else " backward"
-    ends += "" if gamma is None else f" gamma={gamma:g}"
+    ends += "" if gamma is None else f" gamma={gamma:.15g}"
     one = Wanted("", rule.rule, primary=rule.primary, gamma=gamma)
     if not rule.thresholds and not rule.rates:
         yield replace(one, label=f"{rule.rule}{ends}")
     for threshold in rule.thresholds:
-        yield replace(one, label=f"{rule.rule} tau={threshold:g}{ends}", threshold=threshold)
+        yield replace(one, label=f"{rule.rule} tau={threshold:.15g}{ends}", threshold=threshold)
     for rate in rule.rates:
-        yield replace(one, label=f"{rule.rule} {rate:.4g}{ends}", rate=rate)
+        yield replace(one, label=f"{rule.rule} {rate:.15g}{ends}", rate=rate)
 
 
 def _check(wanted: Sequence[Wanted]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.pipelines.calibrating import Calibrated
 from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.intervening import IntervenePlan
@@ -72,7 +73,7 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
         table.add_row(
             "hint", f"a unit takes {per_unit_s:,.0f} s; unit_tokens: {better} takes 150 s"
         )
-    console.print(table, highlight=False, soft_wrap=True)
+    print_whole(table, console)
     return {
         "run": made.job.run_uri,
         "units": len(made.units),
@@ -100,7 +101,7 @@ def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[st
     table.add_row("actors", _where(preview.placement))
     speed = f"{found.answers_per_s:,.1f} answers/s of one actor, by one policy alone"
     table.add_row("measured", f"{speed}; what interventions have in common is decoded once")
-    console.print(table, highlight=False, soft_wrap=True)
+    print_whole(table, console)
     console.print()
     rules = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("intervention", "threshold", "fired in the calibration"):
@@ -108,7 +109,7 @@ def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[st
     for one in found.interventions:
         threshold = "" if one.threshold is None else f"{one.threshold:.4g}"
         rules.add_row(one.label, threshold, "" if one.reached is None else f"{one.reached:.2%}")
-    console.print(rules, highlight=False)
+    print_whole(rules, console)
     for left in found.left_out:
         console.print(f"left out: {left.label}: {left.reason}", highlight=False, soft_wrap=True)
     return {

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dlogp_ray.analysis.curve import Point, first_to_reach_rl
+from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.making import Made
 from dlogp_ray.tables.noise import NoiseFloor
@@ -181,7 +182,7 @@ def print_result(result: RunResult, console: Console) -> None:
     if result.ended:
         table.add_row("ended", result.ended)
     table.add_row("time", f"{result.seconds:.1f} s")
-    console.print(table, highlight=False, soft_wrap=True)
+    print_whole(table, console)
     if isinstance(result, InterveneResult):
         _print_curve(result, console)
 
@@ -209,13 +210,14 @@ def _print_curve(result: InterveneResult, console: Console) -> None:
                 f"{point.length:.1f}",
                 *passed,
             )
-        console.print(table, highlight=False)
+        print_whole(table, console)
         for rule, reached in first_to_reach_rl(result.curve).items():
-            where = "at no rate that was tried"
+            line = f"{rule} has RL's accuracy at no rate that was tried"
             if reached is not None:
                 fired, changed = reached.trigger_rate, reached.effective_rate
-                where = f"firing at {fired:.2%} of the tokens, changing {changed:.2%}"
-            console.print(f"{rule} is as good as RL {where}", highlight=False)
+                line = f"{rule} has RL's accuracy, firing at {fired:.2%} of the tokens, changing "
+                line += f"{changed:.2%}; the difference is {_difference(reached)}"
+            console.print(line, highlight=False, soft_wrap=True)
         console.print(f"tables and pictures: {result.run}/curve.*, extrapolation.*", soft_wrap=True)
     for label, reason in result.left_out.items():
         console.print(f"left out: {label}: {reason}", highlight=False, soft_wrap=True)

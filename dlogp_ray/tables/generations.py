@@ -7,6 +7,8 @@ length. An intervention of two policies is a policy too: its label stands as ``p
 
 import pyarrow as pa
 
+CURVE = "curve.parquet"
+"""What a job writes beside the table: one row an intervention."""
 OK = "ok"
 NOT_GRADED = "not_graded"
 """The verifier failed; the answer is there, and ``error`` says why."""

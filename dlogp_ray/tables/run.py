@@ -240,7 +240,7 @@ class Run:
         return ds.dataset(paths, schema=self.schema, filesystem=filesystem, format="parquet")
 
     def sql(self, query: str) -> Any:
-        """Run a query over its views: its table, ``tokens`` and ``rejected``.
+        """Run a query over its views: its table, ``tokens``, ``rejected`` (``curve``).
 
         Returns:
             A DuckDB relation: print it, or take ``.fetchall()``, ``.df()``, ``.arrow()``.
@@ -324,6 +324,9 @@ def _differences(stored: Any, given: Any, where: str = "") -> Iterator[str]:
                 yield f"{name}: the run has {_short(stored[key])}, now none"
             else:
                 yield from _differences(stored[key], given[key], name)
+    elif isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
+        for index, (mine, theirs) in enumerate(zip(stored, given, strict=True)):
+            yield from _differences(mine, theirs, f"{where}[{index}]")
     elif stored != given:
         yield f"{where}: the run has {_short(stored)}, now {_short(given)}"
 

@@ -4,6 +4,7 @@ scores        one row a sample and policy, response-aligned lists
 generations   of an intervene job: one row an answer
 tokens        one row a response token
 rejected      rows of either whose status is not ok, with the error
+curve         of a sealed intervene job: one row an intervention
 """
 
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def query_run(run: "Run", query: str) -> Any:
             f"run {run.uri}: an object is missing or can't be read: {error}. `dlogp score` with "
             "the run's job names it, and says what to do"
         ) from None
+    views = ", ".join(_names(connection))
     try:
         # COPY, ATTACH and CREATE could write, even over the run's own objects.
         statements = connection.extract_statements(query)
@@ -58,9 +60,13 @@ def query_run(run: "Run", query: str) -> Any:
         return relation
     except duckdb.Error as error:
         raise Refused(
-            f"the query failed: {error}\nThere are the views {run.table}, tokens and rejected; "
-            "DESCRIBE tokens lists columns"
+            f"the query failed: {error}\nThere are the views {views}; DESCRIBE tokens lists columns"
         ) from None
+
+
+def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    found = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+    return sorted(name for (name,) in found)
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
@@ -81,6 +87,9 @@ def _create_views(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
     there = f"SELECT {selected} FROM {run.table}"
     rows = f"{there} WHERE status = 'ok'" if run.table == "scores" else there
     connection.execute(f"CREATE VIEW tokens AS {rows}")
+    if run.answers and store.exists(run.path(generations.CURVE)):
+        name = _quoted(run.path(generations.CURVE))
+        connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
     connection.execute(f"CREATE VIEW rejected AS SELECT * FROM {run.table} WHERE status <> 'ok'")
     if store.is_local(run.uri):
         # A query sees the run's own files and nothing else on this machine.

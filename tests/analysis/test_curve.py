@@ -36,11 +36,12 @@ ALONE = [
 ]
 CURVE = [
     *ALONE,
-    point("kl 0.2", "kl", trigger_rate=0.2, against_rl_ci_high=0.001),
-    point("kl 0.4", "kl", trigger_rate=0.4, against_rl_ci_high=0.02),
-    point("kl 0.1", "kl", trigger_rate=0.1, against_rl_ci_high=-0.01),
-    point("js 0.1", "js", against_rl_ci_high=-0.2),
-    point("d", "delta_logp", threshold=-0.7, trigger_rate=0.03, against_rl_ci_high=0.0),
+    point("kl 0.2", "kl", trigger_rate=0.2, against_rl=0.001),
+    point("kl 0.4", "kl", trigger_rate=0.4, against_rl=0.02),
+    # Not shown to be worse, and worse all the same.
+    point("kl 0.1", "kl", trigger_rate=0.1, against_rl=-0.01, against_rl_ci_high=0.01),
+    point("js 0.1", "js", against_rl=-0.2),
+    point("d", "delta_logp", threshold=-0.7, trigger_rate=0.03, against_rl=0.0),
 ]
 BEYOND = [
     point(f"d γ={gamma}", "delta_logp", threshold=-0.7, gamma=gamma, trigger_rate=0.03)
@@ -48,13 +49,19 @@ BEYOND = [
 ]
 
 
-def test_the_rarest_firing_that_is_as_good_as_rl() -> None:
+def test_the_rarest_firing_that_has_rl_s_accuracy() -> None:
     found = first_to_reach_rl([*CURVE, *BEYOND])
     assert {rule: one and one.label for rule, one in found.items()} == {
         "delta_logp": "d",
         "js": None,
         "kl": "kl 0.2",
     }
+
+
+def test_nothing_is_to_be_reached_where_rl_has_nothing_right() -> None:
+    nothing = point("rl", "never", primary="rl", accuracy=0.0, against_rl=None)
+    same = point("kl 0.2", "kl", accuracy=0.0, against_rl=0.0)
+    assert first_to_reach_rl([ALONE[0], nothing, same]) == {}
 
 
 def test_extrapolation_stands_beside_replacement_of_the_same_rule_and_threshold() -> None:
@@ -84,6 +91,6 @@ def test_pictures_name_what_they_show() -> None:
 
 
 def test_what_nobody_could_grade_is_left_out_of_pictures() -> None:
-    ungraded = point("js 0.5", "js", accuracy=None, se=None, against_rl_ci_high=None)
+    ungraded = point("js 0.5", "js", accuracy=None, se=None, against_rl=None)
     assert curve_picture([*CURVE, ungraded]) == curve_picture(CURVE)
-    assert first_to_reach_rl([ungraded]) == {"js": None}
+    assert first_to_reach_rl([*ALONE, ungraded]) == {"js": None}

@@ -99,7 +99,7 @@ def document_of(result: dlogp_ray.InterveneResult, info: Any, seconds: float) ->
         "answers": result.rows,
         "tokens": result.tokens,
         "exit_code": result.exit_code,
-        "as_good_as_rl": reached,
+        "reaches_rl": reached,
         "left_out": result.left_out,
         "calibration_tokens": info["calibration_tokens"],
         "curve": [asdict(point) for point in result.curve],

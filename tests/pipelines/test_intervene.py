@@ -1,6 +1,7 @@
 """The intervene job through Ray: right answers and rates, resume, a corpus for the score job."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from itertools import combinations
@@ -24,9 +25,11 @@ from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import RULES, Intervention
 from dlogp_ray.decoding.stopping import Stops
 from dlogp_ray.errors import FingerprintMismatch, Refused
+from dlogp_ray.pipelines.intervening import plan_intervene
 from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
+from dlogp_ray.tables.run import Run, check_fingerprint
 from dlogp_ray.tables.verification import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -315,6 +318,28 @@ def test_another_question_is_refused_on_the_run(answered: Any, tmp_path: Path) -
             dlogp_ray.intervene(copied.model_copy(update=change), progress=False)
 
 
+def test_another_grader_under_the_same_name_is_refused_on_the_run(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    verifier = tmp_path / "mine.py"
+    verifier.write_text("def mine(problem, response): return True")
+    config = InterveneConfig.from_mapping(
+        fields
+        | {
+            "problems": str(write_problems(tmp_path / "p.jsonl", 2)),
+            "output": str(tmp_path),
+            "rules": {"rule": "always"},
+            "verifier": f"{verifier}:mine",
+        }
+    )
+    before = plan_intervene(config).fingerprint
+    assert plan_intervene(config).fingerprint == before
+    verifier.write_text("def mine(problem, response): return False")
+    run = Run("run", {"fingerprint": before})
+    with pytest.raises(FingerprintMismatch, match="verifier sha256"):
+        check_fingerprint(run, plan_intervene(config).fingerprint)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -329,6 +354,8 @@ def test_another_question_is_refused_on_the_run(answered: Any, tmp_path: Path) -
             "looks at the draft",
         ),
         ({"rules": [{"rule": "always"}] * 2}, "always: there twice"),
+        ({"verifier": "exact_match", "problems": "{tmp}/open.jsonl"}, "o: there is no 'answer'"),
+        ({"problems": "{tmp}/none.jsonl"}, "problems .*none.jsonl: there is no JSONL"),
         ({"verifier": "no_such"}, "no verifier is called 'no_such'"),
         ({"problems": "{tmp}/long.jsonl"}, "problem long: the prompt has 64 tokens"),
         (
@@ -346,6 +373,7 @@ def test_what_has_no_meaning_is_refused_before_anything_is_written(
 ) -> None:
     other = make_policy_folder(tmp_path / "other", 2, tokenizer=make_tokenizer("0123456789+=abc"))
     write_jsonl(tmp_path / "long.jsonl", [{"problem_id": "long", "prompt": "1" * 64}])
+    write_jsonl(tmp_path / "open.jsonl", [{"problem_id": "o", "prompt": "1"}])
     places = {"base": policy_folders["base"], "other": other, "tmp": tmp_path}
     text = json.dumps(change)
     for name, place in places.items():
@@ -357,7 +385,7 @@ def test_what_has_no_meaning_is_refused_before_anything_is_written(
     assert not (tmp_path / "o").exists()
 
 
-def test_an_extrapolation_that_is_not_finite_fails_its_units_by_name(
+def test_an_extrapolation_that_is_not_finite_is_refused_before_the_run(
     fields: dict[str, Any], tmp_path: Path
 ) -> None:
     config = InterveneConfig.from_mapping(
@@ -365,15 +393,14 @@ def test_an_extrapolation_that_is_not_finite_fails_its_units_by_name(
         | {
             "problems": str(write_problems(tmp_path / "p.jsonl", 2)),
             "output": str(tmp_path / "o"),
-            "rules": [{"rule": "always", "gammas": 3e38}],
+            "rules": {"rule": "always", "gammas": [0.1, 3e38]},
             "verifier": "exact_match",
         }
     )
-    result = dlogp_ray.intervene(config, progress=False)
-    assert (result.exit_code, result.sealed) == (4, False)
-    (cause,) = result.units_failed.values()
-    assert "problem p" in cause
-    assert "gamma 3e+38 gives a distribution that is not finite" in cause
+    message = r"rules: problem p\d.*: gamma 3e\+38 gives a distribution that is not finite"
+    with pytest.raises(Refused, match=message):
+        dlogp_ray.intervene(config, progress=False)
+    assert not (tmp_path / "o/test").exists()
 
 
 def test_the_command_prints_the_curve_and_one_line_of_json(answered: Any, tmp_path: Path) -> None:
@@ -384,11 +411,36 @@ def test_the_command_prints_the_curve_and_one_line_of_json(answered: Any, tmp_pa
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert [point["label"] for point in document["curve"]] == LABELS
-    assert "delta_logp tau=-1 gamma=0.3" in done.stdout
+    # Whole, whatever the width of what it goes to (80 columns here).
+    for point in document["curve"]:
+        (line,) = (
+            one for one in done.stdout.splitlines() if re.match(rf"{point['label']}  +\d", one)
+        )
+        assert f"{point['trigger_rate']:.2%}" in line
+        assert f"{point['accuracy']:.2%} ± {point['se']:.2%}" in line
     assert "pass@4" in done.stdout
+    assert "…" not in done.stdout
     shown = CliRunner().invoke(app, ["show", copied.run_uri])
     assert shown.exit_code == 0, shown.output
-    assert "random 0.2" in shown.stdout
+    order = [shown.stdout.index(f"\n{label}  ") for label in LABELS]
+    assert order == sorted(order)
+    queried = CliRunner().invoke(
+        app, ["query", copied.run_uri, "SELECT label FROM curve", "--format", "json"]
+    )
+    assert [json.loads(line)["label"] for line in queried.stdout.splitlines()] == LABELS
+
+
+def test_the_plan_of_a_run_that_exists_is_what_it_began_with(answered: Any, tmp_path: Path) -> None:
+    copied = elsewhere(answered, tmp_path)
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(copied.model_dump(mode="json")))
+    done = CliRunner().invoke(app, ["intervene", str(job), "--plan"])
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    info = dlogp_ray.open_run(copied.run_uri).info
+    assert document["interventions"] == info["interventions"]
+    assert document["answers_per_s_per_actor"] == info["engine"]["answers_per_s"]
+    assert (document["units_done"], document["units"]) == (3, 3)
 
 
 def test_the_config_s_rules_are_the_rules() -> None:
