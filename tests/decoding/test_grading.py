@@ -75,7 +75,10 @@ def test_the_file_of_a_verifier_is_known_by_its_content(tmp_path: Path) -> None:
     path.write_text("def yes(problem, response): return True")
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
     assert verifier_hash(f"{path}:yes") == expected
+    path.write_text("class Any:\n    def __call__(self, *_): return True\nany_ = Any()")
+    assert verifier_hash(f"{path}:any_") != expected
     assert verifier_hash("exact_match") is None
+    assert verifier_hash("sys:intern") is None  # built in
     module = hashlib.sha256(Path(grading.__file__).read_bytes()).hexdigest()
     assert verifier_hash("dlogp_ray.decoding.grading:math_verify") == module
 
