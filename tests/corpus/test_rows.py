@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dlogp_ray.corpus.rows import RowRules, check_rows, unit_schema
 from dlogp_ray.corpus.text import TextTokenizer
+from dlogp_ray.demo.tokenizer import build_tokenizer
 from dlogp_ray.errors import Refused, RowRejected
 
 VOCAB_SIZE = 24
@@ -314,6 +315,17 @@ def test_prompt_format_chat_makes_the_prompt_one_user_message() -> None:
     tokenizer = text_tokenizer(TEMPLATE, prompt_format="chat")
     (found,) = check(TEXT | {"prompt": "1+2"}, tokenizer=tokenizer)
     assert found["prompt_ids"] == PROMPT_IDS
+
+
+@pytest.mark.parametrize("column", ["prompt", "response"])
+def test_text_that_the_tokenizer_refuses_is_a_rejected_row(column: str) -> None:
+    """The demo's vocabulary has characters and no unknown token."""
+    tokenizer = TextTokenizer(build_tokenizer(64), prompt_format="raw", append_eos=False)
+    row = {"sample_id": "t", "prompt": "1+2=", "response": "#3"}
+    (found,) = check(row, tokenizer=tokenizer)
+    assert found["status"] == "ok"
+    status, error = rejection(row | {column: "1é"}, tokenizer=tokenizer)
+    assert (status, "the tokenizer refuses it: " in error) == ("tokenizer", True)
 
 
 def test_messages_without_a_template_or_against_it() -> None:
