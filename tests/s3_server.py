@@ -167,6 +167,8 @@ class FaultyProxy:
             port: Where the server listens on this machine.
         """
         self._upstream = port
+        self.sent = 0
+        """Bytes of answers."""
         self._faults: list[Fault] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -244,6 +246,7 @@ class FaultyProxy:
             return self._broken(request)
         async with self._pass_on(request, body) as answer:
             content = await answer.read()
+            self.sent += len(content)
             if kind == "lost answer":
                 return self._broken(request)
             headers = answer.headers.copy()

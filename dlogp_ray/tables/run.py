@@ -6,6 +6,7 @@
   scores/part-*      one object a unit; that it exists is the commit (generations/ of an intervene
                      job, which has its problems.parquet too)
   failed/<unit>.json cause and attempts of a unit that could not be done
+  sparsity/<name>/   statistics of the table, by `dlogp sparsity`
   manifest.parquet   every object with rows, tokens, etag and content hash
   _SUCCESS           the totals; the run is sealed
 
@@ -35,6 +36,8 @@ from dlogp_ray.tables.noise import NoiseFloor
 
 TABLES = {"score": "scores", "intervene": "generations"}
 """Job -> the table that it makes."""
+ANALYSIS = "sparsity.json"
+"""What says that a sparsity analysis is whole, in its folder ``sparsity/<name>``."""
 _READERS = 16
 _NEEDED = frozenset({"fingerprint", "units"})
 """What every ``run.json`` says."""
@@ -145,6 +148,40 @@ class Run:
             name.removesuffix(".json"): json.loads(store.read(self.path(f"failed/{name}")))
             for name in names
         }
+
+    def analyses(self) -> dict[str, list[str]]:
+        """The sparsity analyses beside its table: name -> names of its tables."""
+        filesystem, path = store.open_store(self.path("sparsity"))
+        files: dict[str, set[str]] = {}
+        for name in filesystem.glob(f"{path}/*/*"):
+            *_, analysis, file = name.split("/")
+            files.setdefault(analysis, set()).add(file)
+        return {
+            analysis: sorted(n.removesuffix(".parquet") for n in names if n.endswith(".parquet"))
+            for analysis, names in sorted(files.items())
+            if ANALYSIS in names
+        }
+
+    def figures(self, analysis: str) -> pa.Table:
+        """The figures of a sparsity analysis, one row each.
+
+        Raises:
+            Refused: There is none of this name.
+        """
+        if self.answers:
+            raise Refused(
+                f"run {self.uri} is of an intervene job and has no sparsity analysis: its figures "
+                "are in the view `curve`"
+            )
+        try:
+            data = store.read(self.path(f"sparsity/{analysis}/figures.parquet"))
+        except FileNotFoundError:
+            there = ", ".join(self.analyses()) or "none"
+            raise Refused(
+                f"run {self.uri} has no sparsity analysis {analysis!r} (there is {there}); make it "
+                f"with `dlogp sparsity {self.uri} --name {analysis}`"
+            ) from None
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
 
     def object_uris(self) -> list[str]:
         """Addresses of the run's objects: by its manifest once sealed, else what is there now."""

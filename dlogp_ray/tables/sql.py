@@ -4,6 +4,8 @@ scores        one row a sample and policy, response-aligned lists
 generations   of an intervene job: one row an answer
 tokens        one row a response token
 rejected      rows of either whose status is not ok, with the error
+sparsity      of a score run: one row a figure of every sparsity analysis, by `analysis`;
+              sparsity_histograms, sparsity_shifted, ...: its other tables
 curve         of a sealed intervene job: one row an intervention
 """
 
@@ -14,6 +16,7 @@ import duckdb
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
 from dlogp_ray.tables import generations
+from dlogp_ray.tables.naming import names_in
 from dlogp_ray.tables.schemas import STATISTICS
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ _PER_TOKEN = {
     "scores": ("response_ids", "response_mask", *STATISTICS),
     "generations": generations.PER_TOKEN,
 }
+_ALWAYS = {"scores": "response_mask", "generations": "fired"}
+"""Of one value a token, in every row."""
 _TOKEN_NAMES = {"response_ids": "token_id"}
 
 
@@ -31,7 +36,7 @@ def connect(uri: str) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("SET enable_progress_bar = false")
     if not store.is_local(uri):
-        connection.register_filesystem(store.open_store(uri)[0])
+        connection.register_filesystem(store.open_store(uri, read_ahead=False)[0])
     return connection
 
 
@@ -43,7 +48,7 @@ def query_run(run: "Run", query: str) -> Any:
     """
     connection = connect(run.uri)
     try:
-        _create_views(connection, run)
+        _create_views(connection, run, names_in(connection, query))
     except duckdb.Error as error:
         raise Damaged(
             f"run {run.uri}: an object is missing or can't be read: {error}. `dlogp score` with "
@@ -69,7 +74,9 @@ def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return sorted(name for (name,) in found)
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
+def _create_views(
+    connection: duckdb.DuckDBPyConnection, run: "Run", named: set[str] | None
+) -> None:
     uris = run.object_uris()
     if uris:
         names = ", ".join(_quoted(uri) for uri in uris)
@@ -77,16 +84,8 @@ def _create_views(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
     else:
         connection.register("no_rows", run.schema.empty_table())
         connection.execute(f"CREATE VIEW {run.table} AS SELECT * FROM no_rows")
-    per_token = _PER_TOKEN[run.table]
-    scalars = [name for name in run.schema.names if name not in (*per_token, "prompt_ids")]
-    lists = [f"unnest({name}) AS {_TOKEN_NAMES.get(name, name)}" for name in per_token]
-    selected = ", ".join(
-        ['unnest(range(len(response_ids))) AS "position"', *lists]
-        + [f'"{name}"' for name in scalars if name not in ("status", "error")]
-    )
-    there = f"SELECT {selected} FROM {run.table}"
-    rows = f"{there} WHERE status = 'ok'" if run.table == "scores" else there
-    connection.execute(f"CREATE VIEW tokens AS {rows}")
+    connection.execute(f"CREATE VIEW tokens AS {_tokens(run, named)}")
+    _create_sparsity(connection, run)
     if run.answers and store.exists(run.path(generations.CURVE)):
         name = _quoted(run.path(generations.CURVE))
         connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
@@ -97,6 +96,47 @@ def _create_views(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
         connection.execute(f"SET allowed_directories = [{folder}]")
         connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
+
+
+def _create_sparsity(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
+    """A view of each table that a sparsity analysis has, over all analyses."""
+    uris: dict[str, list[str]] = {}
+    for analysis, tables in ({} if run.answers else run.analyses()).items():
+        for table in tables:
+            uri = run.path(f"sparsity/{analysis}/{table}.parquet")
+            uris.setdefault(table, []).append(_quoted(uri))
+    for table, some in uris.items():
+        view = "sparsity" if table == "figures" else f"sparsity_{table}"
+        connection.execute(
+            f"CREATE VIEW {view} AS SELECT split_part(filename, '/', -2) AS analysis, * EXCLUDE "
+            f"filename FROM read_parquet([{', '.join(some)}], union_by_name = true, "
+            "filename = true)"
+        )
+
+
+def _tokens(run: "Run", named: set[str] | None) -> str:
+    """One row a token, with the columns that may be asked for.
+
+    What is unnested is read, so that names that no query has stay out. The mask is always there:
+    a list that was not computed is null, and gives no rows by itself.
+    """
+    per_token = _PER_TOKEN[run.table]
+    columns = {
+        "position": f'unnest(range(len({_ALWAYS[run.table]}))) AS "position"',
+        **{
+            _TOKEN_NAMES.get(name, name): f"unnest({name}) AS {_TOKEN_NAMES.get(name, name)}"
+            for name in per_token
+        },
+    }
+    columns = {
+        name: column
+        for name, column in columns.items()
+        if named is None or name in named or name == _ALWAYS[run.table]
+    }
+    apart = (*per_token, "prompt_ids", "status", "error")
+    scalars = [f'"{name}"' for name in run.schema.names if name not in apart]
+    there = f"SELECT {', '.join([*columns.values(), *scalars])} FROM {run.table}"
+    return f"{there} WHERE status = 'ok'" if run.table == "scores" else there
 
 
 def _quoted(text: str) -> str:
