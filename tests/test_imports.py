@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dlogp_ray"
-HEAVY = {"torch", "ray", "transformers", "duckdb"}
+HEAVY = {"torch", "ray", "transformers", "duckdb", "datasketches", "vl_convert"}
 
 # A room may import itself and whatever stands on a lower level; rooms on one level don't import
 # each other. demo stands above pipelines, for its walkthrough runs a job.
@@ -80,7 +80,8 @@ def test_every_public_name_is_found() -> None:
         "import dlogp_ray\nfor name in dlogp_ray.__all__: print(getattr(dlogp_ray, name).__name__)"
     )
     classes = ["InterveneConfig", "InterveneResult", "Run", "ScoreConfig", "ScoreResult"]
-    assert run(code).split() == [*classes, "intervene", "open_run", "score"]
+    classes += ["SparsityConfig", "SparsityResult"]
+    assert run(code).split() == [*classes, "intervene", "open_run", "score", "sparsity"]
 
 
 def modules() -> dict[str, Path]:

@@ -1,1 +1,1 @@
-"""Mergeable summaries of scored tokens."""
+"""What runs say, and how people see it."""

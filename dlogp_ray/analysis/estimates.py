@@ -9,7 +9,26 @@ from statistics import NormalDist
 
 import numpy as np
 
-_Z95 = NormalDist().inv_cdf(0.975)
+Z95 = NormalDist().inv_cdf(0.975)
+_T975 = (
+    *(math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365),
+    *(2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
+)
+"""The 97.5 % quantile of Student's t with 0 to 15 degrees of freedom, from a table."""
+
+
+def t975(dof: int) -> float:
+    """The 97.5 % quantile of Student's t; from 16 degrees of freedom on by the expansion in 1/ν.
+
+    Source: Abramowitz and Stegun, 26.7.5; right to 1e-4 there.
+    """
+    if dof < len(_T975):
+        return _T975[dof]
+    z = Z95
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / dof + second / dof**2 + third / dof**3
 
 
 @dataclass(frozen=True)
@@ -31,9 +50,7 @@ class Estimate:
     @property
     def ci(self) -> tuple[float, float] | None:
         """The 95 % confidence interval by the normal distribution."""
-        return (
-            None if self.se is None else (self.value - _Z95 * self.se, self.value + _Z95 * self.se)
-        )
+        return None if self.se is None else (self.value - Z95 * self.se, self.value + Z95 * self.se)
 
     @property
     def p_value(self) -> float | None:

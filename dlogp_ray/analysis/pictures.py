@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from dlogp_ray.analysis.curve import Point
+from dlogp_ray.analysis.estimates import Z95
 
-_Z95 = 1.96
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which the colour-blind tell apart."""
 _MARKERS = "osD^vPX"
@@ -38,7 +38,7 @@ def curve_picture(points: Iterable[Point]) -> dict[str, bytes] | None:
         axes.errorbar(
             [point.trigger_rate for point in line],
             [float(point.accuracy or 0.0) for point in line],
-            [_Z95 * (point.se or 0.0) for point in line],
+            [Z95 * (point.se or 0.0) for point in line],
             label=name,
             color=_COLOURS[index % len(_COLOURS)],
             marker=_MARKERS[index % len(_MARKERS)],
@@ -80,7 +80,7 @@ def extrapolation_picture(points: Iterable[Point]) -> dict[str, bytes] | None:
     figure = Figure(figsize=(max(4.0, 0.9 * len(shown) + 1.5), 4.2), layout="constrained")
     axes: Axes = figure.add_subplot()
     accuracies = [float(point.accuracy or 0.0) for point in shown]
-    errors = [_Z95 * (point.se or 0.0) for point in shown]
+    errors = [Z95 * (point.se or 0.0) for point in shown]
     colours = [
         _COLOURS[1] if p.gamma is not None else "0.6" if p.rule == "never" else _COLOURS[0]
         for p in shown

@@ -48,6 +48,19 @@ class NoiseFloor(BaseModel):
         delta = self.base_against_base.get("delta_logp")
         return None if delta is None else delta.p99
 
+    @property
+    def floors(self) -> dict[str, float]:
+        """Statistic -> what is unresolved up to here, in its own unit (nats).
+
+        Of a pair's statistics base against base; of others, such as entropies, what other batches
+        change, the largest of all policies.
+        """
+        found: dict[str, float] = {}
+        for columns in self.rebatched.values():
+            for name, spread in columns.items():
+                found[name] = max(spread.p99, found.get(name, 0.0))
+        return found | {name: spread.p99 for name, spread in self.base_against_base.items()}
+
     def as_row(self) -> tuple[str, str]:
         """A heading and its figure, for people."""
         if self.unresolved_nats is not None:

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from dlogp_ray.analysis.estimates import mean_by_problem, paired_difference, pass_at_k
+from dlogp_ray.analysis.estimates import mean_by_problem, paired_difference, pass_at_k, t975
 
 NAN = math.nan
 
@@ -92,3 +93,9 @@ def test_the_clustered_interval_covers_and_the_plain_one_does_not() -> None:
     # 2,000 rounds at 95 %: standard deviation 0.5 %
     assert 0.93 <= covered / 2_000 <= 0.97
     assert plain / 2_000 < 0.75
+
+
+def test_student_s_quantile_is_scipy_s() -> None:
+    for dof in (*range(1, 40), 100, 1_000):
+        # The table has three decimals.
+        assert t975(dof) == pytest.approx(stats.t.ppf(0.975, dof), abs=6e-4)

@@ -1,0 +1,65 @@
+"""One object of the scores table, read a little at a time: its statistics.
+
+Imported by every process that reads, and so without torch.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dlogp_ray import store
+from dlogp_ray.analysis.sparsity.groups import Grouped, columns_needed, grouped
+from dlogp_ray.errors import Damaged
+
+_TOKENS_AT_ONCE = 100_000
+"""With all their columns and what is computed of them some 60 MB."""
+
+
+def read_object(
+    uri: str, *, by: Sequence[str], floors: Mapping[str, float], policies: int
+) -> Grouped:
+    """The statistics of one object.
+
+    Args:
+        uri: Its address.
+        by: Columns to split by.
+        floors: As ``Statistics.of``.
+        policies: Rows of each sample, which lie together.
+
+    Raises:
+        Damaged: It can't be read.
+        Refused: There are too many groups.
+    """
+    parts = (grouped(rows, by, floors) for rows in _tables(uri, by, policies))
+    return Grouped.merge(parts)
+
+
+def _tables(uri: str, by: Sequence[str], policies: int) -> Iterator[pa.Table]:
+    """An object's rows, some at a time."""
+    filesystem, path = store.open_store(uri, read_ahead=False)  # pyarrow does
+    try:
+        with filesystem.open(path, "rb") as raw:
+            file = pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=True)
+            columns = columns_needed(by, file.schema_arrow.names)
+            rows = _rows_at_once(file.metadata, policies)
+            for batch in file.iter_batches(rows, columns=columns):
+                yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowException) as error:
+        raise Damaged(
+            f"{uri} can't be read ({error}); `dlogp verify` tells what else is damaged, and with "
+            "--repair scores it again"
+        ) from None
+
+
+def _rows_at_once(metadata: pq.FileMetaData, policies: int) -> int:
+    """Rows with about ``_TOKENS_AT_ONCE`` tokens, with all rows of each sample."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    tokens: int = sum(
+        group.column(index).num_values
+        for group in groups
+        for index in range(group.num_columns)
+        if group.column(index).path_in_schema.startswith("response_ids.")
+    )
+    samples: int = _TOKENS_AT_ONCE * metadata.num_rows // max(tokens, 1) // policies
+    return max(1, samples) * policies
