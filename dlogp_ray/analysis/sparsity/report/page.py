@@ -1,0 +1,238 @@
+"""The page itself: everything that it shows is in it, and it asks nothing of any network."""
+
+import base64
+import gzip
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from dlogp_ray.analysis.sparsity.report.vega import Chart
+
+_MANTISSA_BITS = 12
+"""Of float32's 23: four digits, which is what is shown, and half of the bytes."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a token is shaded by.
+
+    Attributes:
+        name: A column.
+        label: For people.
+        full: From here on the shade is full; below 0 for what is at most 0.
+        least: Below it there is no shade, on a logarithmic scale.
+        scale: Of the shade, linear or log.
+        change: 0 where the policies agree: what lies within the noise floor is unresolved.
+        signed: Two colours, for values above and below 0.
+    """
+
+    name: str
+    label: str
+    full: float
+    least: float = 0.0
+    scale: str = "linear"
+    change: bool = False
+    signed: bool = False
+
+
+MEASURES = (
+    Measure("delta_logp", "Δlog p", full=2.0, change=True, signed=True),
+    Measure("kl_rl_base", "KL(RL ‖ base)", full=1.0, least=1e-4, scale="log", change=True),
+    Measure("js", "JS", full=0.5, least=1e-4, scale="log", change=True),
+    Measure("entropy_base", "entropy of the base", full=3.0),
+    Measure("entropy_rl", "entropy of RL", full=3.0),
+    Measure("rank_base", "rank in the base", full=100.0, least=0.5, scale="log"),
+    Measure("logp_base", "log p of the base", full=-6.0),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A response that is shown.
+
+    Attributes:
+        id: Its name.
+        group: Whose text it is, under which policy.
+        right: Whether it is right, where the run says.
+        prompt: Its prompt, where the run has it as text.
+        token_ids: [n].
+        counts: [n] whether each token counts.
+        values: Column -> [n]; NaN where it was not computed.
+    """
+
+    id: str
+    group: str
+    right: bool | None
+    prompt: str | None
+    token_ids: np.ndarray
+    counts: np.ndarray
+    values: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What stands around charts and responses.
+
+    Attributes:
+        title: Of the page.
+        headlines: A table: its headings, and rows.
+        tables: Title -> another one, below the charts.
+        split: What is split by, in words; "" for nothing more.
+        footer: Where it comes from.
+        floors: Statistic -> a magnitude up to here is unresolved, nats; none for any other.
+    """
+
+    title: str
+    headlines: Sequence[Sequence[str]]
+    tables: Mapping[str, Sequence[Sequence[str]]]
+    split: str
+    footer: str
+    floors: Mapping[str, float]
+
+
+def page(
+    heading: Heading,
+    charts: Mapping[str, Sequence[Chart]],
+    samples: Sequence[Sample],
+    surface: Callable[[int], str | None],
+) -> str:
+    """The whole page.
+
+    Args:
+        heading: What stands around.
+        charts: By their heading.
+        samples: In any order.
+        surface: How a vocabulary id looks; None where nobody knows.
+    """
+    tokens = np.concatenate([np.zeros(0, np.int32), *(one.token_ids for one in samples)])
+    ids, places = np.unique(tokens, return_inverse=True)
+    arrays = {"token": places.astype(np.int32)}
+    arrays["counts"] = np.concatenate(
+        [np.zeros(0, np.uint8), *(one.counts.astype(np.uint8) for one in samples)]
+    )
+    measures = [m for m in MEASURES if any(m.name in one.values for one in samples)]
+    for measure in measures:
+        values = [_values(one, measure.name) for one in samples]
+        arrays[measure.name] = _rounded(np.concatenate([np.zeros(0, np.float32), *values]))
+    planes, columns = _planes(arrays)
+    data = {
+        "policies": _policies(charts),
+        "charts": {title: [asdict(chart) for chart in some] for title, some in charts.items()},
+        "measures": [
+            asdict(one) | {"floor": heading.floors.get(one.name, 0.0) if one.change else 0.0}
+            for one in measures
+        ],
+        "samples": list(_described(samples)),
+        "vocabulary": [_surface(surface, int(one)) for one in ids],
+        "ids": ids.tolist(),
+        "columns": columns,
+    }
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    filled = {
+        "TITLE": html.escape(heading.title),
+        "CSS": _file("page.css"),
+        "HEADLINES": _table(heading.headlines),
+        "TABLES": "".join(
+            f"<section><h2>{html.escape(title)}</h2>{_table(rows)}</section>"
+            for title, rows in heading.tables.items()
+        ),
+        "SPLIT": html.escape(heading.split),
+        "FOOTER": html.escape(heading.footer),
+        "DATA": _packed(text.encode()),
+        "TOKENS": _packed(planes),
+        "VEGA": _vega(),
+        "JS": _file("page.js"),
+    }
+    parts = _file("page.html").split("__")
+    return "".join(filled.get(part, part) for part in parts)
+
+
+def _policies(charts: Mapping[str, Sequence[Chart]]) -> list[str]:
+    """That charts have values of, in their order."""
+    values = (v for some in charts.values() for one in some for v in one.spec["data"]["values"])
+    return list(dict.fromkeys(value["policy"] for value in values if "policy" in value))
+
+
+def _described(samples: Sequence[Sample]) -> Any:
+    start = 0
+    chance = np.random.default_rng(0).permutation(len(samples))
+    for index, one in enumerate(samples):
+        delta = one.values["delta_logp"][one.counts]
+        yield {
+            "id": one.id,
+            "group": one.group,
+            "right": one.right,
+            "prompt": one.prompt,
+            "start": start,
+            "length": len(one.token_ids),
+            "sum": float(np.abs(delta).sum()),
+            "chance": int(chance[index]),
+        }
+        start += len(one.token_ids)
+
+
+def _values(sample: Sample, name: str) -> np.ndarray:
+    nothing = np.full(len(sample.token_ids), np.nan)
+    return np.asarray(sample.values.get(name, nothing), dtype=np.float32)
+
+
+def _surface(surface: Callable[[int], str | None], token: int) -> str:
+    text = surface(token)
+    return f"⟨{token}⟩" if text is None or text == "" else text
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """float32 with ``_MANTISSA_BITS``, to the nearest."""
+    dropped = 23 - _MANTISSA_BITS
+    bits = values.view(np.uint32).astype(np.uint64) + (1 << (dropped - 1))
+    kept = (bits & ~np.uint64((1 << dropped) - 1)).astype(np.uint32).view(np.float32)
+    return np.where(np.isfinite(values), kept, np.float32(np.nan))
+
+
+def _planes(arrays: Mapping[str, np.ndarray]) -> tuple[bytes, list[dict[str, Any]]]:
+    """The arrays' bytes, and where each is.
+
+    The first byte of all values comes first, then the second, ...: they pack better.
+    """
+    planes, columns, start = [], [], 0
+    for name, values in arrays.items():
+        raw = values.view(np.uint8).reshape(len(values), values.dtype.itemsize).T.tobytes()
+        kind = {"float32": "float32", "int32": "int32", "uint8": "uint8"}[values.dtype.name]
+        columns.append({"name": name, "start": start, "length": len(values), "kind": kind})
+        planes.append(raw)
+        start += len(raw)
+    return b"".join(planes), columns
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(gzip.compress(data, compresslevel=9, mtime=0)).decode()
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    headings, *lines = rows
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in headings)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in lines
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
+
+
+def _file(name: str) -> str:
+    return files("dlogp_ray.analysis.sparsity.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script, packed: 0.9 MB else."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return _packed(bundle.encode())
