@@ -11,10 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlogp_ray.config import InterveneConfig, ScoreConfig
+    from dlogp_ray.config import InterveneConfig, ScoreConfig, SparsityConfig
     from dlogp_ray.pipelines.intervene import intervene
     from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
     from dlogp_ray.pipelines.score import score
+    from dlogp_ray.pipelines.sparsity import SparsityResult, sparsity
     from dlogp_ray.tables.run import Run, open_run
 
 __all__ = [
@@ -23,9 +24,12 @@ __all__ = [
     "Run",
     "ScoreConfig",
     "ScoreResult",
+    "SparsityConfig",
+    "SparsityResult",
     "intervene",
     "open_run",
     "score",
+    "sparsity",
 ]
 
 _HOMES = {
@@ -37,6 +41,9 @@ _HOMES = {
     "ScoreResult": "dlogp_ray.pipelines.result",
     "open_run": "dlogp_ray.tables.run",
     "score": "dlogp_ray.pipelines.score",
+    "SparsityConfig": "dlogp_ray.config",
+    "SparsityResult": "dlogp_ray.pipelines.sparsity",
+    "sparsity": "dlogp_ray.pipelines.sparsity",
 }
 
 

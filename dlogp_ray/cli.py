@@ -1,4 +1,4 @@
-"""The command line: ``dlogp score | intervene | show | query | verify | doctor | bench | demo``.
+"""The command line: ``dlogp score | sparsity | intervene | show | query | compare | verify | …``.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` is quick.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlogp_ray.config import BenchConfig, InterveneConfig, ScoreConfig
+from dlogp_ray.config import BenchConfig, InterveneConfig, ScoreConfig, SparsityConfig
 from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Format(StrEnum):
     TABLE = "table"
     CSV = "csv"
     JSON = "json"
+    PARQUET = "parquet"
 
 
 ActorsOption = Annotated[
@@ -119,6 +120,47 @@ def intervene(
     _end(lambda: run_job(job, progress=progress and not json_log))
 
 
+@app.command(epilog=EXIT_CODES)
+def sparsity(
+    run: RunArgument,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column to split by, besides policy and generator; may be repeated. At most 100 "
+            "groups in all."
+        ),
+    ] = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Of the analysis: its tables go to <run>/sparsity/<name>, in place of those there."
+        ),
+    ] = SparsityConfig.model_fields["name"].default,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Analyse a run that is not sealed, as far as it is.")
+    ] = False,
+    llama_cpp: Annotated[
+        bool,
+        typer.Option(
+            "--llama-cpp", help="Print what llama.cpp's perplexity --kl-divergence prints as well."
+        ),
+    ] = False,
+    progress: ProgressOption = True,
+) -> None:
+    """Where, in which direction and how sparsely RL changed the policy. Last line: JSON."""
+    config = SparsityConfig.from_mapping(
+        {"run": run, "by": by or [], "name": name, "partial": partial}, source="sparsity"
+    )
+    from rich.console import Console
+
+    from dlogp_ray.pipelines.sparsity import print_sparsity
+    from dlogp_ray.pipelines.sparsity import sparsity as run_job
+
+    result = run_job(config, progress=progress)
+    print_sparsity(result, Console(), llama_cpp=llama_cpp)
+    typer.echo(json.dumps(result.as_json()))
+
+
 def _log_json() -> None:
     from dlogp_ray.pipelines.events import log_to_standard_error
 
@@ -175,31 +217,63 @@ def show(
 def query(
     run: RunArgument,
     sql: Annotated[str, typer.Argument(help="DuckDB SQL over the run's views.")],
-    output_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+    form: Annotated[Format, typer.Option("--format", help="How to write rows.")] = Format.TABLE,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to this file instead of standard output.")
+    ] = None,
 ) -> None:
-    """Query a run: scores or generations (a row a sample), tokens (a row a token), rejected."""
+    """Query a run: scores or generations (a row a sample), tokens (a row a token), sparsity, …"""
     from dlogp_ray.tables.run import open_run
 
+    if form is Format.TABLE and out is not None:
+        raise Refused(
+            "--out: expected --format csv, json or parquet with it; a table is for people"
+        )
     opened = open_run(run)
     if not opened.sealed:
         share = f"{len(opened.committed())} of {opened.planned} units"
         typer.echo(f"dlogp: the run is not sealed; the answer covers {share}", err=True)
     relation = opened.sql(sql)
-    if output_format is Format.TABLE:
+    if form is Format.TABLE:
         relation.show(max_rows=200, max_width=200)
-    elif output_format is Format.CSV:
-        import csv
+        return
+    from dlogp_ray.tables.output import write_rows
 
-        writer = csv.writer(sys.stdout)
-        writer.writerow(relation.columns)
-        for row in relation.to_arrow_table().to_pylist():
-            writer.writerow(
-                json.dumps(v, default=str) if isinstance(v, list | dict) else v
-                for v in row.values()
-            )
+    if out is None:
+        sys.stdout.flush()
+        write_rows(relation, form.value, sys.stdout.buffer)
+        return
+    try:
+        with out.open("wb") as sink:
+            write_rows(relation, form.value, sink)
+    except OSError as error:
+        raise Refused(f"--out {out}: {error.strerror}") from None
+
+
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(help="A run with a sparsity analysis.")],
+    run_b: Annotated[str, typer.Argument(help="Another one.")],
+    name: Annotated[
+        str, typer.Option(help="Of the analysis, in both.")
+    ] = SparsityConfig.model_fields["name"].default,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Every figure that both have, a line of JSON each.")
+    ] = False,
+) -> None:
+    """Two runs' sparsity side by side: the figures of both, and the differences with errors."""
+    from rich.console import Console
+
+    from dlogp_ray.analysis.printing import print_whole
+    from dlogp_ray.analysis.sparsity.comparing import compared, headline_differences
+    from dlogp_ray.tables.run import open_run
+
+    rows = compared(open_run(run_a).figures(name), open_run(run_b).figures(name))
+    if as_json:
+        for row in rows.to_pylist():
+            typer.echo(json.dumps(row))
     else:
-        for row in relation.to_arrow_table().to_pylist():
-            typer.echo(json.dumps(row, default=str))
+        print_whole(headline_differences(rows), Console())
 
 
 @app.command(epilog=EXIT_CODES)

@@ -9,6 +9,7 @@ from dlogp_ray.config.intervene import InterveneConfig, RuleConfig
 from dlogp_ray.config.job import JobConfig, check_address
 from dlogp_ray.config.run import BASE, ActorRange, PolicySource, RunConfig
 from dlogp_ray.config.score import CORPUS_COLUMNS, CarryType, ScoreConfig
+from dlogp_ray.config.sparsity import SparsityConfig
 
 __all__ = [
     "BASE",
@@ -22,5 +23,6 @@ __all__ = [
     "RuleConfig",
     "RunConfig",
     "ScoreConfig",
+    "SparsityConfig",
     "check_address",
 ]

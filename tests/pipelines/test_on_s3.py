@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -74,6 +76,23 @@ def test_a_job_on_s3_has_the_rows_of_the_same_job_on_disk(scored_on_s3: Any, fin
     assert verify(run) == []
     again = dlogp_ray.score(config, progress=False)
     assert (again.units_scored, again.rows) == (0, 40)
+
+
+def test_statistics_on_s3_are_those_on_disk(
+    scored_on_s3: Any, finished: Any, tmp_path: Path
+) -> None:
+    local = shutil.copytree(finished.result.run, tmp_path / "r")
+    figures = []
+    for uri in (scored_on_s3[1].run, str(local)):
+        found = dlogp_ray.sparsity(dlogp_ray.SparsityConfig(run=uri), progress=False)
+        run = dlogp_ray.open_run(uri)
+        assert verify(run) == []
+        assert store.read(f"{found.folder}/report.html").startswith(b"<!doctype html>")
+        query = "SELECT * FROM sparsity ORDER BY policy, generator, statistic, figure, x"
+        figures.append(run.sql(query).df())
+    assert len(figures[0]) > 1_000
+    # Sums, in another order.
+    pandas.testing.assert_frame_equal(*figures, rtol=1e-9, atol=1e-15)
 
 
 def test_a_flaky_store_changes_no_row(

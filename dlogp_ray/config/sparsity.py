@@ -1,0 +1,33 @@
+"""The sparsity job: a scores table -> statistics of where RL changed the policy."""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dlogp_ray.config.job import JobConfig, Uri, as_list
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+class SparsityConfig(JobConfig):
+    """Which run, and how its tokens are split."""
+
+    run: Uri
+    """Folder or URL of a score run: ``<output>/<run_id>``."""
+    name: str = "all"
+    """Of this analysis, and of its folder: ``<run>/sparsity/<name>``."""
+    by: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
+    """Columns that figures are split by, besides policy and generator: ``correct``, ``source``."""
+    responses: Annotated[int, Field(ge=0)] = 200
+    """That the report shows, of all groups together."""
+    partial: bool = False
+    """Analyse a run that is not sealed, as far as it is."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name: expected {_NAME.pattern}, got {self.name!r}")
+        if len(set(self.by)) < len(self.by):
+            raise ValueError(f"by: a column is there twice: {', '.join(self.by)}")
+        return self
