@@ -1,7 +1,8 @@
 """`dlogp demo`: the main job on the embedded pair, and what its table shows.
 
 Both policies answer held-out additions; both sets of responses are scored by both policies through
-the real job; the table then says at which tokens, and in which direction, RL changed the policy.
+the real job; the table then says at which tokens, and in which direction, RL changed the policy,
+and a report shows it.
 """
 
 import json
@@ -20,10 +21,11 @@ from transformers import AutoTokenizer
 from dlogp_ray import store
 from dlogp_ray.analysis.overview import overview
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
-from dlogp_ray.config import BASE, ScoreConfig
+from dlogp_ray.config import BASE, ScoreConfig, SparsityConfig
 from dlogp_ray.demo.pair import BASE_NAME, accuracies, checkpoint_path, rl_name
 from dlogp_ray.pipelines.result import print_result
 from dlogp_ray.pipelines.score import score
+from dlogp_ray.pipelines.sparsity import REPORT, sparsity
 from dlogp_ray.tables.run import Run, open_run
 
 SEED = 0
@@ -62,7 +64,7 @@ def run_demo(output: Path, problems: int) -> int:
         console.print(f"corpus: {corpus}, sampled in {seconds:.0f} s\n", highlight=False)
 
     step = accuracies()["checkpoints"][rl_name()]["step"]
-    config = ScoreConfig.from_mapping(
+    job = ScoreConfig.from_mapping(
         {
             "corpus": str(corpus),
             "policies": {
@@ -75,13 +77,19 @@ def run_demo(output: Path, problems: int) -> int:
             "unit_tokens": UNIT_TOKENS,
         }
     )
-    result = score(config)
+    result = score(job)
     print_result(result, console)
     if result.units_done:
         run = open_run(result.run)
         console.print()
         print_thresholds(run, console)
         print_most_shifted(run, console)
+        if result.sealed:
+            config = SparsityConfig(run=result.run)
+            if config.name not in run.analyses():
+                sparsity(config, progress=False)
+            report = run.path(f"sparsity/{config.name}/{REPORT}")
+            console.print(f"\nReport, for a browser: {report}", soft_wrap=True)
         print_queries(result.run, console)
     console.print(json.dumps(result.as_json()), highlight=False, soft_wrap=True)
     return result.exit_code
@@ -174,6 +182,7 @@ def print_queries(run: str, console: Console) -> None:
     console.print(
         f"\nTables: {run}/scores/*.parquet. Ask them:\n"
         f"  dlogp show {shown}\n"
+        f"  dlogp sparsity {shown} --by reward --name by-reward\n"
         f'  dlogp query {shown} "SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy"\n',
         highlight=False,
         markup=False,

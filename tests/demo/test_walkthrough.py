@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 import dlogp_ray
+from dlogp_ray import store
 from dlogp_ray.demo import walkthrough
 from dlogp_ray.demo.pair import checkpoint_path, rl_name
 from dlogp_ray.tables.run import Run
@@ -107,6 +108,7 @@ def test_every_column_is_that_of_a_plain_forward_and_a_second_run_scores_nothing
     assert result["rows"] == 2 * problems
     assert run.sealed
     worst = check_table(run, corpus)
+    assert store.exists(run.path("sparsity/all/report.html"))
     assert len(worst) == 17  # all statistics of the table
     # Two float32 forwards over 40 positions differ by rounding, 1e-6 and less a logit.
     assert {name: value for name, value in worst.items() if value > 1e-4} == {}
