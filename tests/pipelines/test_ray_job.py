@@ -19,8 +19,6 @@ from conftest import make_rows, write_jsonl
 
 import dlogp_ray
 
-pytestmark = pytest.mark.ray
-
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
