@@ -219,6 +219,7 @@ def test_calibrated_rules_fire_about_as_often_as_asked(answered: Any) -> None:
     assert random.trigger_rate == pytest.approx(0.2, abs=5 * (0.16 / 500) ** 0.5)
 
 
+@pytest.mark.slow
 def test_the_rows_are_a_corpus_that_is_scored(
     answered: Any, fields: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -292,6 +293,7 @@ def test_only_missing_units_are_done_with_the_thresholds_of_the_run(
     assert dlogp_ray.intervene(copied, progress=False).units_created == 0
 
 
+@pytest.mark.slow
 def test_damage_is_found_and_repaired(answered: Any, tmp_path: Path) -> None:
     run = Path(elsewhere(answered, tmp_path).run_uri)
     damaged = run / "generations/part-00000001.parquet"

@@ -145,6 +145,7 @@ def test_no_access_is_one_line_before_anything_runs(
         assert "\n" not in str(done.exception)
 
 
+@pytest.mark.slow
 def test_verify_repairs_a_damaged_object(scored_on_s3: Any) -> None:
     _config, result = scored_on_s3
     undisturbed = hashes(result.run)

@@ -196,6 +196,7 @@ def test_several_policies_one_row_each_and_one_policy_alone(
         assert one["delta_logp"] is None
 
 
+@pytest.mark.slow
 def test_an_adapter_has_the_rows_of_its_merged_checkpoint(
     tmp_path: Path, make_config: Any, policy_folders: dict[str, Path]
 ) -> None:
