@@ -121,7 +121,7 @@ class Statistics:
         values = measured(tokens)
         sample_folds = folds_of(tokens.sample_ids)
         folds = sample_folds[tokens.sample]
-        places = np.floor(values["relative_position"] * PLACES).astype(np.int64)
+        places, _ = _places(values)
         delta = values["delta_logp"]
         quantiles = {
             name: Quantiles.of(values[name], folds, len(tokens.lengths))

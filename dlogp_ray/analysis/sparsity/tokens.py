@@ -14,9 +14,6 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int, Shaped
 
-PLACES = ("position", "relative_position")
-"""Of a token in its response: from 0, and in [0, 1)."""
-
 
 @dataclass(frozen=True)
 class Tokens:
@@ -25,7 +22,8 @@ class Tokens:
     Attributes:
         sample_ids: [s].
         lengths: [s] tokens of each, at least 1.
-        columns: Name -> [t]; a statistic that the run does not have is missing.
+        columns: Name -> [t]; a statistic that the run does not have is missing. With ``position``
+            in the response, from 0, and ``relative_position`` in [0, 1).
     """
 
     sample_ids: tuple[str, ...]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dlogp_ray.analysis.sparsity.groups import Group
 from dlogp_ray.analysis.sparsity.headlines import headline_rows
 from dlogp_ray.analysis.sparsity.report.charts import charts
 from dlogp_ray.analysis.sparsity.report.examples import Examples
@@ -67,7 +68,7 @@ def _samples(rows: pa.Table) -> Iterator[Sample]:
         }
         yield Sample(
             id=row["sample_id"],
-            group=f"{row['generator'] or 'unnamed'}'s text under {row['policy']}",
+            group=str(Group(row["policy"], row["generator"])),
             right=_right(row),
             prompt=_prompt(row),
             token_ids=np.array(row["response_ids"], dtype=np.int32),
