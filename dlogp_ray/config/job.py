@@ -38,6 +38,20 @@ def check_address(uri: str) -> str:
 Uri = Annotated[str, AfterValidator(check_address)]
 
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def check_name(name: str) -> str:
+    """A name that may be a folder's.
+
+    Raises:
+        ValueError: It may not.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"name: expected {_NAME.pattern}, got {name!r}")
+    return name
+
+
 def as_list(value: object) -> object:
     """A list of one where no list came."""
     return [value] if isinstance(value, str | dict) else value

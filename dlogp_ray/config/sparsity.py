@@ -1,13 +1,10 @@
 """The sparsity job: a scores table -> statistics of where RL changed the policy."""
 
-import re
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlogp_ray.config.job import JobConfig, Uri, as_list
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+from dlogp_ray.config.job import JobConfig, Uri, as_list, check_name
 
 
 class SparsityConfig(JobConfig):
@@ -26,8 +23,7 @@ class SparsityConfig(JobConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"name: expected {_NAME.pattern}, got {self.name!r}")
+        check_name(self.name)
         if len(set(self.by)) < len(self.by):
             raise ValueError(f"by: a column is there twice: {', '.join(self.by)}")
         return self

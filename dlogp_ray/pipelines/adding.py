@@ -29,6 +29,7 @@ def added_up(
     look: Callable[[str], T],
     add: Callable[[Sequence[T]], T],
     *,
+    what: str = "reading",
     progress: bool,
 ) -> T:
     """The sum of what ``look`` makes of each object.
@@ -37,6 +38,7 @@ def added_up(
         objects: Addresses.
         look: An object's.
         add: The sum of several; of none, what there is before the first.
+        what: That is done to objects, for its progress.
         progress: Show it on standard error.
 
     Raises:
@@ -50,7 +52,7 @@ def added_up(
     # Of each task, how many objects it has looked at, and its sum.
     sums: dict[Any, Any] = {}
     ready: list[Any] = []
-    with counted("reading", len(objects), "objects", enabled=progress) as advance:
+    with counted(what, len(objects), "objects", enabled=progress) as advance:
         while shares or sums:
             # Few at once: what fails is not cancelled, for a task of Ray 2.60 that ends just then
             # ends this process.

@@ -1,6 +1,5 @@
 """A unit's checked corpus rows -> its rows of the scores table."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,7 @@ from dlogp_ray.tables.schemas import (
     RL_STATISTICS,
     scores_schema,
 )
-
-_HASH_BYTES = 16
+from dlogp_ray.tables.token_hash import token_hash
 
 
 def score_unit(
@@ -58,12 +56,6 @@ def score_unit(
             row = _identity(sample, policy, steps.get(policy), carry)
             out.append(row | _statistics(scored.get(index), policy, base, row))
     return pa.Table.from_pylist(out, schema=scores_schema(carry))
-
-
-def token_hash(ids: Sequence[int]) -> str:
-    """BLAKE2b (16 bytes, hex) of token ids as little-endian int32: what joins tables to texts."""
-    data = np.asarray(ids, dtype="<i4").tobytes()
-    return hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()
 
 
 def _identity(

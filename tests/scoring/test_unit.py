@@ -11,7 +11,7 @@ import pytest
 from dlogp_ray.corpus.rows import RowRules, unit_schema
 from dlogp_ray.policies.statistics import SAMPLED_STATISTICS
 from dlogp_ray.scoring.scorer import PairScorer
-from dlogp_ray.scoring.unit import score_unit, token_hash
+from dlogp_ray.scoring.unit import score_unit
 from dlogp_ray.tables.schemas import (
     BASE_STATISTICS,
     PAIR_STATISTICS,
@@ -20,6 +20,7 @@ from dlogp_ray.tables.schemas import (
     check_lists,
     scores_schema,
 )
+from dlogp_ray.tables.token_hash import token_hash
 
 CARRY = {"difficulty": "int64", "note": "string"}
 PAIR_ONLY = set(PAIR_STATISTICS) - {"delta_logp"}

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlogp_ray import store
 from dlogp_ray.analysis.sparsity.groups import Grouped, columns_needed, grouped
-from dlogp_ray.errors import Damaged
+from dlogp_ray.tables.objects import open_object
 
 _TOKENS_AT_ONCE = 100_000
 """With all their columns and what is computed of them some 60 MB."""
@@ -37,19 +36,11 @@ def read_object(
 
 def _tables(uri: str, by: Sequence[str], policies: int) -> Iterator[pa.Table]:
     """An object's rows, some at a time."""
-    filesystem, path = store.open_store(uri, read_ahead=False)  # pyarrow does
-    try:
-        with filesystem.open(path, "rb") as raw:
-            file = pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=True)
-            columns = columns_needed(by, file.schema_arrow.names)
-            rows = _rows_at_once(file.metadata, policies)
-            for batch in file.iter_batches(rows, columns=columns):
-                yield pa.Table.from_batches([batch])
-    except (OSError, pa.ArrowException) as error:
-        raise Damaged(
-            f"{uri} can't be read ({error}); `dlogp verify` tells what else is damaged, and with "
-            "--repair scores it again"
-        ) from None
+    with open_object(uri) as file:
+        columns = columns_needed(by, file.schema_arrow.names)
+        rows = _rows_at_once(file.metadata, policies)
+        for batch in file.iter_batches(rows, columns=columns):
+            yield pa.Table.from_batches([batch])
 
 
 def _rows_at_once(metadata: pq.FileMetaData, policies: int) -> int:
