@@ -54,6 +54,41 @@ class SaveCandidates(TrainerCallback):
             self.step_of[name] = state.global_step
 
 
+def grpo_config(
+    folder: Path,
+    *,
+    steps: int,
+    batch_size: int,
+    samples_per_prompt: int,
+    learning_rate: float,
+    seed: int,
+) -> GRPOConfig:
+    """Pure RLVR on a CPU: no KL penalty, each batch of rollouts is used once, nothing is saved."""
+    return GRPOConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        num_generations=samples_per_prompt,
+        max_completion_length=MAX_RESPONSE_TOKENS,
+        temperature=1.0,
+        beta=0.0,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        max_grad_norm=1.0,
+        seed=seed,
+        use_cpu=True,
+        bf16=False,
+        # Recomputing activations and gathering metrics costs more than it saves at this size.
+        activation_checkpointing=False,
+        # The trainer writes this into the policy's config; a policy to sample from wants its cache.
+        use_cache=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+
+
 def train_rlvr(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -78,28 +113,13 @@ def train_rlvr(
     candidates = SaveCandidates(folder, save_every)
     rng = random.Random(seed)
     prompts = [training_problem(rng).prompt for _ in range(steps * prompts_per_step)]
-    config = GRPOConfig(
-        output_dir=str(folder / "trainer"),
-        max_steps=steps,
-        per_device_train_batch_size=prompts_per_step * samples_per_prompt,
-        num_generations=samples_per_prompt,
-        max_completion_length=MAX_RESPONSE_TOKENS,
-        temperature=1.0,
-        beta=0.0,
+    config = grpo_config(
+        folder / "trainer",
+        steps=steps,
+        batch_size=prompts_per_step * samples_per_prompt,
+        samples_per_prompt=samples_per_prompt,
         learning_rate=learning_rate,
-        lr_scheduler_type="linear",
-        max_grad_norm=1.0,
         seed=seed,
-        use_cpu=True,
-        bf16=False,
-        # Recomputing activations and gathering metrics costs more than it saves at this size.
-        activation_checkpointing=False,
-        # The trainer writes this into the policy's config; a policy to sample from wants its cache.
-        use_cache=True,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
     )
     trainer = GRPOTrainer(
         model=model,

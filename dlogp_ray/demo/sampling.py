@@ -39,12 +39,31 @@ def sample_corpus(
     Raises:
         ValueError: a problem occurs twice.
     """
+    folder = Path(checkpoint)
+    return sample_policy(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(folder),
+        folder.name,
+        problems,
+        samples_per_problem,
+        seed,
+        temperature,
+    )
+
+
+def sample_policy(
+    # Any: the library's own annotations do not let `generate` be called.
+    model: Any,
+    tokenizer: Any,
+    generator: str,
+    problems: Sequence[Problem],
+    samples_per_problem: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[dict[str, Any]]:
+    """`sample_corpus` of a policy in memory; `generator` is its name in the rows."""
     if len(set(problems)) < len(problems):
         raise ValueError("expected distinct problems, since they make the sample ids; one is twice")
-    folder = Path(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    # Any: the library's own annotations do not let `generate` be called.
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tasks = [(problem, i) for problem in problems for i in range(samples_per_problem)]
     rows = []
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
@@ -72,12 +91,12 @@ def sample_corpus(
                 group_id = problem.prompt.removesuffix("=")
                 rows.append(
                     {
-                        "sample_id": f"{folder.name}/{group_id}/{i}",
+                        "sample_id": f"{generator}/{group_id}/{i}",
                         "prompt_ids": prompt_ids,
                         "response_ids": response_ids,
                         "prompt": problem.prompt,
                         "response": response,
-                        "generator": folder.name,
+                        "generator": generator,
                         "temperature": temperature,
                         "top_p": 1.0,
                         "group_id": group_id,
