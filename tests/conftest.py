@@ -19,7 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Every annotated shape of these rooms is checked at every call.
 install_import_hook(
-    ["dlogp_ray.policies", "dlogp_ray.scoring", "dlogp_ray.decoding"], "beartype.beartype"
+    ["dlogp_ray.policies", "dlogp_ray.scoring", "dlogp_ray.decoding", "dlogp_ray.weights"],
+    "beartype.beartype",
 )
 
 CHARACTERS = "0123456789+=abcdefghij"

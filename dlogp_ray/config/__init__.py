@@ -7,21 +7,27 @@ never part of it: object stores take theirs from the environment or the usual fi
 from dlogp_ray.config.bench import BenchConfig
 from dlogp_ray.config.intervene import InterveneConfig, RuleConfig
 from dlogp_ray.config.job import JobConfig, check_address
+from dlogp_ray.config.reweight import ReweightConfig
 from dlogp_ray.config.run import BASE, ActorRange, PolicySource, RunConfig
+from dlogp_ray.config.schemes import SCHEMES, AnyScheme, Scheme
 from dlogp_ray.config.score import CORPUS_COLUMNS, CarryType, ScoreConfig
 from dlogp_ray.config.sparsity import SparsityConfig
 
 __all__ = [
     "BASE",
     "CORPUS_COLUMNS",
+    "SCHEMES",
     "ActorRange",
+    "AnyScheme",
     "BenchConfig",
     "CarryType",
     "InterveneConfig",
     "JobConfig",
     "PolicySource",
+    "ReweightConfig",
     "RuleConfig",
     "RunConfig",
+    "Scheme",
     "ScoreConfig",
     "SparsityConfig",
     "check_address",

@@ -1,0 +1,123 @@
+"""The reweighting schemes and their parameters: the only home of their defaults.
+
+A scheme is given by its name alone, or by its name and parameters: ``{scheme: delta, beta: 0.5}``.
+Sources: each class; what they compute is in ``weights.schemes``.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Scheme(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Clipped(_Scheme):
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = getattr(self, "low", None), getattr(self, "high", None)
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"low {low:g} is more than high {high:g}")
+        return self
+
+
+class LowProb(_Scheme):
+    """1 + α(1 − π_old(y)): more weight on unlikely tokens. arXiv 2603.22117, Eq. 8."""
+
+    scheme: Literal["low_prob"] = "low_prob"
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
+    """0.2 for Qwen2.5-Math-7B and 0.1 for Qwen3-8B-Base in the paper."""
+
+
+class Dominate(_Scheme):
+    """α·π_old(y) + 1 − α: less weight on unlikely tokens (AR). arXiv 2505.12929."""
+
+    scheme: Literal["dominate"] = "dominate"
+    alpha: Share = 0.1
+    """0.1 to 0.3 in the paper."""
+
+
+class Ppl(_Clipped):
+    """1 − α·(log PPL − group mean)/group std: more weight on likely texts. arXiv 2508.02260."""
+
+    scheme: Literal["ppl"] = "ppl"
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    low: float | None = None
+    """Clamp from below, such as 0.8."""
+    high: float | None = None
+    """Clamp from above, such as 1.2."""
+    min_spread: Annotated[float, Field(ge=0)] = 1e-4
+    """A group whose log PPL has a standard deviation up to this (nats) has no spread: its weights
+    are 1. Equal texts that were scored in float32 in other batches differ by less than this."""
+
+
+class EntropyTop(_Scheme):
+    """1 for the tokens of highest entropy, else 0 (80/20 rule). arXiv 2506.01939."""
+
+    scheme: Literal["entropy_top"] = "entropy_top"
+    rho: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of the tokens that is kept."""
+
+
+class Divergence(_Scheme):
+    """1 + s·(σ(α·KL(π_old‖π_current)) − ½), KL by the estimate k3. arXiv 2603.22446."""
+
+    scheme: Literal["divergence"] = "divergence"
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+    """s: weights lie between 1 and 1 + s/2."""
+    alpha: Positive
+
+
+class Delta(_Clipped):
+    """clip(exp(β·Δlog p), low, high), mean 1 within a sample: the direction itself as weight."""
+
+    scheme: Literal["delta"] = "delta"
+    beta: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    low: Annotated[float, Field(ge=0)] = 0.5
+    high: Positive = 2.0
+
+
+class RsiBand(_Clipped):
+    """1 where −log π(y)/H is within [low, high], else 0 (RSI-S). arXiv 2606.31575."""
+
+    scheme: Literal["rsi_band"] = "rsi_band"
+    low: Annotated[float, Field(ge=0)]
+    high: Positive
+
+
+class FutureKl(_Clipped):
+    """clip(exp(Σ_{k≥t} 2^{−(k−t)/h}·Δ_k), low, high), Δ current against old. arXiv 2603.19835."""
+
+    scheme: Literal["future_kl"] = "future_kl"
+    half_life: Positive = 32.0
+    """h, tokens."""
+    low: Annotated[float, Field(ge=0)] = 1.0
+    """0.8 for weights on both sides of 1."""
+    high: Positive = 1.2
+    max_ratio: Annotated[float, Field(gt=1)] | None = 10.0
+    """Tokens of negative advantage whose ratio current/old is above this are left out of the sum
+    and weigh 1 (3 or 10 in the paper); None leaves none out, and needs no advantage."""
+
+
+AnyScheme = LowProb | Dominate | Ppl | EntropyTop | Divergence | Delta | RsiBand | FutureKl
+SCHEMES: dict[str, type[AnyScheme]] = {
+    "low_prob": LowProb,
+    "dominate": Dominate,
+    "ppl": Ppl,
+    "entropy_top": EntropyTop,
+    "divergence": Divergence,
+    "delta": Delta,
+    "rsi_band": RsiBand,
+    "future_kl": FutureKl,
+}
+
+
+def _named(value: object) -> object:
+    return {"scheme": value} if isinstance(value, str) else value
+
+
+Scheme = Annotated[Annotated[AnyScheme, Field(discriminator="scheme")], BeforeValidator(_named)]

@@ -1,0 +1,1 @@
+"""Reweighting: schemes, the weights table, one small exporter per trainer."""

@@ -1,0 +1,215 @@
+"""Schemes by their configs: what each needs, and the weights of a batch of texts.
+
+The same function weighs a trainer's batch and a table's rows. They differ in what the quantiles and
+the groups' means are of: of the batch (``whole_of_batch``), or of all rows (``weights.whole``).
+
+Shapes: b texts, t positions of their responses, right-padded.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat
+from jaxtyping import Float, Int, Shaped
+
+from dlogp_ray.config.schemes import (
+    AnyScheme,
+    Delta,
+    Divergence,
+    Dominate,
+    EntropyTop,
+    FutureKl,
+    LowProb,
+    Ppl,
+    RsiBand,
+)
+from dlogp_ray.weights import schemes
+from dlogp_ray.weights.schemes import Tensor, upper_quantile_rank
+
+Gather = Callable[[Tensor], Tensor]
+"""Values of this process -> those of all processes, one after another."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What schemes look at; torch or NumPy. What no scheme needs may be None.
+
+    Attributes:
+        mask: 1 where a token counts.
+        logp_old: log π_old(y), nats; π_old has generated the texts.
+        entropy_old: H(π_old), nats.
+        logp_current: log π_current(y), nats.
+        delta_logp: log p_RL(y) − log p_base(y), nats.
+        groups: A number for the prompt of each text.
+        advantages: Of each text.
+    """
+
+    mask: Shaped[Tensor, "b t"]
+    logp_old: Float[Tensor, "b t"] | None = None
+    entropy_old: Float[Tensor, "b t"] | None = None
+    logp_current: Float[Tensor, "b t"] | None = None
+    delta_logp: Float[Tensor, "b t"] | None = None
+    groups: Int[Tensor, " b"] | None = None
+    advantages: Float[Tensor, " b"] | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a scheme needs of more than one text.
+
+    Attributes:
+        threshold: The entropy from which a token is kept.
+        mean: Of log PPL over the group of each text.
+        std: Its standard deviation there.
+    """
+
+    threshold: float | None = None
+    mean: Float[Tensor, " b"] | None = None
+    std: Float[Tensor, " b"] | None = None
+
+
+def needs(scheme: AnyScheme) -> tuple[str, ...]:
+    """Fields of ``Texts`` that a scheme looks at, besides the mask."""
+    match scheme:
+        case LowProb() | Dominate():
+            return ("logp_old",)
+        case Ppl():
+            return ("logp_old", "groups")
+        case EntropyTop():
+            return ("entropy_old",)
+        case RsiBand():
+            return ("logp_old", "entropy_old")
+        case Delta():
+            return ("delta_logp",)
+        case Divergence():
+            return ("logp_old", "logp_current")
+        case FutureKl():
+            signed = () if scheme.max_ratio is None else ("advantages",)
+            return ("logp_old", "logp_current", *signed)
+
+
+def weigh(
+    chosen: Sequence[AnyScheme],
+    texts: Texts,
+    whole: Mapping[AnyScheme, Whole],
+    *,
+    mean_one: bool = False,
+) -> Float[Tensor, "b t"]:
+    """The weights of all tokens: the product of the schemes', float32, 1 where the mask is 0.
+
+    Args:
+        chosen: Schemes.
+        texts: With what they need.
+        whole: Of those that need it.
+        mean_one: Divide by the mean over each text.
+
+    Raises:
+        ValueError: Something that a scheme needs is not there.
+    """
+    weights = schemes.combine(*(_weights(one, texts, whole.get(one, Whole())) for one in chosen))
+    return schemes.mean_one(weights, texts.mask) if mean_one else weights
+
+
+def weigh_batch(
+    chosen: Sequence[AnyScheme],
+    texts: Texts,
+    *,
+    mean_one: bool = False,
+    gather: Gather = lambda values: values,
+) -> Float[Tensor, "b t"]:
+    """``weigh`` with quantiles and groups' means of this batch, as a trainer does on the fly."""
+    whole = {one: whole_of_batch(one, texts, gather) for one in chosen}
+    return weigh(chosen, texts, whole, mean_one=mean_one)
+
+
+def whole_of_batch(
+    scheme: AnyScheme, texts: Texts, gather: Gather = lambda values: values
+) -> Whole:
+    """What a scheme needs of more than one text, taken from a batch.
+
+    Args:
+        scheme: One scheme.
+        texts: Of this process.
+        gather: Brings together the values of all processes; their numbers may differ.
+
+    Raises:
+        ValueError: Something that it needs is not there.
+    """
+    _check(scheme, texts)
+    if isinstance(scheme, EntropyTop):
+        entropy = _detached(texts.entropy_old)
+        xp = array_api_compat.array_namespace(entropy)
+        values = xp.sort(gather(xp.astype(entropy, xp.float32)[texts.mask != 0]))
+        if not len(values):
+            return Whole(threshold=0.0)
+        return Whole(threshold=float(values[upper_quantile_rank(len(values), scheme.rho)]))
+    if isinstance(scheme, Ppl):
+        own = schemes.log_ppl(texts.logp_old, texts.mask)
+        mean, std = _moments(gather(own), gather(texts.groups), texts.groups)
+        return Whole(mean=mean, std=std)
+    return Whole()
+
+
+def undefined(scheme: AnyScheme, texts: Texts, whole: Whole) -> int:
+    """How many tokens weigh 1 for want of a definition: no spread in the group, or no entropy."""
+    counts = texts.mask != 0
+    if isinstance(scheme, Ppl) and whole.std is not None:
+        counts = counts & ~(whole.std > scheme.min_spread)[:, None]
+    elif isinstance(scheme, RsiBand) and texts.entropy_old is not None:
+        counts = counts & ~(texts.entropy_old > 0)
+    else:
+        return 0
+    return int(counts.sum())
+
+
+def _weights(scheme: AnyScheme, texts: Texts, whole: Whole) -> Float[Tensor, "b t"]:
+    _check(scheme, texts)
+    given = scheme.model_dump(exclude={"scheme"})
+    mask = texts.mask
+    match scheme:
+        case LowProb():
+            return schemes.low_prob(texts.logp_old, mask, **given)
+        case Dominate():
+            return schemes.dominate(texts.logp_old, mask, **given)
+        case Ppl():
+            return schemes.ppl(texts.logp_old, mask, mean=whole.mean, std=whole.std, **given)
+        case EntropyTop():
+            return schemes.entropy_top(texts.entropy_old, mask, threshold=_threshold(whole))
+        case RsiBand():
+            return schemes.rsi_band(texts.logp_old, texts.entropy_old, mask, **given)
+        case Delta():
+            return schemes.delta(texts.delta_logp, mask, **given)
+        case Divergence():
+            kl = schemes.k3(texts.logp_old, texts.logp_current)
+            return schemes.divergence(kl, mask, **given)
+        case FutureKl():
+            return schemes.future_kl(
+                texts.logp_old, texts.logp_current, mask, advantages=texts.advantages, **given
+            )
+
+
+def _threshold(whole: Whole) -> float:
+    if whole.threshold is None:
+        raise ValueError("entropy_top: expected the threshold of a batch or a table, got none")
+    return whole.threshold
+
+
+def _check(scheme: AnyScheme, texts: Texts) -> None:
+    missing = [name for name in needs(scheme) if getattr(texts, name) is None]
+    if missing:
+        raise ValueError(f"{scheme.scheme} needs {', '.join(missing)} of the texts, and got none")
+
+
+def _detached(values: Any) -> Any:
+    return values.detach() if array_api_compat.is_torch_array(values) else values
+
+
+def _moments(values: Tensor, groups: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (over n − 1; 0 of one value) of each wanted group's values."""
+    xp = array_api_compat.array_namespace(values)
+    same = xp.astype(wanted[:, None] == groups[None, :], values.dtype)
+    count = xp.sum(same, axis=1)
+    mean = (same @ values) / count
+    squares = xp.sum(same * (values[None, :] - mean[:, None]) ** 2, axis=1)
+    return mean, xp.sqrt(squares / xp.where(count > 1, count - 1, 1.0))
