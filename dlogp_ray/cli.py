@@ -1,4 +1,4 @@
-"""The command line: ``dlogp score | sparsity | intervene | show | query | compare | verify | …``.
+"""The command line: ``dlogp score | sparsity | reweight | intervene | show | query | verify | …``.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` is quick.
 """
@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlogp_ray.config import BenchConfig, InterveneConfig, ScoreConfig, SparsityConfig
+from dlogp_ray.config import (
+    SCHEMES,
+    BenchConfig,
+    InterveneConfig,
+    ReweightConfig,
+    ScoreConfig,
+    SparsityConfig,
+)
+from dlogp_ray.config.spelling import spelled_schemes
 from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused
 
 if TYPE_CHECKING:
@@ -62,6 +70,9 @@ JsonLogOption = Annotated[
         "--json-log", help="Log events on standard error as JSON lines, instead of progress."
     ),
 ]
+
+
+SchemeOption = Annotated[float | None, typer.Option(help="Of the scheme that has it.")]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -158,6 +169,77 @@ def sparsity(
 
     result = run_job(config, progress=progress)
     print_sparsity(result, Console(), llama_cpp=llama_cpp)
+    typer.echo(json.dumps(result.as_json()))
+
+
+@app.command(epilog=EXIT_CODES)
+def reweight(
+    run: RunArgument,
+    scheme: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME[:PARAMETER=VALUE,...]",
+            help=f"{', '.join(SCHEMES)}; may be repeated: weights are multiplied.",
+        ),
+    ],
+    alpha: SchemeOption = None,
+    beta: SchemeOption = None,
+    rho: SchemeOption = None,
+    scale: SchemeOption = None,
+    low: SchemeOption = None,
+    high: SchemeOption = None,
+    half_life: SchemeOption = None,
+    max_ratio: Annotated[
+        str | None, typer.Option(help="Of the scheme that has it; none for no such limit.")
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="The scored policy that generated the texts (default: what their generator says)."
+        ),
+    ] = None,
+    rl: Annotated[
+        str | None,
+        typer.Option(help="Of several compared policies, the one whose Δlog p is meant."),
+    ] = None,
+    mean_one: Annotated[
+        bool, typer.Option("--mean-one", help="Divide weights by their mean over each text.")
+    ] = False,
+    name: Annotated[
+        str,
+        typer.Option(help="Of the table: <run>/weights/<name> (default: the schemes' names)."),
+    ] = "",
+    progress: ProgressOption = True,
+) -> None:
+    """A weight for each token's loss or advantage, as a table for trainers. Last line: JSON."""
+    given = {
+        "alpha": alpha,
+        "beta": beta,
+        "rho": rho,
+        "scale": scale,
+        "low": low,
+        "high": high,
+        "half_life": half_life,
+        "max_ratio": max_ratio,
+    }
+    config = ReweightConfig.from_mapping(
+        {
+            "run": run,
+            "schemes": spelled_schemes(scheme, {k: v for k, v in given.items() if v is not None}),
+            "name": name,
+            "policy": policy,
+            "rl": rl,
+            "mean_one": mean_one,
+        },
+        source="reweight",
+    )
+    from rich.console import Console
+
+    from dlogp_ray.pipelines.reweight import print_reweight
+    from dlogp_ray.pipelines.reweight import reweight as run_job
+
+    result = run_job(config, progress=progress)
+    print_reweight(result, Console())
     typer.echo(json.dumps(result.as_json()))
 
 

@@ -7,9 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from dlogp_ray import store
-from dlogp_ray.tables.run import Run, begin_run
+from dlogp_ray.analysis.summary import summarise
+from dlogp_ray.tables.run import Run, begin_run, encode_table
 from dlogp_ray.tables.schemas import encode, scores_schema
 from dlogp_ray.tables.sealing import seal
+
+_NO_UNITS = pa.table({"index": pa.array([], pa.int64())})
 
 
 def score_rows(
@@ -78,12 +81,14 @@ def made_up_run(
     """
     schema, carry = scores_schema(carry or {}), dict(carry or {})
     objects = [
-        encode(_whole(rows, schema), _footer(index, rows)) for index, rows in enumerate(units)
+        encode(whole, _footer(index, whole))
+        for index, whole in enumerate(_whole(rows, schema) for rows in units)
     ]
     count = len(objects) if planned is None else planned
     record = {"job": "score", "fingerprint": {}, "units": {"count": count}, "carry": carry}
     record["config"] = {"policies": {"base": {}, "rl": {}}}
-    run = begin_run(uri, record | dict(info or {}), {})
+    record["compared"] = ["rl"]
+    run = begin_run(uri, record | dict(info or {}), {"units.parquet": encode_table(_NO_UNITS)})
     for index, data in enumerate(objects):
         store.create(run.object_uri(f"part-{index:08d}"), data)
     return seal(run) if count == len(objects) else run
@@ -106,4 +111,5 @@ def _footer(index: int, rows: pa.Table) -> dict[str, Any]:
     states = rows["status"].to_pylist()
     tokens = int(pa.compute.sum(pa.compute.list_value_length(rows["response_ids"])).as_py() or 0)
     status = {state: states.count(state) for state in sorted(set(states))}
-    return {"unit": index, "tokens": tokens, "status": status, "summary": {}}
+    summary = summarise(rows).model_dump()
+    return {"unit": index, "tokens": tokens, "status": status, "summary": summary}

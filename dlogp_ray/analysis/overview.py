@@ -11,10 +11,13 @@ from rich.table import Table
 from dlogp_ray.analysis.answers import AnswerCounts, AnswerSummary
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
+from dlogp_ray.analysis.weights import schemes_line, weights_facts
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.weights import WeightsSummary
 
 _EXAMPLES = 3
+_LOST = {Summary: "rejected", AnswerSummary: "not graded", WeightsSummary: "without weights"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Overview:
         units: Planned work units.
         units_done: Those whose object is there.
         noise: What other batches change; None where it was not measured.
-        summary: Of all objects; an intervene job's is of its answers.
+        summary: Of all objects; an intervene job's is of its answers, a weights table's of weights.
         rejected: Up to three examples a status: status, count, sample_id, source, error.
         failures: Units that could not be done, with cause and attempts.
     """
@@ -39,7 +42,7 @@ class Overview:
     units: int
     units_done: int
     noise: NoiseFloor | None
-    summary: Summary | AnswerSummary
+    summary: Summary | AnswerSummary | WeightsSummary
     rejected: list[dict[str, Any]]
     failures: dict[str, dict[str, Any]]
 
@@ -58,9 +61,11 @@ def overview(run: Run) -> Overview:
     committed = run.committed()
     footers = run.footers(committed)
     parts = (footer["summary"] for _, footer in footers)
-    summary: Summary | AnswerSummary
+    summary: Summary | AnswerSummary | WeightsSummary
     if run.answers:
         summary = AnswerSummary.merge(map(AnswerSummary.model_validate, parts))
+    elif run.table == "weights":
+        summary = WeightsSummary.merge(map(WeightsSummary.model_validate, parts))
     else:
         summary = Summary.merge(map(Summary.model_validate, parts))
     return Overview(
@@ -77,8 +82,9 @@ def overview(run: Run) -> Overview:
 
 
 def _rejected(run: Run) -> list[dict[str, Any]]:
-    order = "sample_id" if run.answers else "source_file, source_offset"
-    source = "group_id" if run.answers else "source_file || ':' || source_offset"
+    placed = run.table == "scores"
+    order = "source_file, source_offset" if placed else "sample_id"
+    source = "source_file || ':' || source_offset" if placed else "group_id"
     rows = run.sql(
         f"""
         SELECT status, count(*) OVER (PARTITION BY status) AS count, sample_id,
@@ -94,17 +100,13 @@ def _rejected(run: Run) -> list[dict[str, Any]]:
 
 def print_overview(seen: Overview, console: Console) -> None:
     """Print it for people."""
-    config = seen.info["config"]
     share = f"{seen.units_done} of {seen.units} units ({seen.units_done / seen.units:.0%})"
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("run", f"{seen.run} ({'sealed' if seen.sealed else 'not sealed'})")
     facts.add_row("created", seen.info["created"])
-    answers = isinstance(seen.summary, AnswerSummary)
-    inputs, lost = ("problems", "not graded") if answers else ("corpus", "rejected")
-    facts.add_row(inputs, ", ".join(config[inputs]))
-    for name, source in config["policies"].items():
-        step = f", step {source['step']}" if source["step"] is not None else ""
-        facts.add_row(f"policy {name}", f"{source['path'] or source['adapter']}{step}")
+    for name, value in _made_from(seen):
+        facts.add_row(name, value)
+    lost = _LOST[type(seen.summary)]
     facts.add_row("progress", share)
     facts.add_row("rows", f"{seen.summary.rows:,}, {seen.summary.rejected:,} of them {lost}")
     if seen.noise:
@@ -113,6 +115,8 @@ def print_overview(seen: Overview, console: Console) -> None:
     if isinstance(seen.summary, AnswerSummary):
         console.print()
         print_whole(_answers(seen.summary, seen.info["compared"]), console)
+    elif isinstance(seen.summary, WeightsSummary):
+        print_whole(weights_facts(seen.summary), console)
     elif seen.summary.groups:
         console.print()
         print_whole(_groups(seen.summary), console)
@@ -120,11 +124,29 @@ def print_overview(seen: Overview, console: Console) -> None:
         console.print(f"\n{lost} (the first of each kind)")
     for row in seen.rejected:
         name = row["sample_id"] or "no sample_id"
-        line = f"  {row['status']} ({row['count']:,}): {name} at {row['source']}: {row['error']}"
+        where = f" at {row['source']}" if row["source"] else ""
+        line = f"  {row['status']} ({row['count']:,}): {name}{where}: {row['error']}"
         console.print(escape(line), highlight=False, soft_wrap=True)
     for unit, record in seen.failures.items():
         line = f"failed {unit} after {record['attempts']} attempts: {record['cause']}"
         console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _made_from(seen: Overview) -> list[tuple[str, str]]:
+    """What the table was made from: a heading and its fact, a line each."""
+    config = seen.info["config"]
+    if isinstance(seen.summary, WeightsSummary):
+        return [
+            ("scores", seen.info["run"]),
+            ("schemes", schemes_line(seen.info["fingerprint"]["schemes"])),
+            ("π_old", seen.info["policy"]),
+        ]
+    inputs = "problems" if isinstance(seen.summary, AnswerSummary) else "corpus"
+    facts = [(inputs, ", ".join(config[inputs]))]
+    for name, source in config["policies"].items():
+        step = f", step {source['step']}" if source["step"] is not None else ""
+        facts.append((f"policy {name}", f"{source['path'] or source['adapter']}{step}"))
+    return facts
 
 
 def _answers(summary: AnswerSummary, order: Sequence[str]) -> Table:

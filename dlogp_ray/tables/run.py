@@ -7,6 +7,7 @@
                      job, which has its problems.parquet too)
   failed/<unit>.json cause and attempts of a unit that could not be done
   sparsity/<name>/   statistics of the table, by `dlogp sparsity`
+  weights/<name>/    a weights table, by `dlogp reweight`: a run of its own
   manifest.parquet   every object with rows, tokens, etag and content hash
   _SUCCESS           the totals; the run is sealed
 
@@ -33,8 +34,9 @@ from dlogp_ray.tables import schemas
 from dlogp_ray.tables.committed import UNIT, Committed
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.noise import NoiseFloor
+from dlogp_ray.tables.weights import WEIGHTS_SCHEMA
 
-TABLES = {"score": "scores", "intervene": "generations"}
+TABLES = {"score": "scores", "intervene": "generations", "reweight": "weights"}
 """Job -> the table that it makes."""
 ANALYSIS = "sparsity.json"
 """What says that a sparsity analysis is whole, in its folder ``sparsity/<name>``."""
@@ -162,6 +164,12 @@ class Run:
             if ANALYSIS in names
         }
 
+    def weights_tables(self) -> dict[str, "Run"]:
+        """The sealed weights tables beside its table: name -> a run."""
+        filesystem, path = store.open_store(self.path("weights"))
+        names = sorted(name.split("/")[-2] for name in filesystem.glob(f"{path}/*/_SUCCESS"))
+        return {name: open_run(self.path(f"weights/{name}")) for name in names}
+
     def figures(self, analysis: str) -> pa.Table:
         """The figures of a sparsity analysis, one row each.
 
@@ -259,6 +267,8 @@ class Run:
         """Schema of its table."""
         if self.answers:
             return GENERATIONS_SCHEMA
+        if self.table == "weights":
+            return WEIGHTS_SCHEMA
         return schemas.scores_schema(self.info["carry"])
 
     def dataset(self, table: str | None = None) -> ds.Dataset:

@@ -6,6 +6,8 @@ tokens        one row a response token
 rejected      rows of either whose status is not ok, with the error
 sparsity      of a score run: one row a figure of every sparsity analysis, by `analysis`;
               sparsity_histograms, sparsity_shifted, ...: its other tables
+weights       of a score run: one row a sample of every sealed weights table, by `name`; of such a
+              table itself, its rows
 curve         of a sealed intervene job: one row an intervention
 """
 
@@ -15,7 +17,7 @@ import duckdb
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
-from dlogp_ray.tables import generations
+from dlogp_ray.tables import generations, weights
 from dlogp_ray.tables.naming import names_in
 from dlogp_ray.tables.schemas import STATISTICS
 
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
 _PER_TOKEN = {
     "scores": ("response_ids", "response_mask", *STATISTICS),
     "generations": generations.PER_TOKEN,
+    "weights": weights.PER_TOKEN,
 }
-_ALWAYS = {"scores": "response_mask", "generations": "fired"}
+_ALWAYS = {"scores": "response_mask", "generations": "fired", "weights": "loss_weights"}
 """Of one value a token, in every row."""
-_TOKEN_NAMES = {"response_ids": "token_id"}
+_TOKEN_NAMES = {"response_ids": "token_id", "loss_weights": "loss_weight"}
 
 
 def connect(uri: str) -> duckdb.DuckDBPyConnection:
@@ -85,7 +88,9 @@ def _create_views(
         connection.register("no_rows", run.schema.empty_table())
         connection.execute(f"CREATE VIEW {run.table} AS SELECT * FROM no_rows")
     connection.execute(f"CREATE VIEW tokens AS {_tokens(run, named)}")
-    _create_sparsity(connection, run)
+    if run.table == "scores":
+        _create_sparsity(connection, run)
+        _create_weights(connection, run)
     if run.answers and store.exists(run.path(generations.CURVE)):
         name = _quoted(run.path(generations.CURVE))
         connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
@@ -101,7 +106,7 @@ def _create_views(
 def _create_sparsity(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
     """A view of each table that a sparsity analysis has, over all analyses."""
     uris: dict[str, list[str]] = {}
-    for analysis, tables in ({} if run.answers else run.analyses()).items():
+    for analysis, tables in run.analyses().items():
         for table in tables:
             uri = run.path(f"sparsity/{analysis}/{table}.parquet")
             uris.setdefault(table, []).append(_quoted(uri))
@@ -112,6 +117,17 @@ def _create_sparsity(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
             f"filename FROM read_parquet([{', '.join(some)}], union_by_name = true, "
             "filename = true)"
         )
+
+
+def _create_weights(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
+    """A view over all sealed weights tables, where there are any."""
+    tables = [
+        f"SELECT {_quoted(name)} AS name, * FROM read_parquet([{uris}])"
+        for name, table in run.weights_tables().items()
+        if (uris := ", ".join(_quoted(uri) for uri in table.object_uris()))
+    ]
+    if tables:
+        connection.execute(f"CREATE VIEW weights AS {' UNION ALL '.join(tables)}")
 
 
 def _tokens(run: "Run", named: set[str] | None) -> str:

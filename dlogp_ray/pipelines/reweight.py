@@ -1,0 +1,405 @@
+"""The reweight job: a scores table -> a weights table that trainers read.
+
+    dlogp reweight runs/my-run --scheme low_prob --alpha 0.2
+    ray job submit --working-dir . -- python jobs/reweight.py runs/my-run --scheme low_prob
+    dlogp_ray.reweight(ReweightConfig(run="runs/my-run", schemes="low_prob"))
+
+The table is a run of its own in ``<run>/weights/<name>``, with an object for each of the scores
+table, created once: the same command does what is missing. What schemes need of all rows is found
+first, in one pass (two for an entropy quantile), and stands in its ``run.json``.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from dlogp_ray import store
+from dlogp_ray.analysis.printing import print_whole
+from dlogp_ray.analysis.summary import Summary
+from dlogp_ray.analysis.weights import schemes_line, weights_facts
+from dlogp_ray.config import BASE, AnyScheme, ReweightConfig
+from dlogp_ray.config.schemes import EntropyTop
+from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines.adding import added_up
+from dlogp_ray.pipelines.making import PACKAGES, existing_run, ray_session
+from dlogp_ray.tables.objects import open_object
+from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
+from dlogp_ray.tables.schemas import encode
+from dlogp_ray.tables.sealing import seal
+from dlogp_ray.tables.source import source_hash
+from dlogp_ray.tables.weights import WeightsSummary
+from dlogp_ray.weights.applying import needs
+from dlogp_ray.weights.rows import Rows, Weighing, WholeTable, first_pass, weigh_rows
+from dlogp_ray.weights.whole import Counts, GroupSums, quantile, quantile_upper
+
+SCHEMA_VERSION = 1
+_GROUPS = ("log_ppl", "reward")
+"""Records of the table: sums by group, of which every worker needs some."""
+
+
+@dataclass(frozen=True)
+class ReweightResult:
+    """The end of a reweight job.
+
+    Attributes:
+        table: Address of the weights table, as ``load_weights`` takes it.
+        run: The scores run that it was made from.
+        policy: π_old.
+        schemes: With all parameters.
+        units: Objects of the table.
+        units_created: Those that this call has made.
+        summary: Rows, a row a sample, and their weights.
+        threshold: The entropy from which ``entropy_top`` keeps a token.
+        seconds: Wall-clock time of this call.
+    """
+
+    table: str
+    run: str
+    policy: str
+    schemes: list[dict[str, Any]]
+    units: int
+    units_created: int
+    summary: WeightsSummary
+    threshold: float | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, for the last line of output."""
+        fields: dict[str, Any] = asdict(self)
+        del fields["summary"]
+        counts = self.summary.model_dump()
+        return fields | counts | {"rows": self.summary.rows, "mean": self.summary.mean}
+
+
+def reweight(config: ReweightConfig, *, progress: bool = True) -> ReweightResult:
+    """Make the table, or what is missing of it.
+
+    Args:
+        config: The job.
+        progress: Show progress on standard error.
+
+    Raises:
+        Refused: There is no such run or policy, it is not sealed, or a scheme needs a column that
+            it does not have.
+        FingerprintMismatch: The table exists and was made from something else.
+        Damaged: An object can't be read; it is named.
+    """
+    started = time.monotonic()
+    run = open_run(config.run)
+    weighing = _weighing(run, config)
+    uri = run.path(f"weights/{config.table}")
+    fingerprint = {
+        "schema_version": SCHEMA_VERSION,
+        "scores": source_hash(run),
+        "schemes": [one.model_dump() for one in weighing.schemes],
+        "policy": weighing.policy,
+        "rl": weighing.rl,
+        "mean_one": weighing.mean_one,
+    }
+    table = existing_run(uri, fingerprint)
+    units = run.manifest()["unit"].to_pylist()
+    missing = units
+    if table is not None:
+        if table.sealed:
+            table.check_objects()
+        there = table.committed()
+        missing = [unit for unit in units if unit not in there]
+    store.check_writable(uri, conditional=run.conditional)
+    created = 0
+    if table is None or missing:
+        with ray_session():
+            if table is None:
+                table = _begun(run, uri, weighing, config, fingerprint, progress=progress)
+            else:  # the call that began it may have ended before it wrote the list of units
+                units_list = {"units.parquet": store.read(run.path("units.parquet"))}
+                table = begin_run(uri, table.info, units_list)
+            whole = table.info["whole"]
+            make = partial(
+                _make_object, scores=run.uri, table=table.uri, weighing=weighing, whole=whole
+            )
+            created = added_up(missing, make, _total, what="weighing", progress=progress)
+    if not table.sealed:
+        seal(table)
+    return _result(table, weighing, created, time.monotonic() - started)
+
+
+def print_reweight(result: ReweightResult, console: Console) -> None:
+    """What came out, for people."""
+    console.print(f"{schemes_line(result.schemes)}; π_old is {result.policy}", soft_wrap=True)
+    if result.threshold is not None:
+        console.print(f"entropy from {result.threshold:.4g} nats on: of all tokens of the table")
+    print_whole(weights_facts(result.summary), console)
+    console.print(f"weights table: {result.table}", soft_wrap=True)
+
+
+def _make_object(
+    unit: str, *, scores: str, table: str, weighing: Weighing, whole: Mapping[str, Any]
+) -> int:
+    """Weigh one object of the scores; 1 where its object was created, 0 where it exists."""
+    rows = _rows_of(open_run(scores).object_uri(unit), weighing)
+    found, summary = weigh_rows(rows, weighing, _whole_table(table, whole["threshold"]))
+    footer = {
+        "unit": int(unit.removeprefix("part-")),
+        "rows_in": len(found),
+        "tokens": sum(map(len, found["response_ids"])),
+        "status": summary.status,
+        "summary": summary.model_dump(),
+    }
+    run = open_run(table)
+    created = store.create(run.object_uri(unit), encode(found, footer), conditional=run.conditional)
+    return int(created)
+
+
+def _rows_of(uri: str, weighing: Weighing) -> Rows:
+    with open_object(uri) as file:
+        table = file.read(columns=weighing.read)
+    try:
+        return Rows.of(table, weighing)
+    except Refused as error:
+        raise Refused(f"{uri}: {error}") from None
+
+
+@lru_cache(maxsize=2)
+def _whole_table(table: str, threshold: float | None) -> WholeTable:
+    run = open_run(table)
+    found = {
+        name: GroupSums(pq.read_table(pa.BufferReader(store.read(run.path(file)))))
+        for name, file in run.info["whole"]["groups"].items()
+    }
+    return WholeTable(threshold=threshold, **found)
+
+
+@dataclass(frozen=True)
+class _First:
+    counts: Counts
+    log_ppl: GroupSums
+    reward: GroupSums
+
+    @classmethod
+    def merge(cls, parts: Iterable[Self]) -> Self:
+        some = list(parts)
+        return cls(
+            Counts.merge([one.counts for one in some]),
+            GroupSums.merge(one.log_ppl for one in some),
+            GroupSums.merge(one.reward for one in some),
+        )
+
+
+def _first_look(uri: str, *, weighing: Weighing) -> _First:
+    return _First(*first_pass(_rows_of(uri, weighing), weighing))
+
+
+def _second_look(uri: str, *, weighing: Weighing, upper: int) -> Counts:
+    return Counts.of(_rows_of(uri, weighing).entropies(), upper)
+
+
+def _total(created: Sequence[int]) -> int:
+    return sum(created)
+
+
+def _added(parts: Sequence[Counts]) -> Counts:
+    return Counts.merge(parts)
+
+
+def _begun(
+    run: Run,
+    uri: str,
+    weighing: Weighing,
+    config: ReweightConfig,
+    fingerprint: Mapping[str, Any],
+    *,
+    progress: bool,
+) -> Run:
+    """Find what is needed of all rows, and create the table's record with it."""
+    uris = run.object_uris()
+    threshold, groups = None, dict[str, str]()
+    wanted = {need for one in weighing.schemes for need in needs(one)}
+    top = next((one for one in weighing.schemes if isinstance(one, EntropyTop)), None)
+    if top or wanted & {"groups", "advantages"}:
+        look = partial(_first_look, weighing=weighing)
+        first = added_up(uris, look, _First.merge, progress=progress)
+        if top:
+            threshold = _threshold(uris, weighing, top, first.counts, progress=progress)
+        # Before run.json, which says that they are there; of these scores and schemes, whoever
+        # writes them.
+        made_from = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:12]
+        for name, need in zip(_GROUPS, ("groups", "advantages"), strict=True):
+            if need in wanted:
+                groups[name] = f"{name}-{made_from}.parquet"
+                data = encode_table(getattr(first, name).table)
+                store.create(f"{uri}/{groups[name]}", data, conditional=run.conditional)
+    units = store.read(run.path("units.parquet"))
+    info = {
+        "job": "reweight",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.model_dump(mode="json") | {"single_writer": not run.conditional},
+        "run": run.uri,
+        "policy": weighing.policy,
+        "compared": [weighing.policy],
+        "units": {
+            "count": len(uris),
+            "tokens": run.seal["tokens"],
+            "sha256": hashlib.sha256(units).hexdigest(),
+        },
+        "whole": {
+            "of": "all rows of the table",
+            "threshold": threshold,
+            "groups": groups,
+        },
+        "fingerprint": fingerprint,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    return begin_run(uri, info, {"units.parquet": units})
+
+
+def _threshold(
+    uris: list[str], weighing: Weighing, scheme: EntropyTop, counts: Counts, *, progress: bool
+) -> float:
+    if not len(counts):
+        return 0.0
+    upper, rank = quantile_upper(counts, scheme.rho)
+    look = partial(_second_look, weighing=weighing, upper=upper)
+    return quantile(upper, added_up(uris, look, _added, progress=progress), rank)
+
+
+def _weighing(run: Run, config: ReweightConfig) -> Weighing:
+    """What the config means for this run.
+
+    Raises:
+        Refused: It can't be done; says what to do.
+    """
+    if run.table != "scores":
+        raise Refused(
+            f"run {run.uri} is of {run.table}, and weights are made of scores; score its texts "
+            "with `dlogp score`"
+        )
+    if not run.sealed:
+        share = f"{len(run.committed())} of {run.planned} units"
+        raise Refused(
+            f"run {run.uri} is not sealed ({share} are there), and quantiles and groups' means are "
+            "of all rows; end it with `dlogp score`"
+        )
+    scored = tuple(run.info["config"]["policies"])
+    compared = tuple(run.info["compared"])
+    generators = _generators(run) if any(map(_looks_at_old, config.schemes)) else []
+    policy = config.policy or _generating(run, generators, scored)
+    if policy not in scored:
+        raise Refused(
+            f"--policy {policy}: run {run.uri} scored {', '.join(scored)}; name the one of them "
+            "that generated the texts"
+        )
+    rl = config.rl or (policy if policy in compared else "")
+    wanted = {need for one in config.schemes for need in needs(one)}
+    two = sorted(wanted & {"delta_logp", "logp_current"})
+    if not rl:
+        if two and len(compared) > 1:
+            raise Refused(
+                f"run {run.uri} compares {', '.join(compared)} with the base: name with --rl "
+                "whose Δlog p, or current log p, is meant"
+            )
+        rl = compared[0]
+    if rl not in compared:
+        raise Refused(f"--rl {rl}: run {run.uri} compares {', '.join(compared)}")
+    if policy != BASE and rl != policy:
+        raise Refused(
+            f"--policy {policy} --rl {rl}: the scores of {rl} stand beside those of the base, not "
+            f"beside {policy}'s"
+        )
+    # Where texts say that π_old wrote them, those of all others are left out; where none does, its
+    # name was given, and only policies that are known to be others are.
+    others = [g for g in generators if g != policy and (policy in generators or g in scored)]
+    weighing = Weighing(config.schemes, policy, rl, tuple(others), config.mean_one)
+    _check_columns(run, weighing, scored)
+    return weighing
+
+
+def _check_columns(run: Run, weighing: Weighing, scored: tuple[str, ...]) -> None:
+    """Refuse schemes whose columns the run does not have.
+
+    Raises:
+        Refused: It names the scheme, the column, and how to get it.
+    """
+    alone = len(scored) == 1
+    sampled = run.info["config"].get("statistics") == "sampled"
+    for one in weighing.schemes:
+        of = needs(one)
+        if alone and {"delta_logp", "logp_current"} & set(of):
+            raise Refused(
+                f"{one.scheme} compares two policies, and run {run.uri} scored "
+                f"{scored[0]} alone; score the corpus with the base and the other policy"
+            )
+        if "logp_current" in of and weighing.policy != BASE:
+            raise Refused(
+                f"{one.scheme} compares π_old with the current policy: from a table that is "
+                f"possible where π_old was scored as {BASE} and the current policy as the other; "
+                f"here π_old is {weighing.policy}. Score with π_old as {BASE}, or weigh on the fly "
+                "in the trainer"
+            )
+        if sampled and "entropy_old" in of:
+            column = weighing.columns["entropy_old"]
+            raise Refused(
+                f"{one.scheme} needs {column}, and run {run.uri} has only the sampled tokens' "
+                "log-probabilities (statistics: sampled); score it again under another run_id with "
+                "statistics: all"
+            )
+
+
+def _generators(run: Run) -> list[str]:
+    """Who wrote texts of the run, as its rows say; "" where they don't."""
+    parts = (footer["summary"] for _, footer in run.footers(run.committed()))
+    groups = Summary.merge(map(Summary.model_validate, parts)).groups
+    return sorted({generator for some in groups.values() for generator in some})
+
+
+def _generating(run: Run, generators: list[str], scored: tuple[str, ...]) -> str:
+    """The policy that generated all texts, as their ``generator`` says.
+
+    Args:
+        run: The scores.
+        generators: What its rows say, where a scheme looks at π_old.
+        scored: Its policies.
+
+    Raises:
+        Refused: It does not say, or there are several.
+    """
+    if not generators:
+        return BASE if BASE in scored else scored[0]
+    if len(generators) == 1 and generators[0] in scored:
+        return generators[0]
+    told = ", ".join(name or "nothing" for name in generators)
+    raise Refused(
+        f"run {run.uri}: name with --policy the scored policy ({', '.join(scored)}) that "
+        f"generated the texts; their generator says {told}"
+    )
+
+
+def _looks_at_old(scheme: AnyScheme) -> bool:
+    return bool({"logp_old", "entropy_old"} & set(needs(scheme)))
+
+
+def _result(table: Run, weighing: Weighing, created: int, seconds: float) -> ReweightResult:
+    footers = table.footers(table.committed())
+    summary = WeightsSummary.merge(
+        WeightsSummary.model_validate(footer["summary"]) for _, footer in footers
+    )
+    return ReweightResult(
+        table=table.uri,
+        run=table.info["run"],
+        policy=weighing.policy,
+        schemes=[one.model_dump() for one in weighing.schemes],
+        units=table.planned,
+        units_created=created,
+        summary=summary,
+        threshold=table.info["whole"]["threshold"],
+        seconds=seconds,
+    )

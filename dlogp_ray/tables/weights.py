@@ -1,0 +1,91 @@
+"""The weights table: a row a sample, with a weight for each token of its response.
+
+It is a run of its own, in the folder ``weights/<name>`` of the scores run that it was made from.
+"""
+
+from collections.abc import Iterable
+from typing import Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+OTHER_GENERATOR = "other_generator"
+"""Another scored policy wrote the text: the weights of π_old don't hold for it."""
+
+WEIGHTS_SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string()),
+        pa.field("group_id", pa.string()),
+        pa.field("generator", pa.string()),
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("token_hash", pa.string()),
+        pa.field("prompt_hash", pa.string()),
+        pa.field("weight_min", pa.float32()),
+        pa.field("weight_mean", pa.float32()),
+        pa.field("weight_max", pa.float32()),
+        pa.field("share_changed", pa.float32()),
+        pa.field("response_ids", pa.list_(pa.int32())),
+        pa.field("loss_weights", pa.list_(pa.float32())),
+    ]
+)
+PER_TOKEN = ("response_ids", "loss_weights")
+
+
+class WeightsSummary(BaseModel):
+    """What adds up of weights.
+
+    Attributes:
+        status: Rows by status; all but "ok" have no weights.
+        tokens: That count, of rows with weights.
+        changed: Those whose weight is not 1.
+        total: Sum of their weights.
+        undefined: Those that weigh 1 because a scheme is not defined there: no spread in the
+            group, or no entropy.
+        least: Smallest weight; None without tokens.
+        greatest: Largest.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: dict[str, int] = {}
+    tokens: int = 0
+    changed: int = 0
+    total: float = 0.0
+    undefined: int = 0
+    least: float | None = None
+    greatest: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Of all statuses."""
+        return sum(self.status.values())
+
+    @property
+    def rejected(self) -> int:
+        """Rows without weights."""
+        return self.rows - self.status.get("ok", 0)
+
+    @property
+    def mean(self) -> float | None:
+        """Of the weights; None without tokens."""
+        return self.total / self.tokens if self.tokens else None
+
+    @classmethod
+    def merge(cls, parts: Iterable[Self]) -> Self:
+        """The sum of several."""
+        whole = list(parts)
+        status: dict[str, int] = {}
+        for one in whole:
+            for name, rows in one.status.items():
+                status[name] = status.get(name, 0) + rows
+        return cls(
+            status=status,
+            tokens=sum(one.tokens for one in whole),
+            changed=sum(one.changed for one in whole),
+            total=sum(one.total for one in whole),
+            undefined=sum(one.undefined for one in whole),
+            least=min((one.least for one in whole if one.least is not None), default=None),
+            greatest=max((one.greatest for one in whole if one.greatest is not None), default=None),
+        )

@@ -1,0 +1,324 @@
+"""Rows of a scores object -> rows of the weights table.
+
+NumPy alone: every process that weighs imports this, and torch would take seconds and 300 MB.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float, Int, Shaped
+
+from dlogp_ray.config import BASE, AnyScheme
+from dlogp_ray.config.schemes import EntropyTop, Ppl
+from dlogp_ray.errors import Refused
+from dlogp_ray.tables.weights import OTHER_GENERATOR, WEIGHTS_SCHEMA, WeightsSummary
+from dlogp_ray.weights import schemes as pure
+from dlogp_ray.weights.applying import Texts, Whole, needs, undefined, weigh
+from dlogp_ray.weights.whole import Counts, GroupSums
+
+_IDENTITY = ("sample_id", "group_id", "generator", "status", "error", "token_hash", "prompt_hash")
+_BLOCK_TOKENS = 2**17
+"""Of texts, with their padding, that are weighed at a time: the temporaries are some MB."""
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """What is weighed by what.
+
+    Attributes:
+        schemes: Their weights are multiplied.
+        policy: π_old.
+        rl: The compared policy whose rows are taken.
+        others: Generators that are not π_old: their texts get no weights.
+        mean_one: Divide by the mean over each text.
+    """
+
+    schemes: tuple[AnyScheme, ...]
+    policy: str
+    rl: str
+    others: tuple[str, ...] = ()
+    mean_one: bool = False
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What schemes look at -> the column of the scores table that it is.
+
+        The current policy is the compared one.
+        """
+        old = "base" if self.policy == BASE else "rl"
+        names = {
+            "logp_old": f"logp_{old}",
+            "entropy_old": f"entropy_{old}",
+            "logp_current": "logp_rl",
+            "delta_logp": "delta_logp",
+        }
+        wanted = {need for one in self.schemes for need in needs(one)}
+        return {role: column for role, column in names.items() if role in wanted}
+
+    @property
+    def read(self) -> list[str]:
+        """Columns of the scores table that are looked at."""
+        flat = ("policy", "reward", "response_ids", "response_mask")
+        return [*_IDENTITY, *flat, *self.columns.values()]
+
+
+@dataclass(frozen=True)
+class WholeTable:
+    """What schemes need of all rows.
+
+    Attributes:
+        threshold: The entropy from which ``entropy_top`` keeps a token.
+        log_ppl: Of texts by group, for ``ppl``.
+        reward: Of texts by group, for the sign of advantages.
+    """
+
+    threshold: float | None = None
+    log_ppl: GroupSums | None = None
+    reward: GroupSums | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A scores object's rows that are weighed, with their tokens one after another.
+
+    Shapes: n rows, t tokens.
+
+    Attributes:
+        table: All rows of the compared policy, with their new ``status``.
+        ok: [n] which of them have weights; the rest of the attributes are of these.
+        lengths: Tokens of each.
+        mask: [t] which tokens count.
+        values: What schemes look at -> [t].
+    """
+
+    table: pa.Table
+    ok: Bool[np.ndarray, " n"]
+    lengths: Int[np.ndarray, " r"]
+    mask: Bool[np.ndarray, " t"]
+    values: Mapping[str, Float[np.ndarray, " t"]]
+
+    @classmethod
+    def of(cls, table: pa.Table, weighing: Weighing) -> "Rows":
+        """The rows of an object.
+
+        Raises:
+            Refused: A column that a scheme needs was not computed.
+        """
+        table = _only_of(table.filter(pc.equal(table["policy"], weighing.rl)), weighing)
+        ok = table["status"].to_numpy() == "ok"
+        some = table.filter(pa.array(ok))
+        lengths = pc.list_value_length(some["response_ids"]).to_numpy().astype(np.int64)
+        mask = _flat(some["response_mask"]).astype(bool)
+        values = {role: _flat(some[column]) for role, column in weighing.columns.items()}
+        for role, column in weighing.columns.items():
+            if len(values[role]) != len(mask):
+                raise Refused(
+                    f"the scores have no {column} for {len(mask):,} tokens, only for "
+                    f"{len(values[role]):,}: score again with statistics: all"
+                )
+        return cls(table, ok, lengths, mask, values)
+
+    @property
+    def some(self) -> pa.Table:
+        """The rows that have weights."""
+        return self.table.filter(pa.array(self.ok))
+
+    @property
+    def groups(self) -> pa.Array:
+        """A name for the prompt of each text: its group, or the hash of the prompt itself."""
+        some = self.some
+        named = pc.coalesce(some["group_id"], some["prompt_hash"])
+        return named.combine_chunks().cast(pa.string())
+
+    @property
+    def rewards(self) -> Float[np.ndarray, " r"]:
+        """Of each text.
+
+        Raises:
+            Refused: One has none.
+        """
+        some = self.some
+        if some["reward"].null_count:
+            sample = some.filter(pc.is_null(some["reward"]))["sample_id"][0]
+            raise Refused(
+                f"future_kl leaves out tokens of texts whose reward is below their group's mean, "
+                f"and sample {sample} has no reward; score a corpus with rewards, or set max_ratio "
+                "to none"
+            )
+        rewards: np.ndarray = some["reward"].to_numpy().astype(np.float64)
+        return rewards
+
+    @property
+    def log_ppl(self) -> Float[np.ndarray, " r"]:
+        """Of each text, as ``schemes.log_ppl``."""
+        found = np.zeros(len(self.lengths), np.float32)
+        for index, texts in self.blocks():
+            found[index] = pure.log_ppl(texts.logp_old, texts.mask)
+        return found
+
+    def entropies(self) -> Float[np.ndarray, " c"]:
+        """Of π_old, of the tokens that count."""
+        entropies: np.ndarray = self.values["entropy_old"][self.mask]
+        return entropies
+
+    def blocks(self) -> Iterator[tuple[Int[np.ndarray, " b"], Texts]]:
+        """The texts, padded, those of one length together.
+
+        Yields:
+            Which of the texts with weights, and what schemes look at.
+        """
+        starts = np.cumsum(self.lengths) - self.lengths
+        order = np.argsort(self.lengths, kind="stable")
+        at = 0
+        while at < len(order):
+            # As many as fit with the length of the longest, which is the last.
+            fits = np.arange(1, len(order) - at + 1) * self.lengths[order[at:]] <= _BLOCK_TOKENS
+            count = max(1, int(fits.sum()))
+            index = order[at : at + count]
+            at += count
+            length = int(self.lengths[index[-1]])
+            place = np.arange(length)
+            there = place < self.lengths[index][:, None]
+            token = np.where(there, starts[index][:, None] + place, 0)
+            picked = {role: _padded(flat, token, there) for role, flat in self.values.items()}
+            yield index, Texts(mask=_padded(self.mask, token, there), **picked)
+
+
+def first_pass(rows: Rows, weighing: Weighing) -> tuple[Counts, GroupSums, GroupSums]:
+    """What adds up before anything is weighed: entropies, log PPL and rewards by group."""
+    kinds = {type(one) for one in weighing.schemes}
+    signed = any("advantages" in needs(one) for one in weighing.schemes)
+    return (
+        Counts.of(rows.entropies()) if EntropyTop in kinds else Counts.merge([]),
+        GroupSums.of(rows.groups, rows.log_ppl) if Ppl in kinds else GroupSums.merge([]),
+        GroupSums.of(rows.groups, rows.rewards) if signed else GroupSums.merge([]),
+    )
+
+
+def weigh_rows(
+    rows: Rows, weighing: Weighing, whole: WholeTable
+) -> tuple[pa.Table, WeightsSummary]:
+    """The weights table's rows of an object, by ``tables.weights.WEIGHTS_SCHEMA``."""
+    weights = np.ones(int(rows.lengths.sum()), np.float32)
+    starts = np.cumsum(rows.lengths) - rows.lengths
+    per_text = _per_text(rows, weighing, whole)
+    nowhere = 0
+    for index, texts in rows.blocks():
+        of = {one: _whole_of(one, whole, per_text, index) for one in weighing.schemes}
+        if "advantages" in per_text:
+            texts = Texts(**{**vars(texts), "advantages": per_text["advantages"][index]})
+        if "mean" in per_text:  # only that there are groups: their moments are at hand
+            texts = Texts(**{**vars(texts), "groups": index})
+        found = weigh(weighing.schemes, texts, of, mean_one=weighing.mean_one)
+        nowhere += sum(undefined(one, texts, of[one]) for one in weighing.schemes)
+        lengths = rows.lengths[index]
+        there = np.arange(found.shape[1]) < lengths[:, None]
+        token = starts[index][:, None] + np.arange(found.shape[1])
+        weights[token[there]] = found[there]
+    return _table(rows, weighing, weights), _summary(rows, weights, nowhere)
+
+
+def _per_text(
+    rows: Rows, weighing: Weighing, whole: WholeTable
+) -> dict[str, Shaped[np.ndarray, " r"]]:
+    found: dict[str, np.ndarray] = {}
+    if any(isinstance(one, Ppl) for one in weighing.schemes) and whole.log_ppl:
+        found["mean"], found["std"] = whole.log_ppl.moments(rows.groups)
+    if any("advantages" in needs(one) for one in weighing.schemes) and whole.reward:
+        mean, _ = whole.reward.moments(rows.groups)
+        found["advantages"] = rows.rewards - mean
+    return found
+
+
+def _whole_of(
+    scheme: AnyScheme,
+    whole: WholeTable,
+    per_text: Mapping[str, Shaped[np.ndarray, " r"]],
+    index: Int[np.ndarray, " b"],
+) -> Whole:
+    if isinstance(scheme, Ppl):
+        return Whole(mean=per_text["mean"][index], std=per_text["std"][index])
+    return Whole(threshold=whole.threshold)
+
+
+def _only_of(table: pa.Table, weighing: Weighing) -> pa.Table:
+    """Rows that another policy has written get no weights."""
+    others = pa.array(weighing.others, pa.string())
+    other = pc.and_(pc.is_in(table["generator"], value_set=others), pc.equal(table["status"], "ok"))
+    told = pc.binary_join_element_wise(
+        "written by ", table["generator"], f", and π_old is {weighing.policy}", ""
+    )
+    columns = {
+        "status": pc.if_else(other, OTHER_GENERATOR, table["status"]),
+        "error": pc.if_else(other, told, table["error"]),
+    }
+    for name, column in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
+
+
+def _table(rows: Rows, weighing: Weighing, weights: Float[np.ndarray, " t"]) -> pa.Table:
+    columns: dict[str, Any] = {name: rows.table[name] for name in _IDENTITY}
+    columns["policy"] = pa.array([weighing.policy] * len(rows.table))
+    at = np.flatnonzero(rows.ok)
+    for name, values in _summaries(rows, weights).items():
+        column = np.full(len(rows.table), np.nan, np.float32)
+        column[at] = values
+        columns[name] = pa.array(column, from_pandas=True)  # null where there are none
+    lengths = np.zeros(len(rows.table), np.int64)
+    lengths[at] = rows.lengths
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    ids = _flat(rows.some["response_ids"]).astype(np.int32)
+    columns["response_ids"] = pa.ListArray.from_arrays(offsets, pa.array(ids))
+    columns["loss_weights"] = pa.ListArray.from_arrays(offsets, pa.array(weights))
+    return pa.table({name: columns[name] for name in WEIGHTS_SCHEMA.names}).cast(WEIGHTS_SCHEMA)
+
+
+def _summaries(rows: Rows, weights: Float[np.ndarray, " t"]) -> dict[str, Float[np.ndarray, " r"]]:
+    """Of each text's tokens that count; nan without any."""
+    text = np.repeat(np.arange(len(rows.lengths)), rows.lengths)[rows.mask]
+    counted = weights[rows.mask]
+    n = len(rows.lengths)
+    tokens = np.bincount(text, minlength=n)
+    least, greatest = np.full(n, np.inf), np.full(n, -np.inf)
+    np.minimum.at(least, text, counted)
+    np.maximum.at(greatest, text, counted)
+    with np.errstate(invalid="ignore"):
+        return {
+            "weight_min": np.where(tokens > 0, least, np.nan),
+            "weight_mean": np.bincount(text, counted, n) / tokens,
+            "weight_max": np.where(tokens > 0, greatest, np.nan),
+            "share_changed": np.bincount(text, counted != 1, n) / tokens,
+        }
+
+
+def _summary(rows: Rows, weights: Float[np.ndarray, " t"], nowhere: int) -> WeightsSummary:
+    counted = weights[rows.mask]
+    status = rows.table["status"].value_counts().to_pylist()
+    return WeightsSummary(
+        status={one["values"]: one["counts"] for one in status},
+        tokens=len(counted),
+        changed=int((counted != 1).sum()),
+        total=float(counted.sum(dtype=np.float64)),
+        undefined=nowhere,
+        least=float(counted.min()) if len(counted) else None,
+        greatest=float(counted.max()) if len(counted) else None,
+    )
+
+
+def _flat(column: pa.ChunkedArray) -> Shaped[np.ndarray, " t"]:
+    flat: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat
+
+
+def _padded(
+    flat: Shaped[np.ndarray, " t"],
+    token: Int[np.ndarray, "b l"],
+    there: Bool[np.ndarray, "b l"],
+) -> Shaped[np.ndarray, "b l"]:
+    picked = flat[token] if len(flat) else np.zeros(token.shape, flat.dtype)
+    return np.where(there, picked, np.zeros((), flat.dtype))
