@@ -20,6 +20,10 @@ CORPUS_COLUMNS = (
     "group_id",
     "reward",
     "response_mask",
+    "chosen",
+    "rejected",
+    "chosen_ids",
+    "rejected_ids",
 )
 
 CarryType = Literal["string", "int64", "float64", "bool"]
@@ -34,6 +38,9 @@ class ScoreConfig(RunConfig):
     """Standard column name -> the name that it has in this corpus."""
     carry: tuple[str, ...] | dict[str, CarryType] = ()
     """Metadata columns to carry into the table; a mapping also fixes their types."""
+    pairs: bool = False
+    """Rows have two responses, ``chosen`` and ``rejected`` (``chosen_ids``, ``rejected_ids``), as
+    preference data has them: two samples, ``<sample_id>/chosen`` and ``<sample_id>/rejected``."""
     append_eos: bool = False
     """Whether the end-of-sequence token is scored as the last token of a text response."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0

@@ -21,6 +21,8 @@ from dlogp_ray.errors import Refused, RowRejected
 
 _SAMPLE_BYTES = 256 * 1024
 """How much of a JSONL file is read to estimate its tokens a byte."""
+_IDS = ("prompt_ids", "response_ids", "chosen_ids", "rejected_ids")
+_TEXTS = ("prompt", "messages", "response", "chosen", "rejected")
 _BYTES_PER_TEXT_TOKEN = 4
 _COMPRESSION_RATIO = 4
 _READERS = 16
@@ -100,8 +102,8 @@ def _parquet_extent(file: CorpusFile, columns: Mapping[str, str]) -> tuple[int, 
             metadata = pq.ParquetFile(raw).metadata
     except (pa.ArrowException, OSError) as error:
         raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
-    ids = {columns.get(name, name) for name in ("prompt_ids", "response_ids")}
-    texts = {columns.get(name, name) for name in ("prompt", "messages", "response")}
+    ids = {columns.get(name, name) for name in _IDS}
+    texts = {columns.get(name, name) for name in _TEXTS}
     counted, text_bytes = 0, 0
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
@@ -122,7 +124,7 @@ def _density(file: CorpusFile, columns: Mapping[str, str]) -> float:
             break
         if isinstance(row, RowRejected):
             continue
-        for name in ("prompt_ids", "response_ids", "prompt", "messages", "response"):
+        for name in (*_IDS, *_TEXTS):
             value = row.get(columns.get(name, name))
             if value is None:
                 continue

@@ -118,6 +118,8 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         "statistics": config.statistics,
         "unit_tokens": config.unit_tokens,
     }
+    if config.pairs:
+        fingerprint["pairs"] = True
     store.check_writable(config.run_uri, conditional=not config.single_writer)
     units = cut_units(files, config.unit_tokens, config.columns)
     return ScorePlan(ScoreJob(config, config.run_uri, rules), units, fingerprint)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from dlogp_ray import store
 from dlogp_ray.analysis.summary import summarise
 from dlogp_ray.config import CORPUS_COLUMNS
+from dlogp_ray.corpus.pairs import split_pairs
 from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.corpus.units import Unit
@@ -56,6 +57,11 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
 
 def raw_rows(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
     """The unit's rows as they stand in the corpus, read as they are asked for."""
+    rows = _as_stored(unit, job)
+    return split_pairs(rows, job.rules.theirs) if job.config.pairs else rows
+
+
+def _as_stored(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
     if unit.format == "parquet":
         wanted = {job.rules.theirs(name) for name in CORPUS_COLUMNS} | set(job.rules.carry)
         return read_parquet(unit.file, unit.start, unit.stop, wanted)

@@ -142,7 +142,8 @@ def _of_units_list(run: Run) -> list[Problem]:
 
 
 def _row_counts(run: Run) -> Callable[[str], int | None]:
-    """Rows of the corpus in a unit, where the list of units tells (Parquet)."""
+    """Samples of the corpus in a unit, where the list of units tells (Parquet)."""
+    samples = 2 if run.info.get("config", {}).get("pairs") else 1
     columns = ["format", "start", "stop"]
     try:
         data = pa.BufferReader(store.read(run.path("units.parquet")))
@@ -160,7 +161,7 @@ def _row_counts(run: Run) -> Callable[[str], int | None]:
     def count(unit: str) -> int | None:
         index = int(unit.removeprefix("part-"))
         found: int | None = rows[index].as_py() if index < len(rows) else None
-        return found
+        return None if found is None else samples * found
 
     return count
 
