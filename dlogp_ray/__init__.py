@@ -11,23 +11,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlogp_ray.config import InterveneConfig, ScoreConfig, SparsityConfig
+    from dlogp_ray.config import InterveneConfig, ReweightConfig, ScoreConfig, SparsityConfig
     from dlogp_ray.pipelines.intervene import intervene
     from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
+    from dlogp_ray.pipelines.reweight import ReweightResult, reweight
     from dlogp_ray.pipelines.score import score
     from dlogp_ray.pipelines.sparsity import SparsityResult, sparsity
     from dlogp_ray.tables.run import Run, open_run
+    from dlogp_ray.weights.table import load_logps, load_weights
 
 __all__ = [
     "InterveneConfig",
     "InterveneResult",
+    "ReweightConfig",
+    "ReweightResult",
     "Run",
     "ScoreConfig",
     "ScoreResult",
     "SparsityConfig",
     "SparsityResult",
     "intervene",
+    "load_logps",
+    "load_weights",
     "open_run",
+    "reweight",
     "score",
     "sparsity",
 ]
@@ -36,9 +43,14 @@ _HOMES = {
     "InterveneConfig": "dlogp_ray.config",
     "InterveneResult": "dlogp_ray.pipelines.result",
     "intervene": "dlogp_ray.pipelines.intervene",
+    "ReweightConfig": "dlogp_ray.config",
+    "ReweightResult": "dlogp_ray.pipelines.reweight",
+    "reweight": "dlogp_ray.pipelines.reweight",
     "Run": "dlogp_ray.tables.run",
     "ScoreConfig": "dlogp_ray.config",
     "ScoreResult": "dlogp_ray.pipelines.result",
+    "load_logps": "dlogp_ray.weights.table",
+    "load_weights": "dlogp_ray.weights.table",
     "open_run": "dlogp_ray.tables.run",
     "score": "dlogp_ray.pipelines.score",
     "SparsityConfig": "dlogp_ray.config",

@@ -79,9 +79,10 @@ def test_every_public_name_is_found() -> None:
     code = (
         "import dlogp_ray\nfor name in dlogp_ray.__all__: print(getattr(dlogp_ray, name).__name__)"
     )
-    classes = ["InterveneConfig", "InterveneResult", "Run", "ScoreConfig", "ScoreResult"]
-    classes += ["SparsityConfig", "SparsityResult"]
-    assert run(code).split() == [*classes, "intervene", "open_run", "score", "sparsity"]
+    classes = ["InterveneConfig", "InterveneResult", "ReweightConfig", "ReweightResult", "Run"]
+    classes += ["ScoreConfig", "ScoreResult", "SparsityConfig", "SparsityResult"]
+    functions = ["intervene", "load_logps", "load_weights", "open_run", "reweight", "score"]
+    assert run(code).split() == [*classes, *functions, "sparsity"]
 
 
 def modules() -> dict[str, Path]:

@@ -1,0 +1,405 @@
+"""Tables in a trainer: one value a token by sample id, for exactly the tokens that were scored.
+
+    weights = load_weights("s3://bucket/runs/my-run/weights/low_prob")
+    weights.batch(sample_ids, response_ids, length)     # [B, T], float32
+    load_logps("s3://bucket/runs/my-run", "base")       # the same of log-probabilities
+
+A sample whose tokens are not those of the table is an error that names the sample and the position:
+values are never shifted, cut or padded to fit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dlogp_ray.config import BASE
+from dlogp_ray.errors import Refused
+from dlogp_ray.tables.run import Run, open_run
+from dlogp_ray.tables.source import source_hash
+from dlogp_ray.tables.token_hash import token_hash
+from dlogp_ray.weights import cache as on_disk
+
+if TYPE_CHECKING:
+    import torch
+
+Missing = Literal["error", "one"]
+"""What a sample gets that the table does not have: an error, or weights of 1."""
+
+
+class WrongTokens(Refused):
+    """The tokens of a sample are not those of the table.
+
+    Attributes:
+        sample_id: The sample.
+        position: The first token that differs, from 0; None where only the lengths do.
+    """
+
+    def __init__(self, sample_id: str, position: int | None, what: str) -> None:
+        """Say what differs, and what to do."""
+        self.sample_id, self.position = sample_id, position
+        super().__init__(
+            f"sample {sample_id}: {what}. Its text was generated, cut or tokenised anew since it "
+            "was scored: score what you train on, and make the table of that"
+        )
+
+
+class UnknownSample(Refused):
+    """The table has no values for a sample."""
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """One value a token, by sample id: weights, or log-probabilities.
+
+    It is small, and can be sent to other processes, such as the workers of a ``DataLoader``: each
+    maps the same files.
+
+    Attributes:
+        uri: Of the table.
+        column: Which of its columns.
+        absent: The value of samples that it does not have, where that is asked for.
+        info: The table's record: of weights ``policy``, ``run``, and ``fingerprint`` with schemes
+            and parameters.
+        folder: Where its arrays are on this machine.
+    """
+
+    uri: str
+    column: str
+    absent: float
+    info: dict[str, Any]
+    folder: Path
+
+    def __len__(self) -> int:
+        """Samples that have values."""
+        return len(self._arrays["rows"])
+
+    def __contains__(self, sample_id: str) -> bool:
+        """Whether a sample has values."""
+        return self._row(sample_id) is not None
+
+    def __getitem__(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Response ids [t] (int32) and values [t] (float32) of a sample.
+
+        Raises:
+            UnknownSample: It has none.
+        """
+        row = self._row(sample_id)
+        if row is None:
+            raise self._unknown(sample_id)
+        start, stop = self._arrays["offsets"][row : row + 2]
+        return self._arrays["ids"][start:stop], self._arrays["values"][start:stop]
+
+    def of(
+        self,
+        sample_ids: Sequence[str],
+        response_ids: Sequence[Any],
+        *,
+        prompt_ids: Sequence[Any] | None = None,
+        missing: Missing = "error",
+    ) -> list[np.ndarray]:
+        """The values of each sample's tokens, float32, an array a sample.
+
+        Args:
+            sample_ids: Of B samples.
+            response_ids: Their response tokens without padding: lists, arrays or tensors.
+            prompt_ids: Their prompts, to be checked too.
+            missing: What samples get that the table does not have.
+
+        Raises:
+            UnknownSample: The table has no values for one.
+            WrongTokens: The tokens of one are not those of the table.
+        """
+        values, lengths = self._flat(sample_ids, response_ids, prompt_ids, missing)
+        return np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
+
+    def batch(
+        self,
+        sample_ids: Sequence[str],
+        response_ids: Any,
+        length: int,
+        *,
+        mask: Any = None,
+        prompt_ids: Sequence[Any] | None = None,
+        missing: Missing = "error",
+    ) -> "torch.Tensor":
+        """Values of a batch, right-padded with 0: [B, T], float32, on the CPU.
+
+        Args:
+            sample_ids: Of B samples.
+            response_ids: Their response tokens: B of any length without padding, or one tensor
+                [B, T] with a ``mask``.
+            length: T, at least the longest.
+            mask: [B, T], 1 where ``response_ids`` is a token of the response and not padding.
+            prompt_ids: B prompts without padding, to be checked too.
+            missing: What samples get that the table does not have.
+
+        Raises:
+            UnknownSample: The table has no values for one.
+            WrongTokens: The tokens of one are not those of the table.
+            ValueError: A response is longer than T, or numbers don't agree.
+        """
+        import torch
+
+        if mask is not None:
+            padded, there = _array(response_ids), _array(mask) != 0
+            if padded.shape != there.shape or padded.shape[1:] != (length,):
+                raise ValueError(
+                    f"expected response_ids and mask [B, {length}], got {padded.shape} and "
+                    f"{there.shape}"
+                )
+            response_ids = [ids[some] for ids, some in zip(padded, there, strict=True)]
+        values, lengths = self._flat(sample_ids, response_ids, prompt_ids, missing)
+        if len(lengths) and lengths.max() > length:
+            at = int(lengths.argmax())
+            raise ValueError(
+                f"sample {sample_ids[at]}: its response has {lengths[at]} tokens, and length is "
+                f"{length}"
+            )
+        out = np.zeros((len(lengths), length), np.float32)
+        where = np.arange(length) < lengths[:, None] if mask is None else there
+        out[where] = values
+        return torch.from_numpy(out)
+
+    def sums(
+        self,
+        sample_ids: Sequence[str],
+        response_ids: Sequence[Any],
+        *,
+        prompt_ids: Sequence[Any] | None = None,
+    ) -> np.ndarray:
+        """The sum over each sample's tokens, float64: of log-probabilities, that of the response.
+
+        Raises:
+            UnknownSample: The table has no values for one.
+            WrongTokens: The tokens of one are not those of the table.
+        """
+        found = self.of(sample_ids, response_ids, prompt_ids=prompt_ids)
+        return np.array([one.sum(dtype=np.float64) for one in found])
+
+    @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        return {name: on_disk.mapped(self.folder, name) for name in on_disk.ARRAYS}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps, which another process opens for itself."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As it was; the maps are opened when they are needed."""
+        self.__dict__.update(state)
+
+    def _row(self, sample_id: str) -> int | None:
+        (row,) = self._found([sample_id])
+        return None if row < 0 else int(row)
+
+    def _found(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """The row of each sample; -1 of those that are not there."""
+        hashes, order = self._arrays["hashes"], self._arrays["rows"]
+        names, ends = memoryview(self._arrays["names"]), self._arrays["ends"]
+        encoded = [name.encode() for name in sample_ids]
+        wanted = np.array([on_disk.name_hash(name) for name in encoded], dtype=hashes.dtype)
+        place = np.searchsorted(hashes, wanted)
+        rows = np.full(len(wanted), -1, np.int64)
+        left = np.arange(len(wanted))
+        # Where several ids have one hash, the next place is tried.
+        while len(left := left[place[left] < len(hashes)]):
+            left = left[hashes[place[left]] == wanted[left]]
+            tried = order[place[left]]
+            starts, stops = ends[tried].tolist(), ends[tried + 1].tolist()
+            same = [
+                names[start:stop] == encoded[index]
+                for index, start, stop in zip(left.tolist(), starts, stops, strict=True)
+            ]
+            right = np.array(same, dtype=bool)
+            rows[left[right]] = tried[right]
+            left = left[~right]
+            place[left] += 1
+        return rows
+
+    def _flat(
+        self,
+        sample_ids: Sequence[str],
+        response_ids: Any,
+        prompt_ids: Sequence[Any] | None,
+        missing: Missing,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The values of all tokens one after another, and how many each sample has."""
+        if len(sample_ids) != len(response_ids):
+            raise ValueError(f"got {len(sample_ids)} sample ids for {len(response_ids)} responses")
+        rows = self._found(sample_ids)
+        if missing == "error" and len(rows) and rows.min() < 0:
+            raise self._unknown(sample_ids[int(rows.argmin())])
+        flat, lengths = _flattened(response_ids)
+        values = self._checked(sample_ids, rows, flat, lengths)
+        if prompt_ids is not None:
+            self._check_prompts(sample_ids, rows, prompt_ids)
+        return values, lengths
+
+    def _check_prompts(
+        self, sample_ids: Sequence[str], rows: np.ndarray, prompt_ids: Sequence[Any]
+    ) -> None:
+        for name, row, prompt in zip(sample_ids, rows.tolist(), prompt_ids, strict=True):
+            if row < 0:
+                continue
+            theirs = self._arrays["prompts"][16 * row : 16 * row + 16].tobytes().hex()
+            mine = token_hash(_array(prompt))
+            if mine != theirs:
+                raise WrongTokens(
+                    name,
+                    None,
+                    f"its prompt of {len(prompt)} tokens has the hash {mine}, and the one that was "
+                    f"scored {theirs}",
+                )
+
+    def _checked(
+        self, sample_ids: Sequence[str], rows: np.ndarray, flat: np.ndarray, lengths: np.ndarray
+    ) -> np.ndarray:
+        """The values of all tokens, one after another; ``absent`` where a sample is not there."""
+        offsets = self._arrays["offsets"]
+        starts, known = offsets[np.maximum(rows, 0)], rows >= 0
+        theirs = offsets[np.maximum(rows, 0) + 1] - starts if len(rows) else lengths
+        if (wrong := known & (theirs != lengths)).any():
+            at = int(wrong.argmax())
+            raise self._wrong_length(sample_ids[at], int(rows[at]), flat, lengths, at)
+        values: np.ndarray
+        begins = np.cumsum(lengths) - lengths
+        token = np.repeat(starts - begins, lengths) + np.arange(len(flat))
+        if known.all():
+            ids, values = self._arrays["ids"][token], self._arrays["values"][token]
+        else:
+            there = np.repeat(known, lengths)
+            ids, values = flat.copy(), np.full(len(flat), self.absent, np.float32)
+            ids[there] = self._arrays["ids"][token[there]]
+            values[there] = self._arrays["values"][token[there]]
+        if (differs := ids != flat).any():
+            first = int(differs.argmax())
+            at = int(np.searchsorted(begins + lengths, first, side="right"))
+            place = first - int(begins[at])
+            mine = flat[begins[at] : begins[at] + lengths[at]]
+            other = ids[begins[at] : begins[at] + lengths[at]]
+            raise WrongTokens(
+                sample_ids[at],
+                place,
+                f"token {place} of its response is {flat[first]}, and the table was made for "
+                f"{ids[first]} (token hash {token_hash(mine)}, the table's {token_hash(other)})",
+            )
+        return values
+
+    def _wrong_length(
+        self, sample_id: str, row: int, flat: np.ndarray, lengths: np.ndarray, at: int
+    ) -> WrongTokens:
+        begin = int(lengths[:at].sum())
+        mine = flat[begin : begin + int(lengths[at])]
+        start, stop = self._arrays["offsets"][row : row + 2]
+        other = self._arrays["ids"][start:stop]
+        short = min(len(mine), len(other))
+        differs = np.flatnonzero(mine[:short] != other[:short])
+        position = int(differs[0]) if len(differs) else None
+        where = f"they differ from token {position} on" if len(differs) else "the rest is the same"
+        return WrongTokens(
+            sample_id,
+            position,
+            f"its response has {len(mine)} tokens, and the table was made for {len(other)}; "
+            f"{where}",
+        )
+
+    def _unknown(self, sample_id: str) -> UnknownSample:
+        return UnknownSample(
+            f"{self.uri} has no {self.column} for sample {sample_id}; `dlogp show {self.uri}` says "
+            "which rows have none and why, and with missing='one' such samples weigh 1"
+        )
+
+
+def load_weights(uri: str, *, cache: str | Path | None = None) -> PerToken:
+    """Open a weights table for a trainer.
+
+    Its tokens and weights are written once into a folder of this machine (8 bytes a token) and
+    mapped from there; other processes and later runs find them.
+
+    Args:
+        uri: Folder or URL of the table: ``<output>/<run_id>/weights/<name>``.
+        cache: Where such folders are (default: ``DLOGP_CACHE`` or ``~/.cache/dlogp_ray``).
+
+    Raises:
+        Refused: There is no such table, it is not sealed, or the scores that it was made from have
+            changed since.
+        Damaged: An object is missing or can't be read.
+    """
+    table = open_run(uri)
+    if table.table != "weights":
+        raise Refused(
+            f"{uri} is a run of {table.table}; give a weights table, <run>/weights/<name>, as "
+            "`dlogp reweight` makes it"
+        )
+    if not table.sealed:
+        raise Refused(
+            f"weights table {uri} is not whole ({len(table.committed())} of {table.planned} "
+            "objects); the same `dlogp reweight` makes the rest"
+        )
+    _check_fresh(table.uri, table.info["fingerprint"]["scores"])
+    return _opened(table, table.info["policy"], "loss_weights", 1.0, cache)
+
+
+def load_logps(uri: str, policy: str, *, cache: str | Path | None = None) -> PerToken:
+    """Open the log-probabilities of one policy in a scores run, as references of a trainer.
+
+    Args:
+        uri: Folder or URL of the run: ``<output>/<run_id>``.
+        policy: Which of the scored policies, such as ``base``.
+        cache: As for ``load_weights``.
+
+    Raises:
+        Refused: There is no such run or policy, or it is not sealed.
+        Damaged: An object is missing or can't be read.
+    """
+    run = open_run(uri)
+    if run.table != "scores" or not run.sealed:
+        what = "is not sealed" if run.table == "scores" else f"is of {run.table}"
+        raise Refused(f"{uri} {what}; give a scores run that `dlogp score` has ended")
+    scored, compared = run.info["config"]["policies"], run.info["compared"]
+    if policy not in scored:
+        raise Refused(f"run {uri} scored {', '.join(scored)}, and not {policy}")
+    if policy == BASE:
+        return _opened(run, compared[0], "logp_base", 0.0, cache)
+    return _opened(run, policy, "logp_rl", 0.0, cache)
+
+
+def _opened(
+    table: Run, policy: str, column: str, absent: float, cache: str | Path | None
+) -> PerToken:
+    table.check_objects()
+    where = on_disk.CACHE if cache is None else Path(cache)
+    folder = on_disk.cached(table, policy, column, source_hash(table), where)
+    return PerToken(table.uri, column, absent, dict(table.info), folder)
+
+
+def _check_fresh(uri: str, made_from: str) -> None:
+    """Refuse weights of scores that are others now, where the scores are still beside them."""
+    folder, _, _ = uri.rpartition("/weights/")
+    try:
+        run = open_run(folder)
+    except Refused:  # the table was copied without its run
+        return
+    if not run.sealed or source_hash(run) != made_from:
+        raise Refused(
+            f"weights table {uri} is stale: the scores of {run.uri} have changed since it was made;"
+            " make it again with `dlogp reweight` under another --name"
+        )
+
+
+def _flattened(responses: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All tokens one after another, and how many each response has."""
+    arrays = [_array(ids).astype(np.int32, copy=False) for ids in responses]
+    if any(array.ndim != 1 for array in arrays):
+        raise ValueError("expected a list of tokens for each sample; give padded ones with a mask")
+    lengths = np.array([len(array) for array in arrays], np.int64)
+    return np.concatenate([np.zeros(0, np.int32), *arrays]), lengths
+
+
+def _array(values: Any) -> np.ndarray:
+    """A list, array or tensor, wherever it is."""
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
