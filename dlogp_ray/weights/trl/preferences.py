@@ -1,0 +1,159 @@
+"""Reference log-probabilities for DPO and KTO from a scores run, in place of a reference model.
+
+    trainer = ScoredDPOTrainer(
+        model, reference=load_logps("runs/preferences", "base"),
+        train_dataset=pairs, args=DPOConfig(precompute_ref_log_probs=True, ...),
+    )
+
+Each example of a DPO dataset has a ``sample_id``; the scores are those of ``<sample_id>/chosen``
+and ``<sample_id>/rejected``, which a score job with ``pairs: true`` makes of rows with two
+responses, and which two rows of a corpus may carry as well. KTO's are of ``sample_id`` itself. The
+tokens are compared as TRL has made them, prompt and completion.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.kto_trainer import KTOTrainer
+
+from dlogp_ray.errors import Refused
+from dlogp_ray.weights.table import PerToken
+
+
+class ScoredDPOTrainer(DPOTrainer):
+    """``DPOTrainer`` whose ``ref_chosen_logps`` and ``ref_rejected_logps`` come from a scores run.
+
+    Args:
+        *args: As TRL's.
+        reference: What ``load_logps`` opened.
+        **kwargs: As TRL's.
+
+    Raises:
+        Refused: A sample was not scored, or its tokens are others than the ones that TRL has.
+        ValueError: ``precompute_ref_log_probs`` is not set.
+    """
+
+    def __init__(self, *args: Any, reference: PerToken, **kwargs: Any) -> None:
+        """See the class."""
+        self.reference = reference
+        _check(kwargs["args"])
+        super().__init__(*args, **kwargs)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        _check_ids(dataset, name)
+        args: Any = self.args
+        longest, cut = args.max_length, args.truncation_mode
+
+        def references(batch: Mapping[str, Any]) -> dict[str, Any]:
+            found = {}
+            for role in ("chosen", "rejected"):
+                values = self.reference.of(
+                    [f"{sample}/{role}" for sample in batch["sample_id"]],
+                    batch[f"{role}_ids"],
+                    prompt_ids=batch["prompt_ids"],
+                )
+                found[role] = [
+                    _cut(one, len(prompt), longest, cut, f"{sample}/{role}")
+                    for one, prompt, sample in zip(
+                        values, batch["prompt_ids"], batch["sample_id"], strict=True
+                    )
+                ]
+            pairs = list(zip(found["chosen"], found["rejected"], strict=True))
+            both = [_summed(*pair, self.ld_alpha) for pair in pairs]
+            return {
+                "ref_chosen_logps": [chosen for chosen, _ in both],
+                "ref_rejected_logps": [rejected for _, rejected in both],
+            }
+
+        return dataset.map(references, batched=True, desc=f"Reading references of {name}")
+
+
+class ScoredKTOTrainer(KTOTrainer):
+    """``KTOTrainer`` whose ``ref_logps`` come from a scores run.
+
+    Where the loss compares with mismatched completions (``loss_type="kto"``), which no run has
+    scored, TRL computes the references of those with its own pass of the reference model.
+
+    Args:
+        *args: As TRL's.
+        reference: What ``load_logps`` opened.
+        **kwargs: As TRL's.
+
+    Raises:
+        Refused: A sample was not scored, or its tokens are others than the ones that TRL has.
+        ValueError: ``precompute_ref_log_probs`` is not set.
+    """
+
+    def __init__(self, *args: Any, reference: PerToken, **kwargs: Any) -> None:
+        """See the class."""
+        self.reference = reference
+        _check(kwargs["args"])
+        super().__init__(*args, **kwargs)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        _check_ids(dataset, name)
+        args: Any = self.args
+        longest = args.max_length
+
+        def references(batch: Mapping[str, Any]) -> dict[str, Any]:
+            values = self.reference.of(
+                batch["sample_id"], batch["completion_ids"], prompt_ids=batch["prompt_ids"]
+            )
+            return {
+                "ref_logps": [
+                    float(_cut(one, len(prompt), longest, "keep_start", sample).sum(dtype=float))
+                    for one, prompt, sample in zip(
+                        values, batch["prompt_ids"], batch["sample_id"], strict=True
+                    )
+                ]
+            }
+
+        if self.calculate_KL:
+            computed = super()._precompute_ref_logps(dataset, name, batch_size)
+            dataset = computed.remove_columns("ref_logps")
+        return dataset.map(references, batched=True, desc=f"Reading references of {name}")
+
+
+def _check(args: Any) -> None:
+    if not args.precompute_ref_log_probs:
+        raise ValueError("reference log-probabilities need precompute_ref_log_probs=True")
+
+
+def _check_ids(dataset: Dataset, name: str) -> None:
+    if "sample_id" not in dataset.column_names:
+        raise Refused(
+            f"{name} dataset: expected a column sample_id, which joins it to the scores, got "
+            f"{', '.join(dataset.column_names)}"
+        )
+
+
+def _cut(
+    values: np.ndarray, prompt: int, longest: int | None, mode: str, sample_id: str
+) -> np.ndarray:
+    """The values of the tokens that TRL's collator keeps."""
+    if longest is None or prompt + len(values) <= longest:
+        return values
+    if mode != "keep_start":
+        raise Refused(
+            f"sample {sample_id} has {prompt + len(values)} tokens, and max_length is {longest}: "
+            f"truncation_mode={mode!r} changes what comes before its tokens; score what is left of "
+            "it, or use keep_start"
+        )
+    return values[: max(0, longest - prompt)]
+
+
+def _summed(
+    chosen: np.ndarray, rejected: np.ndarray, ld_alpha: float | None
+) -> tuple[float, float]:
+    """Sums over tokens; those beyond the shorter one's length count ``ld_alpha`` (LD-DPO)."""
+    if ld_alpha is None:
+        return float(chosen.sum(dtype=float)), float(rejected.sum(dtype=float))
+    shared = min(len(chosen), len(rejected))
+    one, other = (
+        float(v[:shared].sum(dtype=float) + ld_alpha * v[shared:].sum(dtype=float))
+        for v in (chosen, rejected)
+    )
+    return one, other
