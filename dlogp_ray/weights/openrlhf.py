@@ -1,0 +1,57 @@
+"""Weights in OpenRLHF: a table's, at the advantages of its experiences.
+
+    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+    Maker = weighted_maker(RemoteExperienceMaker, load_weights("runs/my-run/weights/low_prob"))
+
+An experience has a column for each token after the first of prompt and response together: [B, S−1],
+where column j is of token j + 1. Ids travel as ``labels``, one a sample.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from dlogp_ray.weights.table import Missing, PerToken
+
+
+def action_weights(experience: Any, weights: PerToken, *, missing: Missing = "error") -> Tensor:
+    """The weights of an experience's actions: [B, S−1], float32, 0 where it has none.
+
+    Args:
+        experience: With ``sequences`` [B, S], ``action_mask`` [B, S−1], and the ids as ``labels``.
+        weights: What ``load_weights`` opened.
+        missing: What samples get that the table does not have.
+
+    Raises:
+        Refused: A sample is not in the table, or its tokens are others there.
+    """
+    tokens = experience.sequences[:, 1:]
+    found = weights.batch(
+        [str(label) for label in experience.labels],
+        tokens,
+        tokens.size(1),
+        mask=experience.action_mask,
+        missing=missing,
+    )
+    return found.to(tokens.device)
+
+
+def weighted_maker(maker: type, weights: PerToken, *, missing: Missing = "error") -> type:
+    """OpenRLHF's ``RemoteExperienceMaker``, whose advantages are multiplied by the weights.
+
+    They are multiplied after whatever OpenRLHF does to advantages, whitening among it.
+    """
+
+    class WeightedMaker(maker):  # type: ignore[misc]
+        """See ``weighted_maker``."""
+
+        def compute_advantages_and_returns(
+            self, experiences: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            """OpenRLHF's own, then the weights."""
+            experiences = super().compute_advantages_and_returns(experiences, *args, **kwargs)
+            for one in experiences:
+                one.advantages = one.advantages * action_weights(one, weights, missing=missing)
+            return experiences
+
+    return WeightedMaker

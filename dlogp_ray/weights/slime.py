@@ -1,0 +1,104 @@
+"""Weights in slime: a list a sample, as JSONL, multiplied in by a custom advantage function.
+
+Write what is trained on, once:
+
+    write_jsonl("samples.jsonl", rollouts, load_weights("runs/my-run/weights/low_prob"))
+
+and in the module of ``--custom-advantage-function-path``:
+
+    weighted = read_jsonl("samples.jsonl")
+
+    def advantages(args, rollout_data):
+        ...                                          # sets rollout_data["advantages"], a list
+        weigh_advantages(rollout_data, weighted)
+
+Rows have slime's own fields (``tokens`` of prompt and response, ``response_length``, ``reward``,
+``index``), and ``loss_weights`` beside them. They are no ``loss_mask``, which slime makes integers
+of; and advantages must not be whitened afterwards (``--normalize-advantages``).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlogp_ray.errors import Refused
+from dlogp_ray.weights.table import Missing, PerToken
+
+NEEDED = ("sample_id", "prompt_ids", "response_ids")
+
+
+def write_jsonl(
+    path: str | Path,
+    rollouts: Iterable[Mapping[str, Any]],
+    weights: PerToken,
+    *,
+    missing: Missing = "error",
+) -> int:
+    """Write a row a sample; its place in the file is its ``index``.
+
+    Returns:
+        How many.
+
+    Raises:
+        Refused: A row lacks a column, a sample is not in the table, or its tokens are others there.
+    """
+    count = 0
+    with Path(path).open("w", encoding="utf-8") as sink:
+        for count, row in enumerate(rollouts, 1):
+            if lacking := [name for name in NEEDED if row.get(name) is None]:
+                raise Refused(f"rollouts: row {count - 1} has no {', '.join(lacking)}")
+            prompt, response = list(row["prompt_ids"]), list(row["response_ids"])
+            (found,) = weights.of(
+                [row["sample_id"]], [response], prompt_ids=[prompt], missing=missing
+            )
+            sample = {
+                "index": count - 1,
+                "tokens": prompt + response,
+                "response_length": len(response),
+                "loss_mask": [int(one) for one in row.get("response_mask") or [1] * len(response)],
+                "reward": row.get("reward"),
+                "loss_weights": found.tolist(),
+                "metadata": {"sample_id": row["sample_id"]},
+            }
+            sink.write(json.dumps(sample) + "\n")
+    return count
+
+
+def read_jsonl(path: str | Path) -> dict[int, dict[str, Any]]:
+    """The rows that ``write_jsonl`` wrote, by their ``index``."""
+    with Path(path).open(encoding="utf-8") as lines:
+        return {row["index"]: row for row in map(json.loads, lines)}
+
+
+def weigh_advantages(
+    rollout_data: dict[str, Any], weighted: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Multiply slime's advantages by the weights, in place.
+
+    Args:
+        rollout_data: With ``sample_indices``, ``tokens``, ``response_lengths`` and ``advantages``,
+            lists of one entry a sample.
+        weighted: What ``read_jsonl`` read.
+
+    Raises:
+        Refused: A sample is not there, or its tokens are others.
+    """
+    names = ("sample_indices", "tokens", "response_lengths", "advantages")
+    advantages: list[Tensor] = []
+    for index, tokens, length, advantage in zip(*(rollout_data[n] for n in names), strict=True):
+        row = weighted.get(int(index))
+        if row is None:
+            raise Refused(f"slime sample {index} has no weights; write them with write_jsonl")
+        if list(map(int, tokens)) != row["tokens"] or int(length) != row["response_length"]:
+            raise Refused(
+                f"slime sample {index} ({row['metadata']['sample_id']}): it has {len(tokens)} "
+                f"tokens, {length} of the response, and they are not the {len(row['tokens'])} and "
+                f"{row['response_length']} that its weights were made for"
+            )
+        weights = torch.tensor(row["loss_weights"], dtype=torch.float32, device=advantage.device)
+        advantages.append(advantage * weights)
+    rollout_data["advantages"] = advantages
