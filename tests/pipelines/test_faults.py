@@ -38,11 +38,7 @@ WRITES = {
     "the seal": ("create", "_SUCCESS"),
 }
 WHEN = ("before", "during", "after")
-EVERY_PUSH = {("disk", "a unit's object", "during")}
-GRID = [
-    pytest.param(*case, marks=() if case in EVERY_PUSH else pytest.mark.slow)
-    for case in product(("disk", "s3"), WRITES, WHEN)
-]
+GRID = list(product(("disk", "s3"), WRITES, WHEN))
 
 
 def write_job(config: ScoreConfig, path: Path) -> Path:
@@ -84,6 +80,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "runs") if where == "disk" else request.getfixturevalue("bucket")
 
 
+@pytest.mark.slow  # a driver that is stopped in the middle is in test_interruption
 @pytest.mark.parametrize(("where", "write", "when"), GRID)
 def test_a_driver_that_is_killed_at_a_write(
     where: str,
@@ -196,6 +193,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(one_fails: Any, small_disk: Path) -> None:
     config = one_fails.elsewhere(small_disk).model_copy(update={"seal_partial": False})
     filler = small_disk / "filler"

@@ -223,6 +223,7 @@ def two_drivers(
     return TwoDrivers(ours, json.loads(printed.splitlines()[-1]), texts)
 
 
+@pytest.mark.slow  # objects that are created once are raced for in tests/store
 def test_two_drivers_on_one_run(two_drivers: TwoDrivers, one_fails: Any) -> None:
     ours, theirs = two_drivers.ours, two_drivers.theirs
     assert ours.exit_code == 4
@@ -233,6 +234,7 @@ def test_two_drivers_on_one_run(two_drivers: TwoDrivers, one_fails: Any) -> None
     assert verify(dlogp_ray.open_run(ours.run)) == []
 
 
+@pytest.mark.slow
 def test_secrets_are_in_no_object_and_in_no_log(two_drivers: TwoDrivers) -> None:
     texts = two_drivers.texts
     assert any(key.endswith("run.json") for key in texts)
