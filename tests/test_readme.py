@@ -10,13 +10,14 @@ import typer
 import yaml
 
 from dlogp_ray.cli import app
-from dlogp_ray.config import InterveneConfig, RunConfig, ScoreConfig
+from dlogp_ray.config import SCHEMES, InterveneConfig, RunConfig, ScoreConfig
 from dlogp_ray.decoding.distribution import Distribution
 from dlogp_ray.decoding.rules import Seen
 from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.intervening import plan_intervene, wanted_interventions
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.schemas import scores_schema
+from dlogp_ray.tables.weights import WEIGHTS_SCHEMA
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cluster", "dlogp_ray", "jobs", "tests")
@@ -80,6 +81,18 @@ def test_every_column_is_explained() -> None:
         re.findall(r"`(\w+)`", README.split("### What comes out")[1].split("Views:")[0])
     )
     assert set(scores_schema({}).names) - explained == set()
+
+
+def test_every_column_of_the_weights_and_every_scheme_is_explained() -> None:
+    section = README.split("## Weights for trainers")[1].split("## How fast")[0]
+    explained = set(re.findall(r"`(\w+)`", section))
+    assert set(WEIGHTS_SCHEMA.names) - explained == set()
+    for name, scheme in SCHEMES.items():
+        (row,) = re.findall(rf"^\| `{name}` \|.*", section, re.MULTILINE)
+        parameters = set(scheme.model_fields) - {"scheme", "min_spread"}
+        assert parameters == set(re.findall(r"`(\w+)`", row)) - {name}
+        for parameter, shown in re.findall(r"`(\w+)` ([\d.]+)", row):
+            assert scheme.model_fields[parameter].default == float(shown)
 
 
 def test_every_exit_code_is_explained() -> None:

@@ -183,6 +183,7 @@ def print_queries(run: str, console: Console) -> None:
         f"\nTables: {run}/scores/*.parquet. Ask them:\n"
         f"  dlogp show {shown}\n"
         f"  dlogp sparsity {shown} --by reward --name by-reward\n"
+        f"  dlogp reweight {shown} --scheme delta\n"
         f'  dlogp query {shown} "SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy"\n',
         highlight=False,
         markup=False,

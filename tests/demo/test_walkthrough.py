@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 import dlogp_ray
 from dlogp_ray import store
+from dlogp_ray.cli import app
 from dlogp_ray.demo import walkthrough
 from dlogp_ray.demo.pair import checkpoint_path, rl_name
 from dlogp_ray.tables.run import Run
@@ -88,6 +91,27 @@ def check_table(run: Run, corpus: Path) -> dict[str, float]:
     return worst
 
 
+def train_as_the_readme_says(run: Run, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands and its code, on this run: weights, a lookup, a training."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    section = readme.split("## Weights for trainers")[1].split("## How fast")[0]
+    monkeypatch.chdir(corpus.parent)
+    for command in re.findall(r"^dlogp (reweight demo-runs/.*)", section, re.MULTILINE):
+        words = command.replace("demo-runs/demo-2000", run.uri).split()
+        done = CliRunner().invoke(app, [*words, "--no-progress"])
+        assert done.exit_code == 0, done.output
+    # The sample that it shows is one of 2,000 problems.
+    shown = next(row for row in map(json.loads, corpus.open()) if row["generator"] == "base")
+    found: dict[str, Any] = {}
+    for code in re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+        code = code.replace("demo-runs/demo-2000", run.uri)
+        code = code.replace("demo-runs/corpus-2000.jsonl", str(corpus))
+        exec(code.replace("base/100+230/0", shown["sample_id"]), found)
+    assert found["batch"].shape == (1, 40)
+    (last,) = (log for log in found["trainer"].state.log_history if "train_loss" in log)
+    assert 0 < last["train_loss"] < 3  # nats a token
+
+
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[Run, Path, str]]:
     def run(problems: int) -> tuple[Run, Path, str]:
@@ -102,7 +126,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tup
 
 @pytest.mark.parametrize("problems", [150, pytest.param(2000, marks=pytest.mark.slow)])
 def test_every_column_is_that_of_a_plain_forward_and_a_second_run_scores_nothing(
-    demo: Any, problems: int
+    demo: Any, problems: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, corpus, result = demo(problems)
     assert result["rows"] == 2 * problems
@@ -113,6 +137,7 @@ def test_every_column_is_that_of_a_plain_forward_and_a_second_run_scores_nothing
     # Two float32 forwards over 40 positions differ by rounding, 1e-6 and less a logit.
     assert {name: value for name, value in worst.items() if value > 1e-4} == {}
 
+    train_as_the_readme_says(run, corpus, monkeypatch)
     _, _, again = demo(problems)
     assert again["units_scored"] == 0
     assert again["rows"] == result["rows"]
