@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dlogp_ray.errors import Refused
+from dlogp_ray.weights.rollouts import complete
 from dlogp_ray.weights.table import Missing, PerToken
 
 NEEDED = ("sample_id", "prompt_ids", "response_ids")
@@ -48,9 +49,7 @@ def write_jsonl(
     """
     count = 0
     with Path(path).open("w", encoding="utf-8") as sink:
-        for count, row in enumerate(rollouts, 1):
-            if lacking := [name for name in NEEDED if row.get(name) is None]:
-                raise Refused(f"rollouts: row {count - 1} has no {', '.join(lacking)}")
+        for count, row in enumerate(complete(rollouts, NEEDED), 1):
             prompt, response = list(row["prompt_ids"]), list(row["response_ids"])
             (found,) = weights.of(
                 [row["sample_id"]], [response], prompt_ids=[prompt], missing=missing

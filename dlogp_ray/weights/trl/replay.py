@@ -18,6 +18,7 @@ from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from dlogp_ray.errors import Refused
+from dlogp_ray.weights.rollouts import complete
 from dlogp_ray.weights.table import Missing, PerToken
 from dlogp_ray.weights.trl.grpo import weighted
 
@@ -119,11 +120,7 @@ def _reward(completions: list[Any], reward: list[float], **columns: Any) -> list
 def _chunks(rollouts: Iterable[Mapping[str, Any]], size: int) -> list[list[_Row]]:
     """Rollouts of one group, ``size`` at a time, in the order in which they come."""
     groups: dict[str, list[_Row]] = {}
-    for place, row in enumerate(rollouts):
-        if lacking := [name for name in NEEDED if row.get(name) is None]:
-            raise Refused(
-                f"rollouts: row {place} has no {', '.join(lacking)}; expected {', '.join(NEEDED)}"
-            )
+    for row in complete(rollouts, NEEDED):
         groups.setdefault(row["group_id"], []).append({name: row[name] for name in NEEDED})
     chunks = [
         rows[start : start + size]

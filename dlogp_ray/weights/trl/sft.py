@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import SFTTrainer
 
 from dlogp_ray.errors import Refused
+from dlogp_ray.weights.rollouts import complete
 from dlogp_ray.weights.table import Missing, PerToken
 
 NEEDED = ("sample_id", "prompt_ids", "response_ids")
@@ -106,11 +107,7 @@ def weighted_dataset(
         Refused: As the class.
     """
     rows: dict[str, list[Any]] = {"input_ids": [], "labels": [], "loss_weights": []}
-    for place, row in enumerate(rollouts):
-        if lacking := [name for name in NEEDED if row.get(name) is None]:
-            raise Refused(
-                f"rollouts: row {place} has no {', '.join(lacking)}; expected {', '.join(NEEDED)}"
-            )
+    for row in complete(rollouts, NEEDED):
         prompt, response = list(row["prompt_ids"]), list(row["response_ids"])
         if max_length is not None and len(prompt) + len(response) > max_length:
             raise Refused(

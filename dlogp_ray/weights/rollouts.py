@@ -1,0 +1,22 @@
+"""Rollouts as trainers are given them: rows of a corpus with what a trainer needs."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dlogp_ray.errors import Refused
+
+
+def complete(
+    rollouts: Iterable[Mapping[str, Any]], needed: Sequence[str]
+) -> Iterator[Mapping[str, Any]]:
+    """The rows, each with all columns that are needed.
+
+    Raises:
+        Refused: One lacks some; it is named by its place.
+    """
+    for place, row in enumerate(rollouts):
+        if lacking := [name for name in needed if row.get(name) is None]:
+            raise Refused(
+                f"rollouts: row {place} has no {', '.join(lacking)}; expected {', '.join(needed)}"
+            )
+        yield row
