@@ -35,11 +35,16 @@ def repair(
         progress: Show progress on standard error.
 
     Raises:
-        Refused: Corpus, problems or policies are not there any more, the list of units is lost and
-            can't be made again, or ``run.json`` asks for code to be run and is not trusted; nothing
-            was touched.
+        Refused: It is a weights table, corpus, problems or policies are not there any more, the
+            list of units is lost and can't be made again, or ``run.json`` asks for code to be run
+            and is not trusted; nothing was touched.
         FingerprintMismatch: They have changed; nothing was touched.
     """
+    if run.table == "weights":
+        raise Refused(
+            f"{run.uri} is a weights table, which follows from its scores: delete its folder, and "
+            "make it again with `dlogp reweight`"
+        )
     output, run_id = posixpath.split(run.uri)
     kind: type[InterveneConfig | ScoreConfig] = InterveneConfig if run.answers else ScoreConfig
     config = kind.from_mapping(

@@ -16,6 +16,7 @@ import dlogp_ray
 from dlogp_ray.cli import app
 from dlogp_ray.config import ReweightConfig, ScoreConfig
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
+from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.pipelines.reweight import reweight
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.token_hash import token_hash
@@ -213,6 +214,15 @@ def test_a_damaged_object_is_named_and_the_others_stay(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Damaged, match="part-00000002"):
         made(scores, "low_prob")
+
+
+def test_a_damaged_table_is_made_again_and_not_repaired(run: Run) -> None:
+    table = open_run(made(run, "low_prob", name="to-damage").table)
+    path = Path(table.object_uri("part-00000001"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(Refused, match="delete its folder, and make it again"):
+        repair(table, verify(table), progress=False)
+    assert path.exists()
 
 
 def test_the_command_line_and_the_views(run: Run) -> None:
