@@ -23,6 +23,8 @@ install_import_hook(
     "beartype.beartype",
 )
 
+DEVICE = os.environ.get("DLOGP_TEST_DEVICE", "cpu")
+"""Where the tests of scoring and decoding, and of the families, run: cpu or cuda."""
 CHARACTERS = "0123456789+=abcdefghij"
 
 

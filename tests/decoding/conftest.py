@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from conftest import make_policy_folder
+from conftest import DEVICE, make_policy_folder
 
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 
 
 def load(folder: Path, name: str) -> Policy:
-    return Policy.load(resolve(name, str(folder)))
+    return Policy.load(resolve(name, str(folder)), device=DEVICE)
 
 
 @pytest.fixture(scope="session")

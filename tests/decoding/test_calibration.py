@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain_forward import logits_after
 
 from dlogp_ray.decoding.batch import Prompt
 from dlogp_ray.decoding.calibration import rule_statistics, threshold
@@ -70,9 +71,7 @@ def test_statistics_are_those_of_each_token_alone(
     for answer in answers:
         text = list(answer.prompt.ids)
         for y in answer.ids.tolist():
-            base, rl = (
-                Distribution(p.lm_head.logits(p.hidden(torch.tensor([text]))[0, -1:])) for p in pair
-            )
+            base, rl = (Distribution(logits_after(p, text)) for p in pair)
             seen = Seen(base, rl, primary, torch.tensor([[y]]), torch.zeros(1, 1))
             for name in names:
                 expected[name].append(float(RULES[name].statistic(seen)))

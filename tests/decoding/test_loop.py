@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from plain_forward import logits_after
 from scipy import stats
 
 from dlogp_ray.decoding.batch import Answer, Prompt
@@ -95,15 +95,7 @@ def plain_decode(
     numbers = uniforms(prompt.seed, prompt.problem, prompt.sample, max_tokens)
     text, fired = list(prompt.ids), []
     for t in range(max_tokens):
-        with torch.inference_mode():
-            base, rl = (
-                log_softmax(
-                    policy.lm_head.logits(policy.hidden(torch.tensor([text]))[0, -1:])[0]
-                    .double()
-                    .numpy()
-                )
-                for policy in pair
-            )
+        base, rl = (log_softmax(logits_after(policy, text)[0].double().numpy()) for policy in pair)
         mine, other = (base, rl) if one.primary == "base" else (rl, base)
         y = int(np.searchsorted(np.cumsum(np.exp(mine)), numbers[Purpose.DRAFT][t], "right"))
         fired.append(plain_rule(one, base, rl, y, numbers[Purpose.GATE][t]))
@@ -162,8 +154,7 @@ def test_a_token_is_changed_where_it_fired_and_came_out_another(pair: Pair) -> N
         drafts = uniforms(0, answer.prompt.problem, answer.prompt.sample, 25)[Purpose.DRAFT]
         text = list(answer.prompt.ids)
         for t, y in enumerate(answer.ids):
-            hidden = pair[0].hidden(torch.tensor([text]))[0, -1:]
-            p = Distribution(pair[0].lm_head.logits(hidden)).probabilities[0].double().numpy()
+            p = Distribution(logits_after(pair[0], text)).probabilities[0].double().numpy()
             draft = int(np.searchsorted(np.cumsum(p), drafts[t], "right"))
             if not answer.close:
                 assert answer.changed[t] == (draft != y)
@@ -223,10 +214,7 @@ def test_frequencies_are_those_of_the_exact_distribution(
     likeliest = int(first.argmax())
     second = np.bincount(texts[texts[:, 0] == likeliest, 1], minlength=4)
     for prefix, counts in (([2, 3], first), ([2, 3, likeliest], second)):
-        base, rl = (
-            Distribution(p.lm_head.logits(p.hidden(torch.tensor([prefix]))[0, -1:]))
-            for p in toy_pair
-        )
+        base, rl = (Distribution(logits_after(p, prefix)) for p in toy_pair)
         expected = next_token_distribution(intervention, base, rl, sampling)[0].numpy()
         possible = expected > 0
         assert possible.sum() > 1

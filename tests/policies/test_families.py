@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import DEVICE
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import resolve
@@ -405,7 +406,9 @@ def test_the_families_of_every_push_are_there() -> None:
 def test_every_statistic_is_that_of_the_plain_forward(case: str, tmp_path: Path) -> None:
     family = FAMILIES[case]
     folders = save_pair(tmp_path, family)
-    policies = {name: Policy.load(resolve(name, str(path))) for name, path in folders.items()}
+    policies = {
+        name: Policy.load(resolve(name, str(path)), device=DEVICE) for name, path in folders.items()
+    }
     assert {policy.batching for policy in policies.values()} == {family.batching}
     texts = make_texts(family.settings["vocab_size"])
     # A model of its own for each text: "dynamic" positions remember longer texts.
@@ -453,7 +456,9 @@ def test_a_pair_of_two_families_shares_passes_by_the_lesser(case: str, tmp_path:
         "base": save_model(tmp_path / "base", FAMILIES["mistral, windows"], seed=0),
         "rl": save_model(tmp_path / "rl", FAMILIES[case], seed=1),
     }
-    policies = {name: Policy.load(resolve(name, str(path))) for name, path in folders.items()}
+    policies = {
+        name: Policy.load(resolve(name, str(path)), device=DEVICE) for name, path in folders.items()
+    }
     assert policies["rl"].batching < policies["base"].batching
     texts = make_texts(61)
     scored = PairScorer(policies, base="base", token_budget=64).score(texts)
@@ -484,7 +489,9 @@ def test_a_head_that_is_padded_to_more_ids(tmp_path: Path) -> None:
     model = load_plain(folders["rl"], "eager").float()
     model.lm_head.weight.data[61:] = 0  # as rows that no text has trained
     model.save_pretrained(folders["rl"])
-    policies = {name: Policy.load(resolve(name, str(path))) for name, path in folders.items()}
+    policies = {
+        name: Policy.load(resolve(name, str(path)), device=DEVICE) for name, path in folders.items()
+    }
     texts = make_texts(61)
     for text, result in zip(
         texts, PairScorer(policies, base="base", token_budget=64).score(texts), strict=True

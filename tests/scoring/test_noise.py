@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_policy_folder, make_rows
+from conftest import DEVICE, make_policy_folder, make_rows
 from torch import Tensor
 
 from dlogp_ray.policies.checkpoint import resolve
@@ -43,7 +43,10 @@ def exact(policy_folders: dict[str, Path]) -> dict[str, Policy]:
 
 
 def load(folders: Mapping[str, Path], dtype: str) -> dict[str, Policy]:
-    return {name: Policy.load(resolve(name, str(f)), dtype=dtype) for name, f in folders.items()}
+    return {
+        name: Policy.load(resolve(name, str(f)), dtype=dtype, device=DEVICE)
+        for name, f in folders.items()
+    }
 
 
 def test_rms_and_percentile_by_hand() -> None:

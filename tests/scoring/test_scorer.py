@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_policy_folder, make_rows
+from conftest import DEVICE, make_policy_folder, make_rows
 from transformers import AutoModelForCausalLM
 
 from dlogp_ray.policies.checkpoint import resolve
@@ -34,7 +34,7 @@ def policies(policy_folders: dict[str, Path]) -> dict[str, Policy]:
 
 
 def load(name: str, folder: Path) -> Policy:
-    return Policy.load(resolve(name, str(folder)))
+    return Policy.load(resolve(name, str(folder)), device=DEVICE)
 
 
 def plain_distributions(folder: Path, text: TokenSequence) -> list[list[float]]:
