@@ -118,7 +118,11 @@ def test_a_process_that_dies_ends_it(policy_folders: dict[str, Path], when: str)
         (["--set", "txts=3"], "txts: unknown field"),
         (["--base", "/nowhere/b", "--rl", "/nowhere/r"], "/nowhere/b"),
         (["--set=compile=off", "--vllm-python", sys.executable], "No module named 'vllm'"),
-        (["--set=compile=off", "--lm-eval-python", "/nowhere/python"], "/nowhere/python"),
+        pytest.param(
+            ["--set=compile=off", "--lm-eval-python", "/nowhere/python"],
+            "/nowhere/python",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bad_arguments_are_one_clear_message(arguments: list[str], message: str) -> None:

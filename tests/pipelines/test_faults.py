@@ -231,6 +231,7 @@ def test_an_object_store_that_is_full(make_config: Any, tmp_path: Path) -> None:
     assert contents(said["run"]) == undisturbed
 
 
+@pytest.mark.slow  # a process of a node is lost in each of the tests above
 def test_a_node_is_lost_and_nothing_comes_in_its_place(many_units: Any, tmp_path: Path) -> None:
     actors = {"actors": {"min": 2, "max": 2}}
     config = ScoreConfig.from_mapping(

@@ -278,6 +278,7 @@ def elsewhere(answered: Any, output: Path) -> InterveneConfig:
     return copied
 
 
+@pytest.mark.slow  # what is missing is found as in score jobs
 def test_only_missing_units_are_done_with_the_thresholds_of_the_run(
     answered: Any, tmp_path: Path
 ) -> None:
