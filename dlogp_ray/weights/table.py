@@ -8,6 +8,7 @@ A sample whose tokens are not those of the table is an error that names the samp
 values are never shifted, cut or padded to fit.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Missing = Literal["error", "one"]
 """What a sample gets that the table does not have: an error, or weights of 1."""
+_NOT_TOKENS = "expected a list of token ids for each sample; give padded ones with a mask"
 
 
 class WrongTokens(Refused):
@@ -393,9 +395,16 @@ def _check_fresh(uri: str, made_from: str) -> None:
 
 def _flattened(responses: Any) -> tuple[np.ndarray, np.ndarray]:
     """All tokens one after another, and how many each response has."""
+    if all(isinstance(ids, list) for ids in responses):  # in half the time of an array for each
+        counts = np.fromiter(map(len, responses), np.int64, len(responses))
+        try:
+            tokens = itertools.chain.from_iterable(responses)
+            return np.fromiter(tokens, np.int32, int(counts.sum())), counts
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(_NOT_TOKENS) from None
     arrays = [_array(ids).astype(np.int32, copy=False) for ids in responses]
     if any(array.ndim != 1 for array in arrays):
-        raise ValueError("expected a list of tokens for each sample; give padded ones with a mask")
+        raise ValueError(_NOT_TOKENS)
     lengths = np.array([len(array) for array in arrays], np.int64)
     return np.concatenate([np.zeros(0, np.int32), *arrays]), lengths
 

@@ -49,6 +49,16 @@ def test_responses_may_be_lists_arrays_or_tensors(weights: PerToken, kind: Any) 
     assert [one.tolist() for one in found] == [[1.0, 0.5, 2.0], [0.25]]
 
 
+@pytest.mark.parametrize(
+    "response",
+    [[[5, 6], [7, 0]], [[5, 6, 7]], ["5", "six", "7"], [5, None, 7], [5, 6, 2**31], np.eye(2)],
+    ids=["padded", "nested", "words", "none", "too large", "matrix"],
+)
+def test_what_is_no_list_of_tokens_is_refused(weights: PerToken, response: Any) -> None:
+    with pytest.raises(ValueError, match="expected a list of token ids for each sample"):
+        weights.of(["s/0"], [response])
+
+
 def test_a_padded_tensor_has_a_mask(weights: PerToken) -> None:
     ids = torch.tensor([[5, 6, 7, 0], [8, 0, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
