@@ -41,10 +41,7 @@ def repair(
         FingerprintMismatch: They have changed; nothing was touched.
     """
     if run.table == "weights":
-        raise Refused(
-            f"{run.uri} is a weights table, which follows from its scores: delete its folder, and "
-            "make it again with `dlogp reweight`"
-        )
+        raise Refused(f"{run.uri} is a weights table, which follows from its scores. {run.remedy}")
     output, run_id = posixpath.split(run.uri)
     kind: type[InterveneConfig | ScoreConfig] = InterveneConfig if run.answers else ScoreConfig
     config = kind.from_mapping(

@@ -23,6 +23,6 @@ def open_object(uri: str) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=True)
     except (OSError, pa.ArrowException) as error:
         raise Damaged(
-            f"{uri} can't be read ({error}); `dlogp verify` tells what else is damaged, and with "
-            "--repair scores it again"
+            f"{uri} can't be read ({error}); `dlogp verify` tells what else is damaged, and what "
+            "to do"
         ) from None

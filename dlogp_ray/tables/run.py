@@ -73,6 +73,18 @@ class Run:
         """Whether it is an intervene job's."""
         return self.table == "generations"
 
+    @property
+    def called(self) -> str:
+        """What its name is called where it is given."""
+        return "--name" if self.table == "weights" else "run_id"
+
+    @property
+    def remedy(self) -> str:
+        """How damaged objects are made again."""
+        if self.table == "weights":
+            return f"Delete {self.uri}, and `dlogp reweight` makes the table again"
+        return f"`dlogp verify {self.uri} --repair` puts them aside and makes their units again"
+
     def object_uri(self, unit: str) -> str:
         """Address of a unit's object."""
         return self.path(f"{self.table}/{unit}.parquet")
@@ -234,10 +246,7 @@ class Run:
                 end = store.read_range(uri, max(0, entry.size - needed), entry.size)
             values, footer_hash = schemas.footer(end)
         except (ValueError, FileNotFoundError) as error:
-            raise Damaged(
-                f"{uri} can't be read ({error}). `dlogp verify {self.uri} --repair` puts it aside "
-                "and scores its unit again"
-            ) from None
+            raise Damaged(f"{uri} can't be read ({error}). {self.remedy}") from None
         return values | {"footer_hash": footer_hash}
 
     def check_objects(self) -> None:
@@ -258,8 +267,7 @@ class Run:
         if wrong:
             raise Damaged(
                 f"run {self.uri} is sealed, but of its objects {len(wrong)} are not what the "
-                f"manifest says: {'; '.join(wrong[:10])}. Put them back, or let "
-                f"`dlogp verify {self.uri} --repair` score their units again"
+                f"manifest says: {'; '.join(wrong[:10])}. Put them back, or: {self.remedy}"
             )
 
     @property
@@ -357,7 +365,7 @@ def check_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
         raise FingerprintMismatch(
             f"run {run.uri} exists and was made from something else:\n"
             + "\n".join(f"  {line}" for line in differences[:10])
-            + "\nUse another run_id, or give what the run was made from"
+            + f"\nUse another {run.called}, or give what the run was made from"
         )
 
 
