@@ -145,8 +145,11 @@ def whole_of_batch(
             return Whole(threshold=0.0)
         return Whole(threshold=float(values[upper_quantile_rank(len(values), scheme.rho)]))
     if isinstance(scheme, Ppl):
-        own = schemes.log_ppl(texts.logp_old, texts.mask)
-        mean, std = _moments(gather(own), gather(texts.groups), texts.groups)
+        xp = array_api_compat.array_namespace(texts.mask)
+        some = xp.any(texts.mask != 0, axis=1)  # a text without tokens has no perplexity
+        own = schemes.log_ppl(texts.logp_old, texts.mask)[some]
+        groups: Any = texts.groups
+        mean, std = _moments(gather(own), gather(groups[some]), groups)
         return Whole(mean=mean, std=std)
     return Whole()
 
@@ -206,10 +209,10 @@ def _detached(values: Any) -> Any:
 
 
 def _moments(values: Tensor, groups: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (over n − 1; 0 of one value) of each wanted group's values."""
+    """Mean and standard deviation (over n − 1) of each wanted group's values; 0 of one or none."""
     xp = array_api_compat.array_namespace(values)
     same = xp.astype(wanted[:, None] == groups[None, :], values.dtype)
     count = xp.sum(same, axis=1)
-    mean = (same @ values) / count
+    mean = (same @ values) / xp.where(count > 0, count, 1.0)
     squares = xp.sum(same * (values[None, :] - mean[:, None]) ** 2, axis=1)
     return mean, xp.sqrt(squares / xp.where(count > 1, count - 1, 1.0))

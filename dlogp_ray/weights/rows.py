@@ -194,9 +194,16 @@ def first_pass(rows: Rows, weighing: Weighing) -> tuple[Counts, GroupSums, Group
     signed = any("advantages" in needs(one) for one in weighing.schemes)
     return (
         Counts.of(rows.entropies()) if EntropyTop in kinds else Counts.merge([]),
-        GroupSums.of(rows.groups, rows.log_ppl) if Ppl in kinds else GroupSums.merge([]),
+        _perplexities(rows) if Ppl in kinds else GroupSums.merge([]),
         GroupSums.of(rows.groups, rows.rewards) if signed else GroupSums.merge([]),
     )
+
+
+def _perplexities(rows: Rows) -> GroupSums:
+    """Of the texts that have tokens: the others have no perplexity."""
+    text = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+    some = np.bincount(text[rows.mask], minlength=len(rows.lengths)) > 0
+    return GroupSums.of(rows.groups.filter(pa.array(some)), rows.log_ppl[some])
 
 
 def weigh_rows(

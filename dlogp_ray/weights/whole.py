@@ -113,13 +113,14 @@ class GroupSums:
     def moments(self, groups: pa.Array) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Mean and standard deviation (over n − 1) of each text's group.
 
-        Of a group of one text, or of equal values, the deviation is 0 exactly.
+        Of a group of one text, or of equal values, the deviation is 0 exactly; both are 0 of a
+        group that is not there.
         """
         rows = self.table.take(pc.index_in(groups, value_set=self.table["group"].combine_chunks()))
         count, total, squares, least, greatest = (
-            rows[name].to_numpy() for name in self.table.column_names[1:]
+            rows[name].fill_null(0).to_numpy() for name in self.table.column_names[1:]
         )
-        mean = np.where(least == greatest, least, total / count)
+        mean = np.where(least == greatest, least, total / np.maximum(count, 1))
         variance = (squares - total * mean) / np.maximum(count - 1, 1)
         std = np.sqrt(np.where(least == greatest, 0.0, np.maximum(variance, 0.0)))
         return mean, std

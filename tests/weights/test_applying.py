@@ -43,6 +43,17 @@ def test_quantile_and_group_are_of_the_batch(kind: Any) -> None:
         assert set(found[text][~mask[text]]) <= {1.0}
 
 
+def test_a_text_without_tokens_has_no_part_in_its_group() -> None:
+    """It has no perplexity: the others weigh as without it, and it has no weight to get."""
+    logp = torch.tensor([[-1.0, -3.0], [-0.5, -0.5], [0.0, 0.0], [0.0, 0.0]])
+    mask = torch.tensor([[1, 1], [1, 1], [0, 0], [0, 0]])
+    batch = Texts(mask=mask, logp_old=logp, groups=torch.tensor([0, 0, 0, 1]))
+    # log PPL 2 and 0.5: mean 1.25, deviation 0.75 * sqrt 2.
+    apart = 0.1 * 0.75 / (0.75 * 2**0.5)
+    expected = [[1 - apart] * 2, [1 + apart] * 2, [1.0, 1.0], [1.0, 1.0]]
+    torch.testing.assert_close(weigh_batch([PPL], batch), torch.tensor(expected))
+
+
 def test_processes_share_quantiles_and_groups() -> None:
     """Two processes with four and two texts weigh as one with six does."""
     whole = weigh_batch([PPL, TOP], texts())

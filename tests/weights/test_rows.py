@@ -63,7 +63,7 @@ def expected(row: dict[str, Any], how: Any, table: list[dict[str, Any]]) -> list
 
     def log_ppl(one: dict[str, Any]) -> float:
         taken = [-v for v, m in zip(one["logp_base"], one["response_mask"], strict=True) if m]
-        return sum(taken) / len(taken) if taken else 0.0
+        return sum(taken) / len(taken)
 
     group = [one for one in table if one["group_id"] == row["group_id"]]
     match how["scheme"]:
@@ -72,7 +72,9 @@ def expected(row: dict[str, Any], how: Any, table: list[dict[str, Any]]) -> list
         case "dominate":
             found = [0.1 * math.exp(v) + 0.9 for v in logp]
         case "ppl":
-            values = [log_ppl(one) for one in group]
+            values = [log_ppl(one) for one in group if any(one["response_mask"])]
+            if not some:
+                return [1.0] * n
             score = (log_ppl(row) - np.mean(values)) / np.std(values, ddof=1)
             found = [min(1.05, max(0.9, 1 - 0.1 * score))] * n
         case "entropy_top":
@@ -200,7 +202,9 @@ def test_undefined_weights_are_counted() -> None:
     assert summary.undefined == summary.tokens > 0
     # Without a group, the texts of one prompt are one.
     nameless = table.set_column(at, "group_id", pa.nulls(SAMPLES, pa.string()))
-    assert len(whole_of(nameless, how).log_ppl.table) == SAMPLES  # type: ignore[union-attr]
+    with_tokens = sum(map(any, table["response_mask"].to_pylist()))
+    assert SAMPLES > with_tokens > 20
+    assert len(whole_of(nameless, how).log_ppl.table) == with_tokens  # type: ignore[union-attr]
 
 
 def test_a_reward_that_is_missing_is_named() -> None:
