@@ -62,9 +62,13 @@ def grpo_config(
     samples_per_prompt: int,
     learning_rate: float,
     seed: int,
+    **changes: Any,
 ) -> GRPOConfig:
-    """Pure RLVR on a CPU: no KL penalty, each batch of rollouts is used once, nothing is saved."""
-    return GRPOConfig(
+    """Pure RLVR on a CPU: no KL penalty, each batch of rollouts is used once, nothing is saved.
+
+    `changes` are further settings, or other values of these.
+    """
+    settings: dict[str, Any] = dict(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=batch_size,
@@ -87,6 +91,7 @@ def grpo_config(
         report_to="none",
         disable_tqdm=not sys.stderr.isatty(),
     )
+    return GRPOConfig(**settings | changes)
 
 
 def train_rlvr(

@@ -2,23 +2,42 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dlogp_ray.demo.task import MAX_RESPONSE_TOKENS, Problem, verify
+from dlogp_ray.demo.task import MAX_RESPONSE_TOKENS
 
 # Wide enough that the per-step overhead of `generate` is small, narrow enough for a laptop's cache.
 BATCH_SIZE = 512
 
 
+class Question(Protocol):
+    """What a policy can be asked: a problem of one of the demo's tasks."""
+
+    @property
+    def prompt(self) -> str:
+        """The question, for people."""
+
+    @property
+    def group_id(self) -> str:
+        """Its identity; two problems have different ones."""
+
+    def prompt_ids(self, tokenizer: Any) -> list[int]:
+        """What the policy is given."""
+
+    def accepts(self, response: str) -> bool:
+        """Whether a response, without special tokens, is right."""
+
+
 def sample_corpus(
     checkpoint: str | Path,
-    problems: Sequence[Problem],
+    problems: Sequence[Question],
     samples_per_problem: int,
     seed: int,
     temperature: float = 1.0,
+    max_tokens: int = MAX_RESPONSE_TOKENS,
 ) -> list[dict[str, Any]]:
     """Draw responses of one policy from its full-vocabulary distribution, and grade them.
 
@@ -28,11 +47,12 @@ def sample_corpus(
         samples_per_problem: independent responses to each problem.
         seed: of the draws; torch's global random state is left as it was.
         temperature: divides the logits, > 0.
+        max_tokens: of a response, the end-of-sequence token included.
 
     Returns:
         One row a response, problem by problem: `sample_id` ("base/347+589/0"), `prompt_ids` and
         `response_ids` (lists of ints; the latter ends with the end-of-sequence token unless the
-        response was cut at `MAX_RESPONSE_TOKENS`), `prompt` and `response` (text without special
+        response was cut at `max_tokens`), `prompt` and `response` (text without special
         tokens), `generator`, `temperature`, `top_p` (always 1), `group_id` ("347+589") and
         `reward` (1.0 where the verifier accepts the response, else 0.0).
 
@@ -48,6 +68,7 @@ def sample_corpus(
         samples_per_problem,
         seed,
         temperature,
+        max_tokens,
     )
 
 
@@ -56,10 +77,11 @@ def sample_policy(
     model: Any,
     tokenizer: Any,
     generator: str,
-    problems: Sequence[Problem],
+    problems: Sequence[Question],
     samples_per_problem: int,
     seed: int,
     temperature: float = 1.0,
+    max_tokens: int = MAX_RESPONSE_TOKENS,
 ) -> list[dict[str, Any]]:
     """`sample_corpus` of a policy in memory; `generator` is its name in the rows."""
     if len(set(problems)) < len(problems):
@@ -70,7 +92,7 @@ def sample_policy(
         torch.manual_seed(seed)
         for start in range(0, len(tasks), BATCH_SIZE):
             batch = tasks[start : start + BATCH_SIZE]
-            prompts = tokenizer([problem.prompt for problem, _ in batch])["input_ids"]
+            prompts = [problem.prompt_ids(tokenizer) for problem, _ in batch]
             padded = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
             sequences = model.generate(
                 **padded,
@@ -78,7 +100,7 @@ def sample_policy(
                 temperature=temperature,
                 top_k=0,
                 top_p=1.0,
-                max_new_tokens=MAX_RESPONSE_TOKENS,
+                max_new_tokens=max_tokens,
             )
             responses = [
                 _up_to_eos(ids, tokenizer.eos_token_id)
@@ -88,10 +110,9 @@ def sample_policy(
             for (problem, i), prompt_ids, response_ids, response in zip(
                 batch, prompts, responses, texts, strict=True
             ):
-                group_id = problem.prompt.removesuffix("=")
                 rows.append(
                     {
-                        "sample_id": f"{generator}/{group_id}/{i}",
+                        "sample_id": f"{generator}/{problem.group_id}/{i}",
                         "prompt_ids": prompt_ids,
                         "response_ids": response_ids,
                         "prompt": problem.prompt,
@@ -99,8 +120,8 @@ def sample_policy(
                         "generator": generator,
                         "temperature": temperature,
                         "top_p": 1.0,
-                        "group_id": group_id,
-                        "reward": float(verify(problem.prompt, response)),
+                        "group_id": problem.group_id,
+                        "reward": float(problem.accepts(response)),
                     }
                 )
     return rows

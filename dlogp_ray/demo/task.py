@@ -44,13 +44,27 @@ class Problem(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """The text a policy is given, such as `347+589=`; also the problem's identity."""
+        """The text a policy is given, such as `347+589=`."""
         return f"{self.a}+{self.b}="
+
+    @property
+    def group_id(self) -> str:
+        """The problem's identity in a corpus, such as `347+589`."""
+        return f"{self.a}+{self.b}"
 
     @property
     def answer(self) -> str:
         """The only answer that the verifier accepts, without leading zeros."""
         return str(self.a + self.b)
+
+    def prompt_ids(self, tokenizer: Any) -> list[int]:
+        """The prompt in a policy's tokens."""
+        ids: list[int] = tokenizer(self.prompt)["input_ids"]
+        return ids
+
+    def accepts(self, response: str) -> bool:
+        """`verify`, of this problem."""
+        return verify(self.prompt, response)
 
 
 def parse_prompt(prompt: str) -> Problem:
