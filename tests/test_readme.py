@@ -108,9 +108,7 @@ def test_every_command_and_file_of_the_tree_is_there() -> None:
     assert {name for name in re.findall(r"^dlogp (\w+)", README, re.MULTILINE)} <= set(commands)
     tree = README.split("## Files")[1]
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
-    modules = {
-        path.name for path in (ROOT / "dlogp_ray").rglob("*.py") if path.parent.name != "demo"
-    }
+    modules = {path.name for path in (ROOT / "dlogp_ray").rglob("*.py") if "demo" not in path.parts}
     missing = {name for name in modules - {"__init__.py"} if name not in tree}
     assert missing == set()
     assert set(re.findall(r"(\w+\.py)\b", tree)) <= {path.name for path in files}
