@@ -109,8 +109,11 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = model
+        parts: list[type[BaseModel]] = []
         for part in problem["loc"][:-1]:
-            known = next(_parts(known, part), known)
+            tagged = {_tag(one): one for one in parts}
+            parts = list(_parts(known, part)) or parts
+            known = tagged.get(part, next(_parts(known, part), known))
         meant = get_close_matches(str(problem["loc"][-1]), known.model_fields, n=1)
         hint = f"did you mean {meant[0]}? " if meant else ""
         return f"{where}: unknown field; {hint}the fields are {', '.join(known.model_fields)}"
@@ -120,6 +123,12 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     if not where or _CREDENTIALS.search(repr(problem["input"])):
         return f"{where}: {text}".removeprefix(": ")
     return f"{where}: {text} (got {problem['input']!r})"
+
+
+def _tag(model: type[BaseModel]) -> object:
+    """What tells a model from others in its place: its own ``scheme``."""
+    field = model.model_fields.get("scheme")
+    return None if field is None else field.default
 
 
 def _parts(model: type[BaseModel], name: object) -> Iterator[type[BaseModel]]:

@@ -10,6 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0, le=1e6)]
+"""Far beyond any use, and far from what float32 can't hold."""
+Bound = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Scheme(BaseModel):
@@ -29,7 +32,7 @@ class LowProb(_Scheme):
     """1 + α(1 − π_old(y)): more weight on unlikely tokens. arXiv 2603.22117, Eq. 8."""
 
     scheme: Literal["low_prob"] = "low_prob"
-    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
+    alpha: Strength = 0.2
     """0.2 for Qwen2.5-Math-7B and 0.1 for Qwen3-8B-Base in the paper."""
 
 
@@ -45,12 +48,12 @@ class Ppl(_Clipped):
     """1 − α·(log PPL − group mean)/group std: more weight on likely texts. arXiv 2508.02260."""
 
     scheme: Literal["ppl"] = "ppl"
-    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    low: float | None = None
+    alpha: Strength
+    low: Bound | None = None
     """Clamp from below, such as 0.8."""
-    high: float | None = None
+    high: Bound | None = None
     """Clamp from above, such as 1.2."""
-    min_spread: Annotated[float, Field(ge=0)] = 1e-4
+    min_spread: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
     """A group whose log PPL has a standard deviation up to this (nats) has no spread: its weights
     are 1. Equal texts that were scored in float32 in other batches differ by less than this."""
 
@@ -67,7 +70,7 @@ class Divergence(_Scheme):
     """1 + s·(σ(α·KL(π_old‖π_current)) − ½), KL by the estimate k3. arXiv 2603.22446."""
 
     scheme: Literal["divergence"] = "divergence"
-    scale: Annotated[float, Field(allow_inf_nan=False)]
+    scale: Annotated[float, Field(ge=-1e6, le=1e6)]
     """s: weights lie between 1 and 1 + s/2."""
     alpha: Positive
 

@@ -191,6 +191,13 @@ ZERO, ONE = np.zeros((1, 2)), np.ones(1)
     [
         (lambda: schemes.low_prob(ZERO, ZERO, alpha=-0.1), "alpha"),
         (lambda: schemes.low_prob(ZERO, ZERO, alpha=math.nan), "alpha"),
+        (lambda: schemes.low_prob(ZERO, ZERO, alpha=1e39), "alpha"),
+        (lambda: schemes.ppl(ZERO, ZERO, mean=ONE, std=ONE, alpha=0.1, low=math.nan), "low"),
+        (lambda: schemes.ppl(ZERO, ZERO, mean=ONE, std=ONE, alpha=0.1, high=math.inf), "high"),
+        (
+            lambda: schemes.ppl(ZERO, ZERO, mean=ONE, std=ONE, alpha=0.1, min_spread=math.inf),
+            "min_spread",
+        ),
         (lambda: schemes.dominate(ZERO, ZERO, alpha=1.5), "alpha"),
         (
             lambda: schemes.ppl(ZERO, ZERO, mean=ONE, std=ONE, alpha=0.1, low=2.0, high=1.0),
