@@ -19,7 +19,7 @@ from dlogp_ray.weights.table import Missing, PerToken
 
 def full_length_weights(
     weights: PerToken,
-    sample_ids: Sequence[str],
+    sample_ids: Sequence[str | int],
     input_ids: Tensor,
     response_mask: Tensor,
     *,
@@ -35,7 +35,8 @@ def full_length_weights(
         missing: What samples get that the table does not have.
 
     Raises:
-        Refused: A sample is not in the table, or its tokens are others there.
+        Refused: A sample is not in the table, or its tokens are others there, those of its prompt
+            too.
         ValueError: A response begins at position 0, which nothing predicts.
     """
     if bool((response_mask[:, 0] != 0).any()):
@@ -43,7 +44,16 @@ def full_length_weights(
         raise ValueError(
             f"sample {sample_ids[at]}: its response begins at position 0, where NeMo-RL has no loss"
         )
-    found = weights.batch(
-        sample_ids, input_ids, input_ids.size(1), mask=response_mask, missing=missing
+    # Where no token is of a response, the prompt ends nowhere.
+    begins = (response_mask != 0).int().argmax(dim=1).tolist()
+    found = weights.expected("weights").batch(
+        sample_ids,
+        input_ids,
+        input_ids.size(1),
+        mask=response_mask,
+        prompt_ids=[
+            ids[:begin] if begin else None for ids, begin in zip(input_ids, begins, strict=True)
+        ],
+        missing=missing,
     )
     return found.to(input_ids.device)

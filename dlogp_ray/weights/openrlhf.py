@@ -18,19 +18,33 @@ def action_weights(experience: Any, weights: PerToken, *, missing: Missing = "er
     """The weights of an experience's actions: [B, S−1], float32, 0 where it has none.
 
     Args:
-        experience: With ``sequences`` [B, S], ``action_mask`` [B, S−1], and the ids as ``labels``.
+        experience: With ``sequences`` and ``attention_mask`` [B, S], ``action_mask`` [B, S−1], and
+            the ids as ``labels``.
         weights: What ``load_weights`` opened.
         missing: What samples get that the table does not have.
 
     Raises:
-        Refused: A sample is not in the table, or its tokens are others there.
+        Refused: A sample is not in the table, or its tokens are others there, those of its prompt
+            too.
     """
     tokens = experience.sequences[:, 1:]
-    found = weights.batch(
+    actions, there = experience.action_mask != 0, experience.attention_mask != 0
+    found = weights.expected("weights").batch(
         [str(label) for label in experience.labels],
         tokens,
         tokens.size(1),
         mask=experience.action_mask,
+        # All that comes before the first action; where there is none it ends nowhere.
+        prompt_ids=[
+            ids[: first + 1][some[: first + 1]] if any_action else None
+            for ids, some, first, any_action in zip(
+                experience.sequences,
+                there,
+                actions.int().argmax(dim=1).tolist(),
+                actions.any(dim=1).tolist(),
+                strict=True,
+            )
+        ],
         missing=missing,
     )
     return found.to(tokens.device)

@@ -1,5 +1,6 @@
 """Rollouts as trainers are given them: rows of a corpus with what a trainer needs."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,13 @@ def complete(
     """The rows, each with all columns that are needed.
 
     Raises:
-        Refused: One lacks some; it is named by its place.
+        Refused: One lacks some; it is named by its place. Or there are no rows.
     """
-    for place, row in enumerate(rollouts):
+    rows = iter(rollouts)
+    first = next(rows, None)
+    if first is None:
+        raise Refused("rollouts: there are none")
+    for place, row in enumerate(itertools.chain([first], rows)):
         if lacking := [name for name in needed if row.get(name) is None]:
             raise Refused(
                 f"rollouts: row {place} has no {', '.join(lacking)}; expected {', '.join(needed)}"

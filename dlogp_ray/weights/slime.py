@@ -18,7 +18,8 @@ of; and advantages must not be whitened afterwards (``--normalize-advantages``).
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +47,46 @@ def write_jsonl(
 
     Raises:
         Refused: A row lacks a column, a sample is not in the table, or its tokens are others there.
+            Then no file is written.
     """
-    count = 0
-    with Path(path).open("w", encoding="utf-8") as sink:
-        for count, row in enumerate(complete(rollouts, NEEDED), 1):
-            prompt, response = list(row["prompt_ids"]), list(row["response_ids"])
-            (found,) = weights.of(
-                [row["sample_id"]], [response], prompt_ids=[prompt], missing=missing
-            )
-            sample = {
-                "index": count - 1,
-                "tokens": prompt + response,
-                "response_length": len(response),
-                "loss_mask": [int(one) for one in row.get("response_mask") or [1] * len(response)],
-                "reward": row.get("reward"),
-                "loss_weights": found.tolist(),
-                "metadata": {"sample_id": row["sample_id"]},
-            }
-            sink.write(json.dumps(sample) + "\n")
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as sink:
+            count = 0
+            for line in _lines(rollouts, weights.expected("weights"), missing):
+                sink.write(line + "\n")
+                count += 1
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     return count
+
+
+def _lines(
+    rollouts: Iterable[Mapping[str, Any]], weights: PerToken, missing: Missing
+) -> Iterator[str]:
+    for index, row in enumerate(complete(rollouts, NEEDED)):
+        prompt, response = (list(map(int, row[n])) for n in ("prompt_ids", "response_ids"))
+        (found,) = weights.of([row["sample_id"]], [response], prompt_ids=[prompt], missing=missing)
+        given = row.get("response_mask")
+        mask = [1] * len(response) if given is None else list(map(int, given))
+        if len(mask) != len(response):
+            raise Refused(
+                f"sample {row['sample_id']}: its response_mask has {len(mask)} values for "
+                f"{len(response)} tokens"
+            )
+        reward = row.get("reward")
+        sample = {
+            "index": index,
+            "tokens": prompt + response,
+            "response_length": len(response),
+            "loss_mask": mask,
+            "reward": None if reward is None else float(reward),
+            "loss_weights": found.tolist(),
+            "metadata": {"sample_id": row["sample_id"]},
+        }
+        yield json.dumps(sample)
 
 
 def read_jsonl(path: str | Path) -> dict[int, dict[str, Any]]:
@@ -99,5 +121,10 @@ def weigh_advantages(
                 f"{row['response_length']} that its weights were made for"
             )
         weights = torch.tensor(row["loss_weights"], dtype=torch.float32, device=advantage.device)
+        if advantage.shape != weights.shape:
+            raise Refused(
+                f"slime sample {index} ({row['metadata']['sample_id']}): expected an advantage for "
+                f"each of its {length} tokens, got {tuple(advantage.shape)}"
+            )
         advantages.append(advantage * weights)
     rollout_data["advantages"] = advantages

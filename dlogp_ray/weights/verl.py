@@ -40,21 +40,35 @@ def loss_weights(
     """The weights of a ``DataProto``'s responses: [B, T], float32, 0 at padding.
 
     Args:
-        data: With the tensors ``responses`` [B, T] and ``attention_mask`` [B, P + T], and the ids
-            in ``non_tensor_batch["extra_info"]``.
+        data: With the tensors ``prompts`` [B, P], ``responses`` [B, T] and ``attention_mask``
+            [B, P + T], and the ids in ``non_tensor_batch["extra_info"]``.
         weights: What ``load_weights`` opened.
         rollouts: Responses to each row of the dataset; above 1, ``/0``, ``/1``, ... follow the id.
         missing: What samples get that the table does not have.
 
     Raises:
-        Refused: A row has no id, a sample is not in the table, or its tokens are others there.
+        Refused: A row has no id, a sample is not in the table, or its tokens are others there,
+            those of its prompt too.
+        ValueError: The attention mask is not of prompts and responses.
     """
-    responses = data.batch["responses"]
-    length = responses.size(1)
+    prompts, responses = data.batch["prompts"], data.batch["responses"]
+    length, mask = responses.size(1), data.batch["attention_mask"]
+    if mask.size(1) != prompts.size(1) + length:
+        raise ValueError(
+            f"expected an attention_mask of {prompts.size(1)} + {length} columns, for prompts and "
+            f"responses, got {mask.size(1)}"
+        )
     # Tokens of tools are part of the response, and not of verl's response_mask.
-    there = data.batch["attention_mask"][:, -length:]
+    there = mask[:, -length:]
     names = _sample_ids(data.non_tensor_batch, rollouts)
-    found = weights.batch(names, responses, length, mask=there, missing=missing)
+    found = weights.expected("weights").batch(
+        names,
+        responses,
+        length,
+        mask=there,
+        prompt_ids=[ids[some] for ids, some in zip(prompts, mask[:, :-length].bool(), strict=True)],
+        missing=missing,
+    )
     return found.to(responses.device)
 
 
@@ -73,6 +87,11 @@ def weighted_advantages(
     def weighted(data: Any, *args: Any, **kwargs: Any) -> Any:
         data = compute_advantage(data, *args, **kwargs)
         found = loss_weights(data, weights, rollouts=rollouts, missing=missing)
+        if data.batch["advantages"].shape != found.shape:
+            raise ValueError(
+                f"expected an advantage a token, {tuple(found.shape)}, got "
+                f"{tuple(data.batch['advantages'].shape)}"
+            )
         data.batch["loss_weights"] = found
         data.batch["advantages"] = data.batch["advantages"] * found
         return data

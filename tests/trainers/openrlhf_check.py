@@ -48,7 +48,7 @@ PROMPTS = [[11, 12], [11, 12, 13]]
 RESPONSES = [[21, 22, 23, 24], [31, 32]]
 WEIGHTS = [[0.5, 1.0, 2.0, 0.0], [1.5, 0.25]]
 rows = [
-    weights_row(f"s{index}", response, weights)
+    weights_row(f"s{index}", response, weights, prompt_ids=PROMPTS[index])
     for index, (response, weights) in enumerate(zip(RESPONSES, WEIGHTS, strict=True))
 ]
 made_up_weights(str(folder / "w"), [rows])

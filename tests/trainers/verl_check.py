@@ -17,7 +17,13 @@ folder = Path(sys.argv[1])
 RESPONSES = {"p/0": [21, 22, 23, 24], "p/1": [31, 32]}
 WEIGHTS = {"p/0": [0.5, 1.0, 2.0, 0.0], "p/1": [1.5, 0.25]}
 made_up_weights(
-    str(folder / "w"), [[weights_row(name, RESPONSES[name], WEIGHTS[name]) for name in RESPONSES]]
+    str(folder / "w"),
+    [
+        [
+            weights_row(name, RESPONSES[name], WEIGHTS[name], prompt_ids=[11, 12])
+            for name in RESPONSES
+        ]
+    ],
 )
 weights = load_weights(str(folder / "w"), cache=folder / "cache")
 

@@ -3,6 +3,7 @@
 verl's and OpenRLHF's own code is run on them in test_other_trainers.py.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ def to_verl(weights: PerToken, names: Ids, responses: Any, missing: Any) -> Any:
     left = torch.tensor([[PAD, 11, 12], [11, 12, 13]])  # prompts are padded on the left
     attention = torch.cat([left != PAD, ids != PAD], dim=1).long()
     data = SimpleNamespace(
-        batch={"responses": ids, "attention_mask": attention},
+        batch={"prompts": left, "responses": ids, "attention_mask": attention},
         non_tensor_batch={"extra_info": [{"sample_id": name} for name in names]},
     )
     return verl.loss_weights(data, weights, missing=missing)
@@ -64,7 +65,12 @@ def to_verl(weights: PerToken, names: Ids, responses: Any, missing: Any) -> Any:
 
 def to_openrlhf(weights: PerToken, names: Ids, responses: Any, missing: Any) -> Any:
     sequences, there = whole(responses)
-    experience = SimpleNamespace(sequences=sequences, action_mask=there[:, 1:], labels=names)
+    experience = SimpleNamespace(
+        sequences=sequences,
+        attention_mask=(sequences != PAD).long(),
+        action_mask=there[:, 1:],
+        labels=names,
+    )
     return openrlhf.action_weights(experience, weights, missing=missing)
 
 
@@ -126,6 +132,28 @@ def test_what_the_table_was_not_made_for_is_refused(
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
+def test_samples_of_one_response_are_told_apart_by_their_prompts(name: str, tmp_path: Path) -> None:
+    same = {"a": RESPONSES["b"], "b": RESPONSES["b"]}
+    rows = [
+        weights_row(sample, same[sample], [weight] * 2, prompt_ids=PROMPTS[sample])
+        for sample, weight in (("a", 0.5), ("b", 2.0))
+    ]
+    made_up_weights(str(tmp_path / "same"), [rows])
+    weights = load_weights(str(tmp_path / "same"), cache=tmp_path / "cache")
+    found = EXPORTERS[name](weights, ["a", "b"], same, "error")
+    assert {float(max(row)) for row in found} == {0.5, 2.0}
+    with pytest.raises(WrongTokens, match="sample b: its prompt of 2 tokens has the hash"):
+        EXPORTERS[name](weights, ["b", "a"], same, "error")
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_log_probabilities_are_no_weights(name: str, weights: PerToken) -> None:
+    logps = dataclasses.replace(weights, column="logp_base")
+    with pytest.raises(Refused, match=r"expected weights, as load_weights opens them.*logp_base"):
+        EXPORTERS[name](logps, ["a", "b"], RESPONSES, "error")
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
 def test_samples_without_weights_weigh_1_where_asked(name: str, weights: PerToken) -> None:
     found = EXPORTERS[name](weights, ["a", "c"], RESPONSES, "one")
     last = found[1].tolist() if isinstance(found, torch.Tensor) else found[1]
@@ -136,8 +164,9 @@ def test_samples_without_weights_weigh_1_where_asked(name: str, weights: PerToke
 def test_verls_advantages_are_multiplied(weights: PerToken) -> None:
     data = SimpleNamespace(
         batch={
+            "prompts": torch.tensor([[PAD, 11, 12], [11, 12, 13]]),
             "responses": padded([RESPONSES["a"], RESPONSES["b"]], 4),
-            "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+            "attention_mask": torch.tensor([[0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0]]),
         },
         non_tensor_batch={"sample_id": ["a", "b"]},
     )
