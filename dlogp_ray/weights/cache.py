@@ -28,7 +28,6 @@ from dlogp_ray.tables.objects import open_object
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.token_hash import token_hash
 
-CACHE = Path(os.environ.get("DLOGP_CACHE", "~/.cache/dlogp_ray")).expanduser() / "tokens"
 ARRAYS: dict[str, np.dtype[Any]] = {
     "ids": np.dtype("<i4"),
     "values": np.dtype("<f4"),
@@ -44,12 +43,17 @@ _ROWS = 1_000
 _COLUMNS = ["sample_id", "policy", "status", "token_hash", "prompt_hash", "response_ids"]
 
 
+def default_folder() -> Path:
+    """Where such folders are, unless a caller says: ``DLOGP_CACHE`` or ``~/.cache/dlogp_ray``."""
+    return Path(os.environ.get("DLOGP_CACHE", "~/.cache/dlogp_ray")).expanduser() / "tokens"
+
+
 def name_hash(sample_id: bytes) -> int:
     """64 bits of a sample id; two that share them are told apart by the ids themselves."""
     return int.from_bytes(hashlib.blake2b(sample_id, digest_size=8).digest(), "little")
 
 
-def cached(table: Run, policy: str, column: str, content: str, cache: Path = CACHE) -> Path:
+def cached(table: Run, policy: str, column: str, content: str, cache: Path) -> Path:
     """The folder with the arrays of a sealed table, written if it is not there.
 
     Args:
@@ -64,7 +68,7 @@ def cached(table: Run, policy: str, column: str, content: str, cache: Path = CAC
         Refused: A sample id occurs twice, or there is no room.
     """
     folder = cache / hashlib.sha256(f"{content} {policy} {column}".encode()).hexdigest()[:32]
-    if (folder / "table.json").exists():
+    if _whole(folder):
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -78,8 +82,9 @@ def cached(table: Run, policy: str, column: str, content: str, cache: Path = CAC
         try:
             aside.rename(folder)
         except OSError:
-            if not (folder / "table.json").exists():  # else another process was faster
-                raise
+            if not _whole(folder):  # else another process was faster
+                shutil.rmtree(folder, ignore_errors=True)  # what a cleaner or a crash has left
+                aside.rename(folder)
     except OSError as error:
         raise Refused(
             f"{aside}: {error.strerror}; set DLOGP_CACHE to a folder with room for 8 bytes a token"
@@ -116,8 +121,19 @@ def _write(table: Run, policy: str, column: str, folder: Path) -> None:
     finally:
         for file in files.values():
             file.close()
-    (folder / "table.json").write_text(json.dumps({"rows": rows, "tokens": offset}))
     _check_unique(table, folder)
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    about = {"rows": rows, "tokens": offset, "bytes": sizes}
+    (folder / "table.json").write_text(json.dumps(about))
+
+
+def _whole(folder: Path) -> bool:
+    """Whether all arrays are there, as long as they were written."""
+    try:
+        sizes = json.loads((folder / "table.json").read_text())["bytes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _append(file: Any, values: Any, name: str) -> None:

@@ -9,11 +9,11 @@ values are never shifted, cut or padded to fit.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -79,11 +79,15 @@ class PerToken:
         """Samples that have values."""
         return len(self._arrays["rows"])
 
-    def __contains__(self, sample_id: str) -> bool:
+    def __iter__(self) -> Iterator[str]:
+        """The ids of its samples, in the table's order."""
+        return (on_disk.sample_name(self.folder, row) for row in range(len(self)))
+
+    def __contains__(self, sample_id: str | int) -> bool:
         """Whether a sample has values."""
         return self._row(sample_id) is not None
 
-    def __getitem__(self, sample_id: str) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, sample_id: str | int) -> tuple[np.ndarray, np.ndarray]:
         """Response ids [t] (int32) and values [t] (float32) of a sample.
 
         Raises:
@@ -97,7 +101,7 @@ class PerToken:
 
     def of(
         self,
-        sample_ids: Sequence[str],
+        sample_ids: Sequence[str | int],
         response_ids: Sequence[Any],
         *,
         prompt_ids: Sequence[Any] | None = None,
@@ -108,7 +112,7 @@ class PerToken:
         Args:
             sample_ids: Of B samples.
             response_ids: Their response tokens without padding: lists, arrays or tensors.
-            prompt_ids: Their prompts, to be checked too.
+            prompt_ids: Their prompts, to be checked too; None of a sample checks nothing.
             missing: What samples get that the table does not have.
 
         Raises:
@@ -120,7 +124,7 @@ class PerToken:
 
     def batch(
         self,
-        sample_ids: Sequence[str],
+        sample_ids: Sequence[str | int],
         response_ids: Any,
         length: int,
         *,
@@ -168,7 +172,7 @@ class PerToken:
 
     def sums(
         self,
-        sample_ids: Sequence[str],
+        sample_ids: Sequence[str | int],
         response_ids: Sequence[Any],
         *,
         prompt_ids: Sequence[Any] | None = None,
@@ -194,8 +198,21 @@ class PerToken:
         """As it was; the maps are opened when they are needed."""
         self.__dict__.update(state)
 
-    def _row(self, sample_id: str) -> int | None:
-        (row,) = self._found([sample_id])
+    def expected(self, kind: Literal["weights", "log-probabilities"]) -> "PerToken":
+        """Itself, where it is of that kind.
+
+        Raises:
+            Refused: It is of the other one: a loss would be multiplied by log-probabilities.
+        """
+        if (self.column == "loss_weights") != (kind == "weights"):
+            how = "load_weights" if kind == "weights" else "load_logps"
+            raise Refused(
+                f"expected {kind}, as {how} opens them, got the column {self.column} of {self.uri}"
+            )
+        return self
+
+    def _row(self, sample_id: str | int) -> int | None:
+        (row,) = self._found([str(sample_id)])
         return None if row < 0 else int(row)
 
     def _found(self, sample_ids: Sequence[str]) -> np.ndarray:
@@ -224,28 +241,33 @@ class PerToken:
 
     def _flat(
         self,
-        sample_ids: Sequence[str],
+        sample_ids: Sequence[str | int],
         response_ids: Any,
         prompt_ids: Sequence[Any] | None,
-        missing: Missing,
+        missing: str,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The values of all tokens one after another, and how many each sample has."""
         if len(sample_ids) != len(response_ids):
             raise ValueError(f"got {len(sample_ids)} sample ids for {len(response_ids)} responses")
-        rows = self._found(sample_ids)
+        names = [str(one) for one in sample_ids]
+        if missing not in get_args(Missing):
+            raise ValueError(f"missing: expected {' or '.join(get_args(Missing))}, got {missing!r}")
+        rows = self._found(names)
         if missing == "error" and len(rows) and rows.min() < 0:
-            raise self._unknown(sample_ids[int(rows.argmin())])
+            raise self._unknown(names[int(rows.argmin())])
         flat, lengths = _flattened(response_ids)
-        values = self._checked(sample_ids, rows, flat, lengths)
+        values = self._checked(names, rows, flat, lengths)
         if prompt_ids is not None:
-            self._check_prompts(sample_ids, rows, prompt_ids)
+            self._check_prompts(names, rows, prompt_ids)
         return values, lengths
 
     def _check_prompts(
         self, sample_ids: Sequence[str], rows: np.ndarray, prompt_ids: Sequence[Any]
     ) -> None:
+        if len(prompt_ids) != len(sample_ids):
+            raise ValueError(f"got {len(sample_ids)} sample ids for {len(prompt_ids)} prompts")
         for name, row, prompt in zip(sample_ids, rows.tolist(), prompt_ids, strict=True):
-            if row < 0:
+            if row < 0 or prompt is None:
                 continue
             theirs = self._arrays["prompts"][16 * row : 16 * row + 16].tobytes().hex()
             mine = token_hash(_array(prompt))
@@ -309,14 +331,14 @@ class PerToken:
             f"{where}",
         )
 
-    def _unknown(self, sample_id: str) -> UnknownSample:
+    def _unknown(self, sample_id: str | int) -> UnknownSample:
         return UnknownSample(
             f"{self.uri} has no {self.column} for sample {sample_id}; `dlogp show {self.uri}` says "
             "which rows have none and why, and with missing='one' such samples weigh 1"
         )
 
 
-def load_weights(uri: str, *, cache: str | Path | None = None) -> PerToken:
+def load_weights(uri: str | Path, *, cache: str | Path | None = None) -> PerToken:
     """Open a weights table for a trainer.
 
     Its tokens and weights are written once into a folder of this machine (8 bytes a token) and
@@ -331,7 +353,7 @@ def load_weights(uri: str, *, cache: str | Path | None = None) -> PerToken:
             changed since.
         Damaged: An object is missing or can't be read.
     """
-    table = open_run(uri)
+    table = open_run(str(uri))
     if table.table != "weights":
         raise Refused(
             f"{uri} is a run of {table.table}; give a weights table, <run>/weights/<name>, as "
@@ -346,7 +368,7 @@ def load_weights(uri: str, *, cache: str | Path | None = None) -> PerToken:
     return _opened(table, table.info["policy"], "loss_weights", 1.0, cache)
 
 
-def load_logps(uri: str, policy: str, *, cache: str | Path | None = None) -> PerToken:
+def load_logps(uri: str | Path, policy: str, *, cache: str | Path | None = None) -> PerToken:
     """Open the log-probabilities of one policy in a scores run, as references of a trainer.
 
     Args:
@@ -358,7 +380,7 @@ def load_logps(uri: str, policy: str, *, cache: str | Path | None = None) -> Per
         Refused: There is no such run or policy, or it is not sealed.
         Damaged: An object is missing or can't be read.
     """
-    run = open_run(uri)
+    run = open_run(str(uri))
     if run.table != "scores" or not run.sealed:
         what = "is not sealed" if run.table == "scores" else f"is of {run.table}"
         raise Refused(f"{uri} {what}; give a scores run that `dlogp score` has ended")
@@ -374,7 +396,7 @@ def _opened(
     table: Run, policy: str, column: str, absent: float, cache: str | Path | None
 ) -> PerToken:
     table.check_objects()
-    where = on_disk.CACHE if cache is None else Path(cache)
+    where = on_disk.default_folder() if cache is None else Path(cache).expanduser()
     folder = on_disk.cached(table, policy, column, source_hash(table), where)
     return PerToken(table.uri, column, absent, dict(table.info), folder)
 
@@ -398,15 +420,20 @@ def _flattened(responses: Any) -> tuple[np.ndarray, np.ndarray]:
     if all(isinstance(ids, list) for ids in responses):  # in half the time of an array for each
         counts = np.fromiter(map(len, responses), np.int64, len(responses))
         try:
-            tokens = itertools.chain.from_iterable(responses)
-            return np.fromiter(tokens, np.int32, int(counts.sum())), counts
+            every = itertools.chain.from_iterable(responses)
+            return np.fromiter(every, np.int32, int(counts.sum())), counts
         except (TypeError, ValueError, OverflowError):
             raise ValueError(_NOT_TOKENS) from None
-    arrays = [_array(ids).astype(np.int32, copy=False) for ids in responses]
+    arrays = [_array(ids) for ids in responses]
     if any(array.ndim != 1 for array in arrays):
         raise ValueError(_NOT_TOKENS)
     lengths = np.array([len(array) for array in arrays], np.int64)
-    return np.concatenate([np.zeros(0, np.int32), *arrays]), lengths
+    # An empty list is an array of floats.
+    flat = np.concatenate([np.zeros(0, np.int32), *(array for array in arrays if len(array))])
+    tokens = flat.astype(np.int32, copy=False)
+    if flat.dtype.kind not in "iu" or not np.array_equal(tokens, flat):
+        raise ValueError(_NOT_TOKENS)
+    return tokens, lengths
 
 
 def _array(values: Any) -> np.ndarray:

@@ -38,6 +38,7 @@ def test_a_batch_is_padded_on_the_right(weights: PerToken) -> None:
     assert len(weights) == 3
     assert "s/1" in weights
     assert "s/9" not in weights  # it has no weights
+    assert sorted(weights) == ["größe", "s/0", "s/1"]
     ids, values = weights["s/1"]
     assert (ids.tolist(), values.tolist()) == ([8], [0.25])
     assert weights.batch([], [], 5).shape == (0, 5)
@@ -51,12 +52,50 @@ def test_responses_may_be_lists_arrays_or_tensors(weights: PerToken, kind: Any) 
 
 @pytest.mark.parametrize(
     "response",
-    [[[5, 6], [7, 0]], [[5, 6, 7]], ["5", "six", "7"], [5, None, 7], [5, 6, 2**31], np.eye(2)],
-    ids=["padded", "nested", "words", "none", "too large", "matrix"],
+    [
+        [[5, 6], [7, 0]],
+        [[5, 6, 7]],
+        ["5", "six", "7"],
+        [5, None, 7],
+        [5, 6, 7 + 2**32],
+        np.eye(2),
+        np.array([5.4, 6.4, 7.4]),
+        np.array([5, 6, 7 + 2**32]),
+    ],
+    ids=["padded", "nested", "words", "none", "large", "matrix", "floats", "large array"],
 )
 def test_what_is_no_list_of_tokens_is_refused(weights: PerToken, response: Any) -> None:
     with pytest.raises(ValueError, match="expected a list of token ids for each sample"):
         weights.of(["s/0"], [response])
+
+
+def test_whole_numbers_may_be_sample_ids(tmp_path: Path) -> None:
+    made_up_weights(str(tmp_path / "w"), [[weights_row("7", [5, 6], [2.0, 3.0])]])
+    numbered = load_weights(tmp_path / "w", cache=tmp_path / "cache")
+    assert 7 in numbered
+    assert numbered.batch([7], [[5, 6]], 2).tolist() == [[2.0, 3.0]]
+    with pytest.raises(UnknownSample, match="for sample 8"):
+        numbered.of([8], [[5, 6]])
+
+
+def test_what_a_missing_sample_gets_is_one_of_two(weights: PerToken) -> None:
+    with pytest.raises(ValueError, match="missing: expected error or one, got 'zero'"):
+        weights._flat(["s/0"], [[5, 6, 7]], None, "zero")  # annotations are not checked outside
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "no record"])
+def test_a_cache_that_is_not_whole_is_written_again(
+    weights: PerToken, tmp_path: Path, damage: str
+) -> None:
+    values = weights.folder / "values.f4"
+    if damage == "cut":
+        values.write_bytes(values.read_bytes()[:8])
+    elif damage == "gone":
+        values.unlink()
+    else:
+        (weights.folder / "table.json").unlink()
+    again = load_weights(weights.uri, cache=tmp_path / "cache")
+    assert again.of(["s/0"], [[5, 6, 7]])[0].tolist() == [1.0, 0.5, 2.0]
 
 
 def test_a_padded_tensor_has_a_mask(weights: PerToken) -> None:
