@@ -27,8 +27,9 @@ class ScoredDPOTrainer(DPOTrainer):
     """``DPOTrainer`` whose ``ref_chosen_logps`` and ``ref_rejected_logps`` come from a scores run.
 
     Args:
-        *args: As TRL's.
+        model: As TRL's.
         reference: What ``load_logps`` opened.
+        args: As TRL's.
         **kwargs: As TRL's.
 
     Raises:
@@ -36,11 +37,11 @@ class ScoredDPOTrainer(DPOTrainer):
         ValueError: ``precompute_ref_log_probs`` is not set.
     """
 
-    def __init__(self, *args: Any, reference: PerToken, **kwargs: Any) -> None:
+    def __init__(self, model: Any, *, reference: PerToken, args: Any, **kwargs: Any) -> None:
         """See the class."""
-        self.reference = reference
-        _check(kwargs["args"])
-        super().__init__(*args, **kwargs)
+        self.reference = reference.expected("log-probabilities")
+        _check(args)
+        super().__init__(model, args=args, **kwargs)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         _check_ids(dataset, name)
@@ -78,8 +79,9 @@ class ScoredKTOTrainer(KTOTrainer):
     scored, TRL computes the references of those with its own pass of the reference model.
 
     Args:
-        *args: As TRL's.
+        model: As TRL's.
         reference: What ``load_logps`` opened.
+        args: As TRL's.
         **kwargs: As TRL's.
 
     Raises:
@@ -87,11 +89,11 @@ class ScoredKTOTrainer(KTOTrainer):
         ValueError: ``precompute_ref_log_probs`` is not set.
     """
 
-    def __init__(self, *args: Any, reference: PerToken, **kwargs: Any) -> None:
+    def __init__(self, model: Any, *, reference: PerToken, args: Any, **kwargs: Any) -> None:
         """See the class."""
-        self.reference = reference
-        _check(kwargs["args"])
-        super().__init__(*args, **kwargs)
+        self.reference = reference.expected("log-probabilities")
+        _check(args)
+        super().__init__(model, args=args, **kwargs)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         _check_ids(dataset, name)

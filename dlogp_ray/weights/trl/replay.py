@@ -41,10 +41,13 @@ class ReplayGRPOTrainer(GRPOTrainer):
             of the current policy to it, and clipped as TRL's config says. None: every batch is
             taken for the current policy's own.
         missing: What samples get that the weights table does not have: an error, or 1.
-        **kwargs: As TRL's, without ``reward_funcs`` and ``train_dataset``.
+        args: As TRL's.
+        **kwargs: As TRL's, without ``reward_funcs``, ``train_dataset`` and ``eval_dataset``.
 
     Raises:
-        Refused: Rows lack a column, or no group has enough rollouts. While training, by name: a
+        ValueError: There is an evaluation set.
+        Refused: Rows lack a column or mask some of their tokens, or no group has enough rollouts.
+            While training, by name: a
             sample that a table does not have, or whose tokens are others there.
     """
 
@@ -55,17 +58,28 @@ class ReplayGRPOTrainer(GRPOTrainer):
         rollouts: Iterable[Mapping[str, Any]],
         weights: PerToken | None = None,
         old_logps: PerToken | None = None,
+        args: Any,
         missing: Missing = "error",
         **kwargs: Any,
     ) -> None:
         """See the class."""
+        if kwargs.get("eval_dataset") is not None:
+            raise ValueError("ReplayGRPOTrainer can't replay an eval_dataset; leave it out")
+        if weights is not None:
+            weights.expected("weights")
+        if old_logps is not None:
+            old_logps.expected("log-probabilities")
         self.weights, self.old_logps, self.missing = weights, old_logps, missing
-        self._chunks = _chunks(rollouts, kwargs["args"].num_generations)
+        self._chunks = _chunks(rollouts, args.num_generations)
         self._replayed: list[_Row] = []
         # TRL wants prompts; those that count are the rollouts' own tokens.
         rows = {"prompt": [""] * len(self._chunks), "chunk": list(range(len(self._chunks)))}
         super().__init__(
-            model, reward_funcs=_reward, train_dataset=Dataset.from_dict(rows), **kwargs
+            model,
+            reward_funcs=_reward,
+            args=args,
+            train_dataset=Dataset.from_dict(rows),
+            **kwargs,
         )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -121,6 +135,11 @@ def _chunks(rollouts: Iterable[Mapping[str, Any]], size: int) -> list[list[_Row]
     """Rollouts of one group, ``size`` at a time, in the order in which they come."""
     groups: dict[str, list[_Row]] = {}
     for row in complete(rollouts, NEEDED):
+        if not all(map(bool, row.get("response_mask") or ())):
+            raise Refused(
+                f"sample {row['sample_id']} masks tokens of its response, and GRPO on rollouts "
+                "trains on all of them: leave such rows out, or use WeightedSFTTrainer"
+            )
         groups.setdefault(row["group_id"], []).append({name: row[name] for name in NEEDED})
     chunks = [
         rows[start : start + size]

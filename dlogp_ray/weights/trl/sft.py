@@ -35,12 +35,14 @@ class WeightedSFTTrainer(SFTTrainer):
             all tokens of a response are to be learnt.
         weights: What ``load_weights`` opened.
         missing: What samples get that the table does not have: an error, or 1.
-        **kwargs: As TRL's, without ``train_dataset`` and ``data_collator``.
+        args: As TRL's.
+        **kwargs: As TRL's, without ``train_dataset``, ``eval_dataset`` and ``data_collator``.
 
     Raises:
         Refused: Rows lack a column, are longer than ``max_length``, a sample is not in the table,
             or its tokens are others there.
-        ValueError: The config asks for packing, or for a loss that can't be weighted.
+        ValueError: The config asks for packing, or for a loss that can't be weighted, or there is
+            an evaluation set.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class WeightedSFTTrainer(SFTTrainer):
         *,
         rollouts: Iterable[Mapping[str, Any]],
         weights: PerToken,
+        args: Any,
         missing: Missing = "error",
         **kwargs: Any,
     ) -> None:
         """See the class."""
-        args = kwargs["args"]
+        weights.expected("weights")
+        if kwargs.get("eval_dataset") is not None:
+            raise ValueError("WeightedSFTTrainer has no weights for an eval_dataset; leave it out")
         if args.packing or args.padding_free or args.loss_type != "nll":
             raise ValueError(
                 "WeightedSFTTrainer: expected packing=False, padding_free=False, loss_type='nll', "
@@ -62,7 +67,9 @@ class WeightedSFTTrainer(SFTTrainer):
         dataset = weighted_dataset(rollouts, weights, args.max_length, missing)
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
         args.remove_unused_columns = False
-        super().__init__(model, train_dataset=dataset, data_collator=self._collated, **kwargs)
+        super().__init__(
+            model, args=args, train_dataset=dataset, data_collator=self._collated, **kwargs
+        )
 
     def _collated(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         padding: Any = self._tokenizer.pad_token_id

@@ -1,5 +1,6 @@
 """A table's weights in TRL's GRPO: the loss and the gradient of one batch, by hand."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def test_ratios_are_to_the_policy_that_generated(
             weights_row(row["sample_id"], row["response_ids"], old, prompt_ids=row["prompt_ids"])
         )
     made_up_weights(str(tmp_path / "old"), [rows])
-    old_logps = load_weights(str(tmp_path / "old"), cache=tmp_path / "cache")
+    opened = load_weights(str(tmp_path / "old"), cache=tmp_path / "cache")
+    old_logps = dataclasses.replace(opened, column="logp_base")
     made = trainer(model, tokenizer, tmp_path, rollouts=rollouts, old_logps=old_logps)
     made.train()
     size, e = 0.5 / (0.5**0.5 + 1e-4), 2.718281828
@@ -151,6 +153,13 @@ def test_rows_that_cannot_be_replayed_are_refused(
 ) -> None:
     with pytest.raises(Refused, match="row 1 has no reward"):
         trainer(model, tokenizer, tmp_path, rollouts=[rollouts[0], {**rollouts[1], "reward": None}])
+    with pytest.raises(Refused, match="sample a/1 masks tokens of its response"):
+        trainer(
+            model,
+            tokenizer,
+            tmp_path,
+            rollouts=[rollouts[0], {**rollouts[1], "response_mask": [1, 0]}],
+        )
     with pytest.raises(Refused, match="num_generations=2"):
         trainer(model, tokenizer, tmp_path, rollouts=rollouts[1:3])
 

@@ -1,5 +1,6 @@
 """A table's weights in TRL's SFT: the loss of one batch by hand, and what is refused."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -136,5 +137,10 @@ def test_what_does_not_fit_is_refused(
         trainer(model, tokenizer, tmp_path, changed(response_mask=[1]), weights)
     with pytest.raises(Refused, match="sample a/0 has 7 tokens, and max_length is 6"):
         trainer(model, tokenizer, tmp_path, rollouts, weights, max_length=6)
+    with pytest.raises(Refused, match="rollouts: there are none"):
+        trainer(model, tokenizer, tmp_path, [], weights)
+    logps = dataclasses.replace(weights, column="logp_base")
+    with pytest.raises(Refused, match="expected weights, as load_weights opens them"):
+        trainer(model, tokenizer, tmp_path, rollouts, logps)
     with pytest.raises(ValueError, match="packing=False"):
         trainer(model, tokenizer, tmp_path, rollouts, weights, loss_type="dft")
