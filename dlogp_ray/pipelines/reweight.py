@@ -320,6 +320,11 @@ def _weighing(run: Run, config: ReweightConfig) -> Weighing:
     others = [g for g in generators if g != policy and (policy in generators or g in scored)]
     weighing = Weighing(config.schemes, policy, rl, tuple(others), config.mean_one)
     _check_columns(run, weighing, scored)
+    if generators and set(others) == set(generators):
+        raise Refused(
+            f"--policy {policy}: no text of run {run.uri} is of it; their generator says "
+            f"{', '.join(generators)}"
+        )
     return weighing
 
 

@@ -114,7 +114,7 @@ def report(
         lines += [str(problem) for problem in problems]
         lines.append(
             f"{run.uri}: {len(problems)} problems, in {len(units)} of {objects} objects and the "
-            "run's own records; --repair puts damaged objects aside and scores their units again"
+            f"run's own records. {run.remedy}"
         )
     else:
         share = "sealed" if run.sealed else f"not sealed, {objects} of {run.planned} units"

@@ -310,7 +310,7 @@ def combine(*weights: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
 def mean_one(weights: Float[Tensor, "b t"], mask: Shaped[Tensor, "b t"]) -> Float[Tensor, "b t"]:
     """Weights divided by their mean over each text's tokens.
 
-    A text all of whose weights are 0 keeps them: there is nothing to divide by.
+    A text keeps its weights where their mean is not above 0, as `ppl` without bounds can have it.
     """
     xp, values, counts = _prepared(weights, mask)
     mean = _masked_mean(xp, values, counts)

@@ -100,14 +100,15 @@ def test_groups_are_of_all_rows(run: Run) -> None:
     log_ppl, groups = {}, {}
     for row in scores:
         mask = np.asarray(row["response_mask"], bool)
-        value = -np.asarray(row["logp_base"], np.float64)[mask].mean() if mask.any() else 0.0
-        log_ppl[row["sample_id"]] = value
-        groups.setdefault(row["group_id"], []).append(value)
+        if mask.any():
+            value = -np.asarray(row["logp_base"], np.float64)[mask].mean()
+            log_ppl[row["sample_id"]] = value
+            groups.setdefault(row["group_id"], []).append(value)
     for row in open_run(found.table).dataset().to_table().to_pylist():
         values = groups[row["group_id"]]
         assert len(values) > SAMPLES  # of several units
-        score = (log_ppl[row["sample_id"]] - np.mean(values)) / np.std(values, ddof=1)
         if row["weight_mean"] is not None:
+            score = (log_ppl[row["sample_id"]] - np.mean(values)) / np.std(values, ddof=1)
             assert row["weight_mean"] == pytest.approx(1 - 0.1 * score, abs=1e-5)
 
 
@@ -180,6 +181,16 @@ def test_what_cannot_be_is_refused_before_work(run: Run, tmp_path: Path) -> None
         made(partial, "low_prob")
     with pytest.raises(Refused, match=r"--policy sft: .* scored base, rl"):
         made(run, "low_prob", policy="sft")
+    theirs = made_up_run(str(tmp_path / "theirs"), [unit(0, generator="rl")])
+    with pytest.raises(Refused, match=r"--policy base: no text of run .* is of it.*says rl"):
+        made(theirs, "low_prob", policy="base")
+    assert not (tmp_path / "theirs" / "weights").exists()
+    with pytest.raises(
+        Refused, match=r"schemes.0.low_prob.alfa: unknown.*fields are scheme, alpha$"
+    ):
+        ReweightConfig.from_mapping(
+            {"run": run.uri, "schemes": {"scheme": "low_prob", "alfa": 1}}, source="reweight"
+        )
     with pytest.raises(Refused, match="--rl sft"):
         made(run, "delta", rl="sft")
     with pytest.raises(Refused, match=r"future_kl compares π_old with the current.*on the fly"):
