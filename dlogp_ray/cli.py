@@ -206,9 +206,9 @@ def reweight(
         bool, typer.Option("--mean-one", help="Divide weights by their mean over each text.")
     ] = False,
     name: Annotated[
-        str,
+        str | None,
         typer.Option(help="Of the table: <run>/weights/<name> (default: the schemes' names)."),
-    ] = "",
+    ] = None,
     progress: ProgressOption = True,
 ) -> None:
     """A weight for each token's loss or advantage, as a table for trainers. Last line: JSON."""

@@ -7,7 +7,7 @@ never part of it: object stores take theirs from the environment or the usual fi
 from dlogp_ray.config.bench import BenchConfig
 from dlogp_ray.config.intervene import InterveneConfig, RuleConfig
 from dlogp_ray.config.job import JobConfig, check_address
-from dlogp_ray.config.reweight import ReweightConfig
+from dlogp_ray.config.reweight import ReweightConfig, WeightsConfig
 from dlogp_ray.config.run import BASE, ActorRange, PolicySource, RunConfig
 from dlogp_ray.config.schemes import SCHEMES, AnyScheme, Scheme
 from dlogp_ray.config.score import CORPUS_COLUMNS, CarryType, ScoreConfig
@@ -30,5 +30,6 @@ __all__ = [
     "Scheme",
     "ScoreConfig",
     "SparsityConfig",
+    "WeightsConfig",
     "check_address",
 ]

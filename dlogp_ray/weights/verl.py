@@ -23,10 +23,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter
 from torch import Tensor
 
-from dlogp_ray.config.schemes import AnyScheme, Scheme
+from dlogp_ray.config import WeightsConfig
 from dlogp_ray.errors import Refused
 from dlogp_ray.weights.applying import Texts, needs, weigh_batch
 from dlogp_ray.weights.table import Missing, PerToken
@@ -108,14 +107,17 @@ def register_reweighted_loss(name: str, schemes: Sequence[Any], *, mean_one: boo
         mean_one: Divide the weights by their mean over each text.
 
     Raises:
-        ValueError: A scheme looks at something that verl's loss is not given.
+        Refused: A scheme or parameter is unknown or out of range, or looks at something that
+            verl's loss is not given.
     """
     from verl.trainer.ppo import core_algos
 
-    chosen: list[AnyScheme] = TypeAdapter(list[Scheme]).validate_python(list(schemes))
-    for one in chosen:
+    config = WeightsConfig.from_mapping(
+        {"schemes": schemes, "mean_one": mean_one}, source="register_reweighted_loss"
+    )
+    for one in config.schemes:
         if unknown := set(needs(one)) - _IN_THE_LOSS - {"advantages"}:
-            raise ValueError(
+            raise Refused(
                 f"{one.scheme} needs {', '.join(sorted(unknown))}, which verl's policy loss is not "
                 "given; make a table with `dlogp reweight`"
             )
@@ -136,7 +138,7 @@ def register_reweighted_loss(name: str, schemes: Sequence[Any], *, mean_one: boo
             logp_current=log_prob.detach(),
             advantages=advantages.amin(dim=1),  # only its sign: one a text
         )
-        weights = weigh_batch(chosen, texts, mean_one=mean_one)
+        weights = weigh_batch(config.schemes, texts, mean_one=config.mean_one)
         return plain(old_log_prob, log_prob, advantages * weights, response_mask, *args, **kwargs)
 
 

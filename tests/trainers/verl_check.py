@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from weights_tables import made_up_weights, weights_row
 
+from dlogp_ray.errors import Refused
 from dlogp_ray.weights.table import load_weights
 from dlogp_ray.weights.verl import loss_weights, register_reweighted_loss, weighted_advantages
 
@@ -93,7 +94,7 @@ for scheme, said in [("entropy_top", "entropy_old"), ("delta", "delta_logp")]:
     told = ""
     try:
         register_reweighted_loss("no", [scheme])
-    except ValueError as error:
+    except Refused as error:
         told = str(error)
     assert said in told
 print("verl: all as by hand")

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from dlogp_ray.config.schemes import AnyScheme, Scheme
+from dlogp_ray.config import AnyScheme, WeightsConfig
+from dlogp_ray.errors import Refused
 from dlogp_ray.weights.applying import Texts, Whole, needs, weigh, whole_of_batch
 from dlogp_ray.weights.schemes import mean_one
 
@@ -36,7 +36,7 @@ class ReweightedGRPOTrainer(GRPOTrainer):
         **kwargs: As TRL's.
 
     Raises:
-        ValueError: A scheme or parameter is unknown or out of range, or can't be computed while
+        Refused: A scheme or parameter is unknown or out of range, or can't be computed while
             training.
     """
 
@@ -44,15 +44,15 @@ class ReweightedGRPOTrainer(GRPOTrainer):
         self, *args: Any, schemes: Sequence[Any], mean_one: bool = False, **kwargs: Any
     ) -> None:
         """See the class."""
-        self.schemes: list[AnyScheme] = TypeAdapter(list[Scheme]).validate_python(list(schemes))
-        if not self.schemes:
-            raise ValueError("schemes: expected at least one, got none")
+        config = WeightsConfig.from_mapping(
+            {"schemes": schemes, "mean_one": mean_one}, source="ReweightedGRPOTrainer"
+        )
+        self.schemes, self.mean_one = config.schemes, config.mean_one
         if any("delta_logp" in needs(one) for one in self.schemes):
-            raise ValueError(
+            raise Refused(
                 "schemes: delta compares two policies that were scored beforehand; make a table "
                 "with `dlogp reweight` and train with it (ReplayGRPOTrainer)"
             )
-        self.mean_one = mean_one
         super().__init__(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from dlogp_ray.corpus.rows import RowRules, check_rows
+from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.scoring.scorer import PairScorer
@@ -235,16 +236,17 @@ def test_old_and_current_policy_are_those_of_the_batch_and_the_step(
 @pytest.mark.parametrize(
     ("schemes", "said"),
     [
-        ([], "at least one"),
+        ([], "ReweightedGRPOTrainer:\n  schemes: .* at least 1"),
         (["delta"], "dlogp reweight"),
-        (["lowprob"], "low_prob"),
-        ([{"scheme": "low_prob", "alpha": -1}], "alpha"),
+        (["lowprob"], "ReweightedGRPOTrainer:\n  schemes.0: .*low_prob"),
+        ([{"scheme": "low_prob", "alpha": -1}], "alpha: .*greater than or equal to 0 .got -1"),
+        (["low_prob", "low_prob"], "one is there twice"),
     ],
 )
 def test_schemes_that_cannot_be_are_refused(
     schemes: Any, said: str, model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(Refused, match=said):
         ReweightedGRPOTrainer(
             model,
             reward_funcs=reward,
