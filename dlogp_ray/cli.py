@@ -305,7 +305,9 @@ def query(
     ] = None,
 ) -> None:
     """Query a run: scores or generations (a row a sample), tokens (a row a token), sparsity, …"""
+    from dlogp_ray.tables.output import write_rows
     from dlogp_ray.tables.run import open_run
+    from dlogp_ray.tables.sql import rows_read
 
     if form is Format.TABLE and out is not None:
         raise Refused(
@@ -316,20 +318,19 @@ def query(
         share = f"{len(opened.committed())} of {opened.planned} units"
         typer.echo(f"dlogp: the run is not sealed; the answer covers {share}", err=True)
     relation = opened.sql(sql)
-    if form is Format.TABLE:
-        relation.show(max_rows=200, max_width=200)
-        return
-    from dlogp_ray.tables.output import write_rows
-
-    if out is None:
-        sys.stdout.flush()
-        write_rows(relation, form.value, sys.stdout.buffer)
-        return
-    try:
-        with out.open("wb") as sink:
-            write_rows(relation, form.value, sink)
-    except OSError as error:
-        raise Refused(f"--out {out}: {error.strerror}") from None
+    with rows_read(opened):
+        if form is Format.TABLE:
+            relation.show(max_rows=200, max_width=200)
+            return
+        if out is None:
+            sys.stdout.flush()
+            write_rows(relation, form.value, sys.stdout.buffer)
+            return
+        try:
+            with out.open("wb") as sink:
+                write_rows(relation, form.value, sink)
+        except OSError as error:
+            raise Refused(f"--out {out}: {error.strerror}") from None
 
 
 @app.command()

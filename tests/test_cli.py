@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import make_rows, write_jsonl
+from score_tables import made_up_run, score_rows
 
 import dlogp_ray
 from dlogp_ray import cli
@@ -152,6 +154,41 @@ def test_errors_are_one_message_and_an_exit_code(
 ) -> None:
     ended, out, err = call(monkeypatch, capfd, *words)
     assert (ended, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "parquet"])
+@pytest.mark.parametrize(
+    ("sql", "code", "message"),
+    [
+        ("SELECT sum(list_sum(delta_logp)) FROM scores", 6, "`dlogp verify"),
+        ("SELECT sample_id::INT FROM scores", 2, "Could not convert string"),
+    ],
+)
+def test_a_query_that_fails_while_it_reads_is_one_message(
+    form: str,
+    sql: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = made_up_run(str(tmp_path / "r"), [score_rows(300)])
+    path = Path(run.object_uri("part-00000000"))
+    columns = pq.ParquetFile(path).metadata.row_group(0)
+    (column,) = (
+        one
+        for one in map(columns.column, range(columns.num_columns))
+        if one.path_in_schema.startswith("delta_logp")
+    )
+    data = bytearray(path.read_bytes())
+    # The page's header, and the first bytes of what zstd made of it.
+    data[column.data_page_offset : column.data_page_offset + 64] = bytes(64)
+    path.write_bytes(data)
+    ended, _, err = call(monkeypatch, capfd, "query", run.uri, sql, "--format", form)
+    assert ended == code
     assert message in err
     assert "Traceback" not in err
 

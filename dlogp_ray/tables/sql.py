@@ -11,6 +11,8 @@ weights       of a score run: one row a sample of every sealed weights table, by
 curve         of a sealed intervene job: one row an intervention
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -69,6 +71,25 @@ def query_run(run: "Run", query: str) -> Any:
     except duckdb.Error as error:
         raise Refused(
             f"the query failed: {error}\nThere are the views {views}; DESCRIBE tokens lists columns"
+        ) from None
+
+
+@contextmanager
+def rows_read(run: "Run") -> Iterator[None]:
+    """What DuckDB raises while the rows of a query are read, as errors that say what to do.
+
+    Raises:
+        Refused: A value can't be what the query makes of it.
+        Damaged: All else: what can't be read, unless the query itself is to blame.
+    """
+    try:
+        yield
+    except duckdb.DataError as error:
+        raise Refused(f"the query failed: {error}") from None
+    except duckdb.Error as error:
+        raise Damaged(
+            f"the query failed while it read {run.uri}: {error}\nIf that is not the query's own "
+            f"doing, an object is damaged: `dlogp verify {run.uri}` names it"
         ) from None
 
 
