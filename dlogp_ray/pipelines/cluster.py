@@ -63,7 +63,7 @@ def start_ray() -> bool:
         True if this call started or joined it, so that the caller ends it.
 
     Raises:
-        Refused: Nothing answers at ``RAY_ADDRESS``.
+        Refused: Nothing answers at ``RAY_ADDRESS``, or Ray does not start.
     """
     if ray.is_initialized():
         return False
@@ -94,6 +94,12 @@ def start_ray() -> bool:
                 f"{error}; a cluster that asks for a token needs RAY_AUTH_MODE=token and "
                 "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH",
             ) from None
+        except Exception as error:  # of any type: a node that times out is a bare Exception
+            raise Refused(
+                f"Ray did not start (RAY_ADDRESS={address}): {type(error).__name__}: {error}. "
+                "A machine that is short of memory, disk (RAY_TMPDIR) or processor time can be the "
+                "cause; the same command tries again"
+            ) from error
     return True
 
 

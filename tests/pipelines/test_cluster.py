@@ -1,6 +1,7 @@
 """Where actors go: they fit, they leave room for reading and writing, or the job is refused."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +136,21 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.Monk
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(Refused, match="no Ray cluster answers"):
+        start_ray()
+
+
+def test_a_ray_that_does_not_start_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+
+    # Sockets' addresses have at most 107 bytes, and Ray makes its own in this folder.
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    with pytest.raises(Refused, match=r"Ray did not start .*OSError.*the same command tries again"):
         start_ray()
 
 
