@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dlogp_ray.errors import Refused
 from dlogp_ray.weights.table import Missing, PerToken
 
 
@@ -24,9 +25,14 @@ def action_weights(experience: Any, weights: PerToken, *, missing: Missing = "er
         missing: What samples get that the table does not have.
 
     Raises:
-        Refused: A sample is not in the table, or its tokens are others there, those of its prompt
-            too.
+        Refused: There are no ids, a sample is not in the table, or its tokens are others there,
+            those of its prompt too.
     """
+    if len(experience.labels or ()) != len(experience.sequences):
+        raise Refused(
+            f"OpenRLHF experience: expected {len(experience.sequences)} labels, the sample ids, "
+            f"got {experience.labels!r}; name their column as its label_key"
+        )
     tokens = experience.sequences[:, 1:]
     actions, there = experience.action_mask != 0, experience.attention_mask != 0
     found = weights.expected("weights").batch(

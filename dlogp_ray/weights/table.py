@@ -151,10 +151,10 @@ class PerToken:
         import torch
 
         if mask is not None:
-            padded, there = _array(response_ids), _array(mask) != 0
-            if padded.shape != there.shape or padded.shape[1:] != (length,):
+            padded, there = _rectangle(response_ids, length), _rectangle(mask, length) != 0
+            if padded.shape != there.shape:
                 raise ValueError(
-                    f"expected response_ids and mask [B, {length}], got {padded.shape} and "
+                    f"expected response_ids and mask of one shape, got {padded.shape} and "
                     f"{there.shape}"
                 )
             response_ids = [ids[some] for ids, some in zip(padded, there, strict=True)]
@@ -434,6 +434,17 @@ def _flattened(responses: Any) -> tuple[np.ndarray, np.ndarray]:
     if flat.dtype.kind not in "iu" or not np.array_equal(tokens, flat):
         raise ValueError(_NOT_TOKENS)
     return tokens, lengths
+
+
+def _rectangle(values: Any, length: int) -> np.ndarray:
+    try:
+        found = _array(values)
+        got = f"the shape {found.shape}"
+    except ValueError:
+        found, got = np.zeros(0), "rows of several lengths"
+    if found.ndim != 2 or found.shape[1] != length:
+        raise ValueError(f"expected response_ids and mask [B, {length}], got {got}")
+    return found
 
 
 def _array(values: Any) -> np.ndarray:

@@ -189,6 +189,19 @@ def test_verls_rollouts_of_a_row_are_numbered() -> None:
             verl._sample_ids(missing, 1)
 
 
+def test_an_experience_without_ids_is_refused(weights: PerToken) -> None:
+    sequences, there = whole(RESPONSES)
+    for labels in (None, [], ["a"]):
+        experience = SimpleNamespace(
+            sequences=sequences,
+            attention_mask=(sequences != PAD).long(),
+            action_mask=there[:, 1:],
+            labels=labels,
+        )
+        with pytest.raises(Refused, match="expected 2 labels, the sample ids"):
+            openrlhf.action_weights(experience, weights)
+
+
 def test_a_response_at_the_first_position_has_no_loss(weights: PerToken) -> None:
     with pytest.raises(ValueError, match="sample a: its response begins at position 0"):
         nemo_rl.full_length_weights(

@@ -103,8 +103,15 @@ def test_a_padded_tensor_has_a_mask(weights: PerToken) -> None:
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
     found = weights.batch(["s/0", "s/1"], ids, 4, mask=mask)
     assert found.tolist() == [[1.0, 0.5, 2.0, 0.0], [0.25, 0.0, 0.0, 0.0]]
-    with pytest.raises(ValueError, match=r"\[B, 5\], got \(2, 4\)"):
-        weights.batch(["s/0", "s/1"], ids, 5, mask=mask)
+    for some, there, length, said in [
+        (ids, mask, 5, r"\[B, 5\], got the shape \(2, 4\)"),
+        (ids, [[1, 1, 1], [1]], 4, r"\[B, 4\], got rows of several lengths"),
+        ([[5, 6, 7], [8]], mask, 4, r"\[B, 4\], got rows of several lengths"),
+        (ids, mask[0], 4, r"\[B, 4\], got the shape \(4,\)"),
+        (ids, mask[:1], 4, r"of one shape, got \(2, 4\) and \(1, 4\)"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            weights.batch(["s/0", "s/1"], some, length, mask=there)
 
 
 @pytest.mark.parametrize(
