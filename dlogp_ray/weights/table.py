@@ -221,7 +221,10 @@ class PerToken:
         names, ends = memoryview(self._arrays["names"]), self._arrays["ends"]
         encoded = [name.encode() for name in sample_ids]
         wanted = np.array([on_disk.name_hash(name) for name in encoded], dtype=hashes.dtype)
-        place = np.searchsorted(hashes, wanted)
+        # In their own order each search finds its pages in the cache: 0.35 for 0.55 ms of 512.
+        ascending = np.argsort(wanted)
+        place = np.empty(len(wanted), np.int64)
+        place[ascending] = np.searchsorted(hashes, wanted[ascending])
         rows = np.full(len(wanted), -1, np.int64)
         left = np.arange(len(wanted))
         # Where several ids have one hash, the next place is tried.

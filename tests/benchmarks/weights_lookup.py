@@ -11,8 +11,6 @@ training run that has been going on for a while.
 import argparse
 import itertools
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -22,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+
+from dlogp_ray.bench.run import hardware
 
 ROWS_A_UNIT = 50_000
 
@@ -149,7 +149,7 @@ def main() -> None:
         size = sum(f.stat().st_size for f in Path(scratch, "cache").rglob("*") if f.is_file())
     result = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "hardware": hardware("cpu"),
         "mean_response_tokens": arguments.tokens,
         "cache_mb": size / 2**20,
         **found,
