@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 having = $(shell grep -rl --include='test_*.py' 'mark\.$(1)\b' tests)
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
-.PHONY: setup demo lint types test test-ray test-rest test-slow lock clean
+.PHONY: setup demo lint types test compiled test-ray test-rest test-slow lock clean
 
 setup: $(READY)
 
@@ -36,10 +36,15 @@ types: setup
 test: lint
 	$(MAKE) --no-print-directory -j3 --output-sync=line types test-ray test-rest
 
-test-ray: setup
+# By one process, before the many of the tests do so at the same time.
+compiled: setup
+	$(BIN)/python -c 'import torch._inductor.compile_fx, transformers.models.llama.modeling_llama, ray.data, \
+		trl.trainer.grpo_trainer, peft, duckdb, s3fs, polars'
+
+test-ray: compiled
 	$(PYTEST) -m 'ray and not slow and not gpu' $(call having,ray)
 
-test-rest: setup
+test-rest: compiled
 	$(PYTEST) -m 'not ray and not slow and not gpu'
 
 test-slow: setup

@@ -3,19 +3,22 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from dlogp_ray import cli
 from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.bench.workers import Workers
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.errors import Refused
 from dlogp_ray.scoring.packing import count_tokens, plan_passes
+
+Bench = Callable[..., tuple[int, str, str]]
 
 
 def config(**fields: object) -> BenchConfig:
@@ -47,17 +50,22 @@ def test_response_lengths_that_contradict_each_other_are_refused() -> None:
         config(min_response_tokens=9, max_response_tokens=5)
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dlogp_ray.cli", "bench", "--no-progress", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
+    """Runs `dlogp bench` here: its exit code, standard output and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dlogp", "bench", "--no-progress", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
 
 
 def test_a_run_prints_text_and_json_and_writes_the_same(
-    policy_folders: dict[str, Path], tmp_path: Path
+    bench: Bench, policy_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     fields = {"texts": 6, "prompt_tokens": 4, "min_response_tokens": 2, "max_response_tokens": 9}
     settings = [
@@ -66,11 +74,11 @@ def test_a_run_prints_text_and_json_and_writes_the_same(
     ]
     pair = [f"--{name}={folder}" for name, folder in policy_folders.items()]
     out = tmp_path / "results" / "run.json"
-    done = bench(*pair, *settings, "--set=processes=2", f"--out={out}")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    code, printed, said = bench(*pair, *settings, "--set=processes=2", f"--out={out}")
+    assert code == 0, said
+    result = json.loads(printed.splitlines()[-1])
     assert result == json.loads(out.read_text())
-    assert "both policies, all statistics" in done.stdout
+    assert "both policies, all statistics" in printed
     assert result["padding_share"] == 0
     assert result["config"]["texts"] == 6
     for spread in result["tokens_per_s"].values():
@@ -81,15 +89,17 @@ def test_a_run_prints_text_and_json_and_writes_the_same(
     assert result["noise_floor"]["base_against_base"]["delta_logp"]["p99"] < 1e-4
 
 
-def test_policies_with_fewer_positions_than_the_texts_need_end_it(tmp_path: Path) -> None:
+def test_policies_with_fewer_positions_than_the_texts_need_end_it(
+    bench: Bench, tmp_path: Path
+) -> None:
     settings = GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, n_positions=32)
     GPT2LMHeadModel(settings).save_pretrained(tmp_path)
     few = ("--set=texts=1", "--set=groups=0", "--set=compile=off", "--set=min_response_tokens=99")
-    done = bench("--base", str(tmp_path), "--rl", str(tmp_path), *few)
-    assert done.returncode == 2
-    assert "IndexError" in done.stderr
-    assert "texts have up to 576 tokens" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, said = bench("--base", str(tmp_path), "--rl", str(tmp_path), *few)
+    assert code == 2
+    assert "IndexError" in said
+    assert "texts have up to 576 tokens" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.timeout(120)
@@ -125,8 +135,10 @@ def test_a_process_that_dies_ends_it(policy_folders: dict[str, Path], when: str)
         ),
     ],
 )
-def test_bad_arguments_are_one_clear_message(arguments: list[str], message: str) -> None:
-    done = bench(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_arguments_are_one_clear_message(
+    bench: Bench, arguments: list[str], message: str
+) -> None:
+    code, _, said = bench(*arguments)
+    assert code == 2
+    assert message in said
+    assert "Traceback" not in said

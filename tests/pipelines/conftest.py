@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import make_rows, write_broken_gzip, write_jsonl
 
@@ -84,8 +86,14 @@ def run_undisturbed(
 
 @pytest.fixture(scope="session")
 def finished(run_undisturbed: Callable[..., Undisturbed]) -> Undisturbed:
-    """A sealed run of 40 rows in a few units."""
-    return run_undisturbed(lambda corpus: write_jsonl(corpus / "c.jsonl", make_rows(40)))
+    """A sealed run of 40 rows in a few units, half of them JSON lines and half of them Parquet."""
+
+    def write(corpus: Path) -> None:
+        rows = make_rows(40)
+        write_jsonl(corpus / "a.jsonl", rows[:20])
+        pq.write_table(pa.Table.from_pylist(rows[20:]), corpus / "b.parquet", row_group_size=8)
+
+    return run_undisturbed(write)
 
 
 @pytest.fixture(scope="session")

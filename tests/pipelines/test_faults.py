@@ -162,6 +162,7 @@ def test_a_policy_whose_loading_kills_the_process_ends_the_job(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_actors_that_die_whenever_they_load_end_the_job(
     deadly: ScoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_short_job_takes_as_few_as_memory_allows(job: ScoreJob) -> None:
     assert not choose(job, 2, SHORT).tokens_per_s
 
 
+@pytest.mark.slow
 def test_what_compiling_changed_is_gone_where_it_does_not_pay(
     job: ScoreJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,17 +45,13 @@ def plain_logp(folder: Path, row: dict[str, Any]) -> np.ndarray:
 
 
 def test_jsonl_and_parquet_become_one_table_with_the_plain_forward_s_values(
-    tmp_path: Path, make_config: Any, policy_folders: dict[str, Path]
+    finished: Any, policy_folders: dict[str, Path]
 ) -> None:
-    rows = make_rows(60)
-    write_jsonl(tmp_path / "corpus/a.jsonl", rows[:30])
-    pq.write_table(pa.Table.from_pylist(rows[30:]), tmp_path / "corpus/b.parquet", row_group_size=8)
-    result = dlogp_ray.score(make_config(corpus=str(tmp_path / "corpus"), actors=2), progress=False)
-
+    rows, result = make_rows(40), finished.result
     assert result.exit_code == 0
     assert result.sealed
     assert result.units == result.units_done == result.units_scored > 2
-    assert result.rows == 60
+    assert result.rows == 40
     assert result.tokens == sum(len(row["response_ids"]) for row in rows)
     table = {row["sample_id"]: row for row in rows_of(result.run)}
     assert set(table) == {row["sample_id"] for row in rows}
@@ -293,7 +289,7 @@ def test_what_changes_numbers_is_refused_on_an_existing_run(
         with pytest.raises(FingerprintMismatch, match=named) as error:
             dlogp_ray.score(ScoreConfig.from_mapping(fields | change), progress=False)
         assert error.value.exit_code == 5
-    (file,) = Path(config.corpus[0]).iterdir()
+    file = Path(config.corpus[0]) / "a.jsonl"
     rows, times = file.read_bytes(), file.stat()
     with file.open("a") as more:
         more.write(json.dumps(make_rows(41)[-1]) + "\n")
