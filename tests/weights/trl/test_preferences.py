@@ -78,6 +78,20 @@ def config(kind: Any, folder: Path, **more: Any) -> Any:
     return kind(**(fields | more))
 
 
+@pytest.fixture
+def reference(
+    model: Any, tokenizer: Any, pairs: Dataset, policy_folders: dict[str, Path], tmp_path: Path
+) -> PerToken:
+    """The base's scores of the pairs, as TRL tokenises them."""
+    tokenised = DPOTrainer(
+        model,
+        args=config(DPOConfig, tmp_path, precompute_ref_log_probs=False),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+    ).train_dataset
+    return scored(tokenised, policy_folders["base"], tmp_path)
+
+
 @pytest.mark.parametrize(
     "more",
     [{}, {"ld_alpha": 0.5}, {"max_length": 8}],
@@ -121,18 +135,10 @@ def test_kto_references_are_trls_own(
     loss_type: str,
     model: Any,
     tokenizer: Any,
-    pairs: Dataset,
     unpaired: Dataset,
-    policy_folders: dict[str, Path],
+    reference: PerToken,
     tmp_path: Path,
 ) -> None:
-    tokenised = DPOTrainer(
-        model,
-        args=config(DPOConfig, tmp_path, precompute_ref_log_probs=False),
-        train_dataset=pairs,
-        processing_class=tokenizer,
-    ).train_dataset
-    reference = scored(tokenised, policy_folders["base"], tmp_path)
     settings = config(KTOConfig, tmp_path, loss_type=loss_type)
     theirs = KTOTrainer(model, args=settings, train_dataset=unpaired, processing_class=tokenizer)
     ours = ScoredKTOTrainer(
@@ -153,17 +159,9 @@ def test_pairs_that_are_not_those_of_the_scores_are_refused(
     model: Any,
     tokenizer: Any,
     pairs: Dataset,
-    policy_folders: dict[str, Path],
+    reference: PerToken,
     tmp_path: Path,
 ) -> None:
-    tokenised = DPOTrainer(
-        model,
-        args=config(DPOConfig, tmp_path, precompute_ref_log_probs=False),
-        train_dataset=pairs,
-        processing_class=tokenizer,
-    ).train_dataset
-    reference = scored(tokenised, policy_folders["base"], tmp_path)
-
     def with_changed(name: str, value: str) -> Dataset:
         return pairs.map(lambda row: {name: value if row["sample_id"] == "p1" else row[name]})
 
