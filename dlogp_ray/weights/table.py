@@ -367,7 +367,7 @@ def load_weights(uri: str | Path, *, cache: str | Path | None = None) -> PerToke
             f"weights table {uri} is not whole ({len(table.committed())} of {table.planned} "
             "objects); the same `dlogp reweight` makes the rest"
         )
-    _check_fresh(table.uri, table.info["fingerprint"]["scores"])
+    _check_fresh(table)
     return _opened(table, table.info["policy"], "loss_weights", 1.0, cache)
 
 
@@ -404,18 +404,20 @@ def _opened(
     return PerToken(table.uri, column, absent, dict(table.info), folder)
 
 
-def _check_fresh(uri: str, made_from: str) -> None:
-    """Refuse weights of scores that are others now, where the scores are still beside them."""
-    folder, _, _ = uri.rpartition("/weights/")
-    try:
-        run = open_run(folder)
-    except Refused:  # the table was copied without its run
+def _check_fresh(table: Run) -> None:
+    """Refuse weights of scores that are others now: those around it, else those it was made of."""
+    around, _, _ = table.uri.rpartition("/weights/")
+    for place in (around, table.info["run"]):
+        try:
+            run = open_run(place)
+        except Refused:  # the table, or the run, is elsewhere now
+            continue
+        if not run.sealed or source_hash(run) != table.info["fingerprint"]["scores"]:
+            raise Refused(
+                f"weights table {table.uri} is stale: the scores of {run.uri} have changed since "
+                "it was made; make it again with `dlogp reweight` under another --name"
+            )
         return
-    if not run.sealed or source_hash(run) != made_from:
-        raise Refused(
-            f"weights table {uri} is stale: the scores of {run.uri} have changed since it was made;"
-            " make it again with `dlogp reweight` under another --name"
-        )
 
 
 def _flattened(responses: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Weights in a trainer: looked up by sample id, for exactly the tokens that were scored."""
 
 import pickle
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -264,8 +265,16 @@ def test_weights_of_scores_that_have_changed_are_stale(tmp_path: Path) -> None:
     record = Path(uri, "run.json")
     record.write_text(record.read_text().replace('"none"', f'"{source_hash(scores)}"'))
     assert len(load_weights(uri, cache=tmp_path / "cache")) == len(ROWS)
-    shutil.move(uri, tmp_path / "elsewhere")  # without its scores there is nothing to compare
-    assert len(load_weights(str(tmp_path / "elsewhere"), cache=tmp_path / "cache")) == 3
+    elsewhere = str(shutil.move(uri, tmp_path / "elsewhere"))
+    assert len(load_weights(elsewhere, cache=tmp_path / "cache")) == 3  # nothing to compare with
+    record = Path(elsewhere, "run.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"run": scores.uri}))
+    assert len(load_weights(elsewhere, cache=tmp_path / "cache")) == 3
+    made_up_run(str(tmp_path / "others"), [score_rows(4)])
+    shutil.rmtree(tmp_path / "r")
+    shutil.move(tmp_path / "others", tmp_path / "r")
+    with pytest.raises(Refused, match=r"elsewhere is stale: the scores of .*/r have changed"):
+        load_weights(elsewhere, cache=tmp_path / "cache")
 
 
 def test_log_probabilities_of_either_policy(tmp_path: Path) -> None:
