@@ -31,6 +31,8 @@ def weights_facts(summary: WeightsSummary) -> Table:
         facts.append(("weights", span))
     if summary.undefined:
         facts.append(("not defined, so 1", f"{summary.undefined:,} tokens"))
+    if summary.other_temperature:
+        facts.append(("scored at another temperature", f"{summary.other_temperature:,} samples"))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in facts:
         table.add_row(name, value)

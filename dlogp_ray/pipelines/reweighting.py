@@ -5,6 +5,7 @@ from dlogp_ray.config import BASE, AnyScheme, ReweightConfig
 from dlogp_ray.errors import Refused
 from dlogp_ray.tables.run import Run
 from dlogp_ray.weights.applying import needs
+from dlogp_ray.weights.rollouts import by_others
 from dlogp_ray.weights.rows import Weighing
 
 
@@ -51,10 +52,15 @@ def plan_reweight(run: Run, config: ReweightConfig) -> Weighing:
             f"--policy {policy} --rl {rl}: the scores of {rl} stand beside those of the base, not "
             f"beside {policy}'s"
         )
-    # Where texts say that π_old wrote them, those of all others are left out; where none does, its
-    # name was given, and only policies that are known to be others are.
-    others = [g for g in generators if g != policy and (policy in generators or g in scored)]
-    weighing = Weighing(config.schemes, policy, rl, tuple(others), config.mean_one)
+    others = by_others(generators, policy, scored)
+    weighing = Weighing(
+        config.schemes,
+        policy,
+        rl,
+        tuple(others),
+        config.mean_one,
+        temperature=run.info["config"].get("temperature", 1.0),
+    )
     _check_columns(run, weighing, scored)
     if generators and set(others) == set(generators):
         raise Refused(

@@ -43,6 +43,8 @@ class WeightsSummary(BaseModel):
         total: Sum of their weights.
         undefined: Those that weigh 1 because a scheme is not defined there: no spread in the
             group, or no entropy.
+        other_temperature: Rows with weights that say that they were sampled at another temperature
+            than they were scored at.
         least: Smallest weight; None without tokens.
         greatest: Largest.
     """
@@ -54,6 +56,7 @@ class WeightsSummary(BaseModel):
     changed: int = 0
     total: float = 0.0
     undefined: int = 0
+    other_temperature: int = 0
     least: float | None = None
     greatest: float | None = None
 
@@ -86,6 +89,7 @@ class WeightsSummary(BaseModel):
             changed=sum(one.changed for one in whole),
             total=sum(one.total for one in whole),
             undefined=sum(one.undefined for one in whole),
+            other_temperature=sum(one.other_temperature for one in whole),
             least=min((one.least for one in whole if one.least is not None), default=None),
             greatest=max((one.greatest for one in whole if one.greatest is not None), default=None),
         )

@@ -1,10 +1,19 @@
 """Rollouts as trainers are given them: rows of a corpus with what a trainer needs."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dlogp_ray.errors import Refused
+
+
+def by_others(generators: Sequence[str], policy: str, scored: Collection[str]) -> list[str]:
+    """Those of the generators that are another policy than ``policy``.
+
+    Where a text says that it is the policy's, all others are; where none does, the policy goes by
+    another name there, and only those that were scored beside it are known to be others.
+    """
+    return [one for one in generators if one != policy and (policy in generators or one in scored)]
 
 
 def complete(

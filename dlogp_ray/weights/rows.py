@@ -35,6 +35,7 @@ class Weighing:
         rl: The compared policy whose rows are taken.
         others: Generators that are not π_old: their texts get no weights.
         mean_one: Divide by the mean over each text.
+        temperature: At which the texts were scored.
     """
 
     schemes: tuple[AnyScheme, ...]
@@ -42,6 +43,7 @@ class Weighing:
     rl: str
     others: tuple[str, ...] = ()
     mean_one: bool = False
+    temperature: float = 1.0
 
     @property
     def columns(self) -> dict[str, str]:
@@ -62,7 +64,7 @@ class Weighing:
     @property
     def read(self) -> list[str]:
         """Columns of the scores table that are looked at."""
-        flat = ("policy", "reward", "response_ids", "response_mask")
+        flat = ("policy", "reward", "temperature", "response_ids", "response_mask")
         return [*_IDENTITY, *flat, *self.columns.values()]
 
 
@@ -226,7 +228,7 @@ def weigh_rows(
         there = np.arange(found.shape[1]) < lengths[:, None]
         token = starts[index][:, None] + np.arange(found.shape[1])
         weights[token[there]] = found[there]
-    return _table(rows, weighing, weights), _summary(rows, weights, nowhere)
+    return _table(rows, weighing, weights), _summary(rows, weighing, weights, nowhere)
 
 
 def _per_text(
@@ -303,8 +305,12 @@ def _summaries(rows: Rows, weights: Float[np.ndarray, " t"]) -> dict[str, Float[
         }
 
 
-def _summary(rows: Rows, weights: Float[np.ndarray, " t"], nowhere: int) -> WeightsSummary:
+def _summary(
+    rows: Rows, weighing: Weighing, weights: Float[np.ndarray, " t"], nowhere: int
+) -> WeightsSummary:
     counted = weights[rows.mask]
+    scored_at = pa.scalar(weighing.temperature, pa.float32())
+    other = pc.sum(pc.not_equal(rows.some["temperature"], scored_at)).as_py()
     status = rows.table["status"].value_counts().to_pylist()
     return WeightsSummary(
         status={one["values"]: one["counts"] for one in status},
@@ -312,6 +318,7 @@ def _summary(rows: Rows, weights: Float[np.ndarray, " t"], nowhere: int) -> Weig
         changed=int((counted != 1).sum()),
         total=float(counted.sum(dtype=np.float64)),
         undefined=nowhere,
+        other_temperature=other or 0,  # none says, or there is no row
         least=float(counted.min()) if len(counted) else None,
         greatest=float(counted.max()) if len(counted) else None,
     )

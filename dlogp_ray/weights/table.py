@@ -63,6 +63,7 @@ class PerToken:
     Attributes:
         uri: Of the table.
         column: Which of its columns.
+        policy: Whose values they are: π_old of weights, the scored policy of log-probabilities.
         absent: The value of samples that it does not have, where that is asked for.
         info: The table's record: of weights ``policy``, ``run``, and ``fingerprint`` with schemes
             and parameters.
@@ -71,6 +72,7 @@ class PerToken:
 
     uri: str
     column: str
+    policy: str
     absent: float
     info: dict[str, Any]
     folder: Path
@@ -169,6 +171,19 @@ class PerToken:
         where = np.arange(length) < lengths[:, None] if mask is None else there
         out[where] = values
         return torch.from_numpy(out)
+
+    def expected_temperature(self, temperature: float, whose: str) -> None:
+        """Refuse log-probabilities at another temperature than that of ``whose`` loss.
+
+        Raises:
+            Refused: They are at another one.
+        """
+        scored_at = self.info["config"].get("temperature", 1.0)
+        if scored_at != temperature:
+            raise Refused(
+                f"{self.uri} was scored at temperature {scored_at:g}, and {whose} is "
+                f"{temperature:g}: score it under another run_id with temperature: {temperature:g}"
+            )
 
     def sums(
         self,
@@ -335,9 +350,10 @@ class PerToken:
         )
 
     def _unknown(self, sample_id: str | int) -> UnknownSample:
+        hint = ", and with missing='one' such samples weigh 1" if self.absent else ""
         return UnknownSample(
             f"{self.uri} has no {self.column} for sample {sample_id}; `dlogp show {self.uri}` says "
-            "which rows have none and why, and with missing='one' such samples weigh 1"
+            f"which rows have none and why{hint}"
         )
 
 
@@ -391,17 +407,22 @@ def load_logps(uri: str | Path, policy: str, *, cache: str | Path | None = None)
     if policy not in scored:
         raise Refused(f"run {uri} scored {', '.join(scored)}, and not {policy}")
     if policy == BASE:
-        return _opened(run, compared[0], "logp_base", 0.0, cache)
+        return _opened(run, BASE, "logp_base", 0.0, cache, rows_of=compared[0])
     return _opened(run, policy, "logp_rl", 0.0, cache)
 
 
 def _opened(
-    table: Run, policy: str, column: str, absent: float, cache: str | Path | None
+    table: Run,
+    name: str,
+    column: str,
+    absent: float,
+    cache: str | Path | None,
+    rows_of: str | None = None,
 ) -> PerToken:
     table.check_objects()
     where = on_disk.default_folder() if cache is None else Path(cache).expanduser()
-    folder = on_disk.cached(table, policy, column, source_hash(table), where)
-    return PerToken(table.uri, column, absent, dict(table.info), folder)
+    folder = on_disk.cached(table, rows_of or name, column, source_hash(table), where)
+    return PerToken(table.uri, column, name, absent, dict(table.info), folder)
 
 
 def _check_fresh(table: Run) -> None:

@@ -30,6 +30,7 @@ def scores(**more: Any) -> pa.Table:
         "token_hash": [token_hash(one) for one in ids],
         "prompt_hash": [token_hash([index]) for index in range(texts)],
         "reward": pa.array([index % 2 for index in range(texts)], pa.float32()),
+        "temperature": pa.nulls(texts, pa.float32()),
     }
     for name, values in (columns | more).items():
         table = table.append_column(name, pa.array(values))
@@ -138,6 +139,18 @@ def test_weights_are_those_of_the_formula(
     assert summary.changed == sum(weight != 1 for weight in counted)
     assert summary.mean == pytest.approx(np.mean(counted), rel=1e-6)
     assert (summary.least, summary.greatest) == (min(counted), max(counted))
+
+
+def test_texts_that_were_sampled_at_another_temperature_are_counted() -> None:
+    table = scores()
+    said = [0.9, 0.5, None, *[0.9] * (SAMPLES - 3)]
+    place = table.schema.get_field_index("temperature")
+    table = table.set_column(place, "temperature", pa.array(said, pa.float32()))
+    for scored_at, other in ((0.9, 1), (0.5, SAMPLES - 2), (1.0, SAMPLES - 1)):
+        _, summary = weighed(table, weighing("low_prob", temperature=scored_at))
+        assert summary.other_temperature == other
+    twice = WeightsSummary.merge([summary, summary])
+    assert twice.other_temperature == 2 * (SAMPLES - 1)
 
 
 def test_a_texts_columns_are_of_its_tokens_that_count() -> None:

@@ -1,7 +1,7 @@
 """Weights in a trainer: looked up by sample id, for exactly the tokens that were scored."""
 
-import pickle
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def test_samples_that_are_not_there(weights: PerToken) -> None:
             weights.batch(["s/1", name], [[8], [4]], 3)
     found = weights.batch(["nobody", "s/1"], [[4, 4], [8]], 3, missing="one")
     assert found.tolist() == [[1.0, 1.0, 0.0], [0.25, 0.0, 0.0]]
-    with pytest.raises(UnknownSample):
+    with pytest.raises(UnknownSample, match="with missing='one' such samples weigh 1"):
         weights["nobody"]
 
 
@@ -297,6 +297,8 @@ def test_log_probabilities_of_either_policy(tmp_path: Path) -> None:
             assert total == pytest.approx(sum(row[column]), rel=1e-12)
     with pytest.raises(Refused, match="scored base, rl, and not other"):
         load_logps(run.uri, "other")
+    with pytest.raises(UnknownSample, match=r"which rows have none and why$"):  # none weighs 1
+        load_logps(run.uri, "rl", cache=tmp_path / "cache")["nobody"]
     weights = made_up_weights(str(tmp_path / "w"), [ROWS])
     with pytest.raises(Refused, match="is of weights"):
         load_logps(weights.uri, "base")

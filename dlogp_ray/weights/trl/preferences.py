@@ -33,14 +33,14 @@ class ScoredDPOTrainer(DPOTrainer):
         **kwargs: As TRL's.
 
     Raises:
-        Refused: A sample was not scored, or its tokens are others than the ones that TRL has.
+        Refused: A sample was not scored, not at temperature 1, or its tokens are others than the
+            ones that TRL has.
         ValueError: ``precompute_ref_log_probs`` is not set.
     """
 
     def __init__(self, model: Any, *, reference: PerToken, args: Any, **kwargs: Any) -> None:
         """See the class."""
-        self.reference = reference.expected("log-probabilities")
-        _check(args)
+        self.reference = _checked(reference, args)
         super().__init__(model, args=args, **kwargs)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
@@ -85,14 +85,14 @@ class ScoredKTOTrainer(KTOTrainer):
         **kwargs: As TRL's.
 
     Raises:
-        Refused: A sample was not scored, or its tokens are others than the ones that TRL has.
+        Refused: A sample was not scored, not at temperature 1, or its tokens are others than the
+            ones that TRL has.
         ValueError: ``precompute_ref_log_probs`` is not set.
     """
 
     def __init__(self, model: Any, *, reference: PerToken, args: Any, **kwargs: Any) -> None:
         """See the class."""
-        self.reference = reference.expected("log-probabilities")
-        _check(args)
+        self.reference = _checked(reference, args)
         super().__init__(model, args=args, **kwargs)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
@@ -119,9 +119,11 @@ class ScoredKTOTrainer(KTOTrainer):
         return dataset.map(references, batched=True, desc=f"Reading references of {name}")
 
 
-def _check(args: Any) -> None:
+def _checked(reference: PerToken, args: Any) -> PerToken:
     if not args.precompute_ref_log_probs:
         raise ValueError("reference log-probabilities need precompute_ref_log_probs=True")
+    reference.expected("log-probabilities").expected_temperature(1.0, "TRL's loss")
+    return reference
 
 
 def _check_ids(dataset: Dataset, name: str) -> None:

@@ -1,5 +1,6 @@
 """Reference log-probabilities of a scores run in TRL's DPO and KTO: its own ones, to 1e-3."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,15 @@ def test_pairs_that_are_not_those_of_the_scores_are_refused(
                 processing_class=tokenizer,
                 reference=reference,
             )
+    warm = {**reference.info, "config": {**reference.info["config"], "temperature": 0.5}}
+    with pytest.raises(Refused, match=r"scored at temperature 0.5, and TRL's loss is 1: "):
+        ScoredDPOTrainer(
+            model,
+            args=config(DPOConfig, tmp_path),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+            reference=dataclasses.replace(reference, info=warm),
+        )
     for dataset, more, error, said in [
         (pairs.remove_columns("sample_id"), {}, Refused, "expected a column sample_id"),
         (pairs, {"precompute_ref_log_probs": False}, ValueError, "precompute_ref_log_probs=True"),
