@@ -503,6 +503,10 @@ def demo(
     ] = "additions",
 ) -> None:
     """The main job on a pair: sample, score, and see where RL changed the policy."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"--output {output}: {error.strerror}; give a folder to write to") from None
     if pair == "smollm2":
         from dlogp_ray.demo.smollm2.walkthrough import run_demo as run_smollm2
 

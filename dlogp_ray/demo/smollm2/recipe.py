@@ -21,6 +21,7 @@ from dlogp_ray.demo.pair import ACCURACIES_FILE, BASE_NAME
 from dlogp_ray.demo.smollm2.base import WHEEL, fetch_base
 from dlogp_ray.demo.smollm2.pair import ADAPTER, RL_NAME, sample
 from dlogp_ray.demo.smollm2.task import TEMPERATURE
+from dlogp_ray.errors import DlogpError, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
         What `accuracies.json` holds.
 
     Raises:
-        Refused: The base can't be fetched.
-        FileExistsError: `out` was begun with another recipe.
+        Refused: The base can't be fetched, or `out` was begun with another recipe.
     """
     import torch
     import transformers
@@ -64,9 +64,10 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
     begun = out / "recipe.json"
-    if begun.exists() and json.loads(begun.read_text()) != asdict(recipe):
-        raise FileExistsError(
-            f"expected a new folder, or one that this recipe began; {begun} is of another"
+    if begun.exists() and (was := json.loads(begun.read_text())) != asdict(recipe):
+        other = [f"{k} {was.get(k)}" for k, v in asdict(recipe).items() if was.get(k) != v]
+        raise Refused(
+            f"{out} was begun with {', '.join(other)}; give the same settings, or another --out"
         )
     begun.write_text(json.dumps(asdict(recipe)))
     base = fetch_base(out / BASE_NAME)
@@ -140,7 +141,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(parser.parse_args(argv))
     out = arguments.pop("out")
     log_to_stderr()
-    sys.stdout.write(json.dumps(build(out, Recipe(**arguments))) + "\n")
+    try:
+        record = build(out, Recipe(**arguments))
+    except DlogpError as error:
+        sys.stderr.write(f"{error}\n")
+        return int(error.exit_code)
+    sys.stdout.write(json.dumps(record) + "\n")
     return 0
 
 

@@ -90,7 +90,8 @@ def run_demo(output: Path, problems: int) -> int:
         return scored.exit_code
 
     console.print(
-        "\nBoth policies together: the base writes, RL replaces tokens where a rule fires"
+        "\nBoth policies together: the base writes, RL replaces tokens where a rule fires\n"
+        "(answers of their own to the same problems: accuracies differ by chance from those above)"
     )
     answered = intervene(
         InterveneConfig.from_mapping(
