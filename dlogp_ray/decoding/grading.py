@@ -24,7 +24,7 @@ def math_verify(problem: Mapping[str, Any], response: str) -> bool:
     r"""Whether the last \boxed{…} or plain answer equals the right one as mathematics.
 
     Raises:
-        ImportError: The package math-verify is not installed (``pip install dlogp_ray[math]``).
+        ImportError: The package math-verify is not installed (``pip install math-verify``).
     """
     from math_verify import parse, verify
 

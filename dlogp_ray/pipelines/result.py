@@ -218,7 +218,7 @@ def _print_curve(result: InterveneResult, console: Console) -> None:
                 line = f"{rule} has RL's accuracy, firing at {fired:.2%} of the tokens, changing "
                 line += f"{changed:.2%}; the difference is {_difference(reached)}"
             console.print(line, highlight=False, soft_wrap=True)
-        console.print(f"tables and pictures: {result.run}/curve.*, extrapolation.*", soft_wrap=True)
+        console.print(f"tables and pictures: {result.run}/*.parquet, *.svg, *.png", soft_wrap=True)
     for label, reason in result.left_out.items():
         console.print(f"left out: {label}: {reason}", highlight=False, soft_wrap=True)
 

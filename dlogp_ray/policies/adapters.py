@@ -63,7 +63,7 @@ def resolve_adapter(
     """
     label = f"policy {name} ({source})"
     if find_spec("peft") is None:
-        raise Refused(f"{label}: an adapter needs peft; pip install 'dlogp_ray[lora]'")
+        raise Refused(f"{label}: an adapter needs peft; pip install peft")
     checkpoint = Checkpoint(name, source, local_folder(name, source, revision), base)
     if not (checkpoint.folder / ADAPTER_CONFIG).is_file():
         raise Refused(
