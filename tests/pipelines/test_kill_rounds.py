@@ -116,6 +116,9 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
         cluster.wait(timeout=60)
 
 
+# A driver lives up to 1.5 times what one takes to its first object: 20 of them, on a slow machine,
+# for a quarter of an hour.
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_runs_whose_drivers_are_killed_at_random_moments(
     drivers: Drivers, seed: int, capsys: pytest.CaptureFixture[str]
