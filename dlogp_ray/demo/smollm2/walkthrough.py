@@ -91,7 +91,8 @@ def run_demo(output: Path, problems: int) -> int:
 
     console.print(
         "\nBoth policies together: the base writes, RL replaces tokens where a rule fires\n"
-        "(answers of their own to the same problems: accuracies differ by chance from those above)"
+        "(answers of their own to the same problems: accuracies differ by chance from those above)",
+        soft_wrap=True,
     )
     answered = intervene(
         InterveneConfig.from_mapping(
