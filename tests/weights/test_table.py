@@ -13,9 +13,11 @@ from score_tables import made_up_run, score_rows
 from torch.utils.data import DataLoader
 from weights_tables import LookedUp, made_up_weights, weights_row
 
-from dlogp_ray.errors import Damaged, Refused
+from dlogp_ray.errors import Damaged, Refused, StoreFailed
+from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.source import source_hash
 from dlogp_ray.weights import cache as on_disk
+from dlogp_ray.weights import table
 from dlogp_ray.weights.table import PerToken, UnknownSample, WrongTokens, load_logps, load_weights
 
 ROWS = [
@@ -256,7 +258,9 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path: Path) -> None:
         load_weights(run.uri, cache=tmp_path / "cache")
 
 
-def test_weights_of_scores_that_have_changed_are_stale(tmp_path: Path) -> None:
+def test_weights_of_scores_that_have_changed_are_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores = made_up_run(str(tmp_path / "r"), [score_rows(3)])
     uri = str(tmp_path / "r/weights/w")
     made_up_weights(uri, [ROWS])
@@ -267,6 +271,15 @@ def test_weights_of_scores_that_have_changed_are_stale(tmp_path: Path) -> None:
     assert len(load_weights(uri, cache=tmp_path / "cache")) == len(ROWS)
     elsewhere = str(shutil.move(uri, tmp_path / "elsewhere"))
     assert len(load_weights(elsewhere, cache=tmp_path / "cache")) == 3  # nothing to compare with
+
+    def out_of_reach(uri: str) -> Run:
+        if uri != elsewhere:
+            raise StoreFailed("no access")
+        return open_run(uri)
+
+    with monkeypatch.context() as patch:  # as where the run is in a store of other credentials
+        patch.setattr(table, "open_run", out_of_reach)
+        assert len(load_weights(elsewhere, cache=tmp_path / "cache")) == 3
     record = Path(elsewhere, "run.json")
     record.write_text(json.dumps(json.loads(record.read_text()) | {"run": scores.uri}))
     assert len(load_weights(elsewhere, cache=tmp_path / "cache")) == 3
