@@ -14,7 +14,7 @@ from dlogp_ray.pipelines.intervening import plan_intervene
 from dlogp_ray.pipelines.planning import plan_score
 from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
 from dlogp_ray.pipelines.score import score
-from dlogp_ray.tables.run import Run, check_fingerprint
+from dlogp_ray.tables.run import Run, check_fingerprint, check_schema
 from dlogp_ray.tables.sealing import quarantine, unseal
 from dlogp_ray.tables.verification import Problem
 
@@ -36,8 +36,8 @@ def repair(
 
     Raises:
         Refused: It is a weights table, corpus, problems or policies are not there any more, the
-            list of units is lost and can't be made again, or ``run.json`` asks for code to be run
-            and is not trusted; nothing was touched.
+            list of units is lost and can't be made again, its rows are of another schema, or
+            ``run.json`` asks for code to be run and is not trusted; nothing was touched.
         FingerprintMismatch: They have changed; nothing was touched.
     """
     if run.table == "weights":
@@ -57,6 +57,7 @@ def repair(
         )
     plan = plan_intervene(config) if isinstance(config, InterveneConfig) else plan_score(config)
     check_fingerprint(run, plan.fingerprint)
+    check_schema(run, plan.fingerprint)
     units = encode_units(plan.units)
     listed = run.path("units.parquet")
     lost = any(problem.unit is None and "units.parquet" in problem.what for problem in problems)

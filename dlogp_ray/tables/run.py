@@ -40,6 +40,8 @@ TABLES = {"score": "scores", "intervene": "generations", "reweight": "weights"}
 """Job -> the table that it makes."""
 ANALYSIS = "sparsity.json"
 """What says that a sparsity analysis is whole, in its folder ``sparsity/<name>``."""
+SCHEMA = "schema_version"
+"""Of a fingerprint: the version of the schema that the job's rows have."""
 _READERS = 16
 _NEEDED = frozenset({"fingerprint", "units"})
 """What every ``run.json`` says."""
@@ -359,13 +361,33 @@ def check_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
 
     Raises:
         FingerprintMismatch: They differ; the differences are named.
+        Refused: As ``check_schema``, of a run to which rows may still be added.
     """
-    differences = list(_differences(run.info["fingerprint"], json.loads(json.dumps(fingerprint))))
+    if not run.sealed:
+        check_schema(run, fingerprint)
+    stored, given = run.info["fingerprint"], json.loads(json.dumps(fingerprint))
+    differences = list(_differences(stored | {SCHEMA: None}, given | {SCHEMA: None}))
     if differences:
         raise FingerprintMismatch(
             f"run {run.uri} exists and was made from something else:\n"
             + "\n".join(f"  {line}" for line in differences[:10])
             + f"\nUse another {run.called}, or give what the run was made from"
+        )
+
+
+def check_schema(run: Run, fingerprint: Mapping[str, Any]) -> None:
+    """Check that what a job would add to a run is of the schema that its rows have.
+
+    Raises:
+        Refused: They are of another.
+    """
+    stored, given = run.info["fingerprint"].get(SCHEMA), fingerprint.get(SCHEMA)
+    if stored != given:
+        begun_by = run.info.get("versions", {}).get("dlogp_ray", "the version that began it")
+        raise Refused(
+            f"run {run.uri} was begun by dlogp_ray {begun_by}, which writes schema {stored} of the "
+            f"{run.table} table; this version writes schema {given}, and a run has one. Use "
+            f"another {run.called}, or dlogp_ray {begun_by}"
         )
 
 
