@@ -1,11 +1,16 @@
 """What adds up, of all objects of a run: each is looked at once, and the sums meet in a tree.
 
-    objects -> sum of some objects (CPU tasks) -> sums of FAN_IN sums (CPU tasks) -> one
+    objects -> sums of FAN_IN neighbours -> sums of FAN_IN of these -> ... -> one
 
-No row passes through the driver: a task gives a sum, however many objects it has looked at.
+The tree follows from the number of objects alone, and neighbours are added from the first on: a sum
+of roundings is the same to the last bit, however many CPUs there are and whatever ends first. How
+many levels one task goes through follows from the CPUs. No row passes through the driver: a task
+gives a sum, however many objects it has looked at.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import Any, TypeVar
 
 import ray
@@ -45,45 +50,66 @@ def added_up(
         Damaged: An object can't be read.
     """
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    tasks = max(1, min(len(objects), cpus * TASKS_PER_CPU))
-    shares = [objects[index::tasks] for index in range(tasks)]
+    share = 1  # objects of a task: the most that leave tasks enough
+    while len(objects) > share * FAN_IN * TASKS_PER_CPU * cpus:
+        share *= FAN_IN
+    shares = deque(enumerate(objects[at : at + share] for at in range(0, len(objects), share)))
+    widths = [len(shares)]  # sums of each level of the tree, the tasks' own first
+    while widths[-1] > 1:
+        widths.append(-(-widths[-1] // FAN_IN))
     look_at: Any = ray.remote(_look_at).options(num_returns=2, max_retries=_RETRIES)
     add_up: Any = ray.remote(_add_up).options(num_returns=2, max_retries=_RETRIES)
-    # Of each task, how many objects it has looked at, and its sum.
-    sums: dict[Any, Any] = {}
-    ready: list[Any] = []
+    # Of each task, how many objects it has looked at -> its place in the tree, and its sum.
+    running: dict[Any, tuple[int, int, Any]] = {}
+    sums: dict[tuple[int, int], Any] = {}
     with counted(what, len(objects), "objects", enabled=progress) as advance:
-        while shares or sums:
+        while shares or running:
             # Few at once: what fails is not cancelled, for a task of Ray 2.60 that ends just then
             # ends this process.
-            while shares and len(sums) < _AT_ONCE_PER_CPU * cpus:
-                count, one = look_at.remote(shares.pop(), look, add)
-                sums[count] = one
-            done, _ = ray.wait(list(sums), num_returns=1)
+            while shares and len(running) < _AT_ONCE_PER_CPU * cpus:
+                at, some = shares.popleft()
+                count, one = look_at.remote(some, look, add)
+                running[count] = (0, at, one)
+            done, _ = ray.wait(list(running), num_returns=1)
             for _ in range(_get(done[0])):
                 advance()
-            ready.append(sums.pop(done[0]))
-            if len(ready) == FAN_IN:
-                count, one = add_up.remote(add, *ready)
-                sums[count], ready = one, []
-    return add([_get(one) for one in ready])
+            level, at, one = running.pop(done[0])
+            sums[level, at] = one
+            first = at - at % FAN_IN
+            siblings = [(level, i) for i in range(first, min(first + FAN_IN, widths[level]))]
+            if widths[level] > 1 and all(sibling in sums for sibling in siblings):
+                count, one = add_up.remote(add, *(sums.pop(sibling) for sibling in siblings))
+                running[count] = (level + 1, at // FAN_IN, one)
+    return _get(next(iter(sums.values()))) if sums else add([])
+
+
+def _in_order(add: Callable[[Sequence[T]], T], parts: Iterable[T]) -> T:
+    return reduce(lambda whole, part: add([whole, part]), parts)
+
+
+def _sum_of(objects: Sequence[str], look: Callable[[str], T], add: Callable[[Sequence[T]], T]) -> T:
+    """The sum of the tree over some objects, of which few are in memory at once."""
+    if len(objects) == 1:
+        return look(objects[0])
+    share = 1
+    while share * FAN_IN < len(objects):
+        share *= FAN_IN
+    parts = (objects[at : at + share] for at in range(0, len(objects), share))
+    return _in_order(add, (_sum_of(some, look, add) for some in parts))
 
 
 def _look_at(
     objects: Sequence[str], look: Callable[[str], T], add: Callable[[Sequence[T]], T]
 ) -> tuple[int | DlogpError, T | None]:
     try:
-        whole = add([])
-        for uri in objects:
-            whole = add([whole, look(uri)])
+        return len(objects), _sum_of(objects, look, add)
     except DlogpError as error:  # an error that no one asks for is logged with a traceback
         return error, None
-    return len(objects), whole
 
 
 def _add_up(add: Callable[[Sequence[T]], T], *sums: T) -> tuple[int | DlogpError, T | None]:
     try:
-        return 0, add(sums)
+        return 0, _in_order(add, sums)
     except DlogpError as error:
         return error, None
 

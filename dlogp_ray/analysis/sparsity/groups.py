@@ -19,7 +19,7 @@ from dlogp_ray.errors import Refused
 SPLIT = ("policy", "generator")
 """What every figure is split by."""
 MOST_GROUPS = 100
-"""What is kept of each takes 2 to 7 MB, wherever sums meet."""
+"""What is kept of each takes 2 to 10 MB, wherever sums meet."""
 SHOWN = ("rank_base", "correct", "reward", "prompt")
 """What the report shows beside that, where it is there."""
 
@@ -146,7 +146,7 @@ def _split(rows: pa.Table, by: Sequence[str]) -> Iterator[tuple[Group, pa.Table]
     for name in by:  # as text: NaN is a group of its own too
         index = rows.column_names.index(name)
         rows = rows.set_column(index, name, rows[name].cast(pa.string()))
-    keys = rows.group_by([*SPLIT, "step", *by]).aggregate([]).to_pylist()
+    keys = rows.group_by([*SPLIT, "step", *by], use_threads=False).aggregate([]).to_pylist()
     _check_count(len(keys))
     for key in keys:
         some = rows

@@ -1,0 +1,41 @@
+"""Sums of objects through Ray: the same to the last bit, however tasks are cut and end."""
+
+import time
+import zlib
+from collections.abc import Sequence
+
+import pytest
+
+from dlogp_ray.pipelines import adding
+from dlogp_ray.pipelines.adding import FAN_IN, added_up
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+def look(uri: str) -> str:
+    time.sleep(zlib.crc32(uri.encode()) % 50 / 1_000)  # so that they end in another order
+    return uri
+
+
+def add(parts: Sequence[str]) -> str:
+    """Says what was added to what: no order of adding is as good as another."""
+    return f"({'+'.join(parts)})"
+
+
+@pytest.mark.parametrize("objects", [1, 7, 8, 9, 70, FAN_IN**2 + 1])
+def test_objects_are_added_in_an_order_that_follows_from_their_number(
+    objects: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, found = [f"o{index}" for index in range(objects)], set()
+    for tasks_per_cpu in (1, 2, 16, 1_000):
+        monkeypatch.setattr(adding, "TASKS_PER_CPU", tasks_per_cpu)
+        found.add(added_up(names, look, add, progress=False))
+    (one,) = found
+    assert one.replace("(", "").replace(")", "").split("+") == names
+
+
+def test_neighbours_are_added_from_the_first_on() -> None:
+    assert added_up([], look, add, progress=False) == "()"
+    names = [f"o{index}" for index in range(FAN_IN + 2)]
+    eight = "(((((((o0+o1)+o2)+o3)+o4)+o5)+o6)+o7)"
+    assert added_up(names, look, add, progress=False) == f"({eight}+(o8+o9))"
