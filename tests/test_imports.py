@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dlogp_ray"
-HEAVY = {"torch", "ray", "transformers", "duckdb", "datasketches", "vl_convert"}
+HEAVY = {"torch", "ray", "transformers", "duckdb", "vl_convert"}
 
 # A room may import itself and whatever stands on a lower level; rooms on one level don't import
 # each other. demo stands above pipelines, for its walkthrough runs a job.

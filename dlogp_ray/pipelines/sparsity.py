@@ -4,7 +4,7 @@ dlogp sparsity runs/my-run --by correct
 ray job submit --working-dir . -- python jobs/sparsity.py runs/my-run
 dlogp_ray.sparsity(SparsityConfig(run="runs/my-run", by="correct"))
 
-It is made anew each time: what comes out follows from the run and the columns named.
+It is made anew each time: what comes out follows from the run and the columns named, to the byte.
 """
 
 import json

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Float, Int
 
+from dlogp_ray.tables.float_order import numbers, places
 from dlogp_ray.weights.schemes import upper_quantile_rank
 
 _BITS = 16
-_SIGN = np.uint32(1 << 31)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Counts:
     @classmethod
     def of(cls, values: Float[np.ndarray, " n"], upper: int | None = None) -> "Counts":
         """Count values; with ``upper``, the lower bits of those that have these upper ones."""
-        keys = _ordered(values)
+        keys = places(values)
         high = keys >> _BITS
         bits = high if upper is None else keys[high == upper] & np.uint32((1 << _BITS) - 1)
         return cls(np.bincount(bits, minlength=1 << _BITS))
@@ -57,15 +57,7 @@ def quantile_upper(counts: Counts, rho: float) -> tuple[int, int]:
 def quantile(upper: int, lower: Counts, rank: int) -> float:
     """The quantile itself, once the lower bits of its like are counted."""
     bits, _ = lower.place(rank)
-    key = np.uint32(upper << _BITS | bits)
-    value = key ^ _SIGN if key & _SIGN else ~key
-    return float(np.asarray(value, np.uint32).view(np.float32))
-
-
-def _ordered(values: Float[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
-    """Integers in the order of the values."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+    return float(numbers(np.array([upper << _BITS | bits], np.uint32))[0])
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,8 @@ class GroupSums:
     def merge(cls, parts: Iterable["GroupSums"]) -> "GroupSums":
         """The sum, ordered by group; of none, no group."""
         whole = pa.concat_tables([cls.schema().empty_table(), *(one.table for one in parts)])
-        added = whole.group_by("group").aggregate(
+        # By one thread: sums of roundings depend on their order.
+        added = whole.group_by("group", use_threads=False).aggregate(
             [
                 ("count", "sum"),
                 ("sum", "sum"),

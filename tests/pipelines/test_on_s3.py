@@ -91,8 +91,7 @@ def test_statistics_on_s3_are_those_on_disk(
         query = "SELECT * FROM sparsity ORDER BY policy, generator, statistic, figure, x"
         figures.append(run.sql(query).df())
     assert len(figures[0]) > 1_000
-    # Sums, in another order.
-    pandas.testing.assert_frame_equal(*figures, rtol=1e-9, atol=1e-15)
+    pandas.testing.assert_frame_equal(*figures, check_exact=True)
 
 
 def test_a_flaky_store_changes_no_row(

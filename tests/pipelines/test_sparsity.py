@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dlogp_ray.analysis.sparsity.groups import Group, Grouped, grouped
 from dlogp_ray.cli import app
 from dlogp_ray.config import SparsityConfig
 from dlogp_ray.errors import Damaged, Refused
+from dlogp_ray.pipelines import adding
 from dlogp_ray.pipelines.sparsity import sparsity
 from dlogp_ray.tables.run import Run
 
@@ -62,11 +64,27 @@ def test_the_sum_over_tasks_is_that_of_the_whole_table(run: Run, found: Any) -> 
         for key, figure in statistics.figures().items():
             row = rows[group.generator, dict(group.by)["correct"], *key]
             assert (row["n_tokens"], row["n_samples"]) == (figure.n_tokens, figure.n_samples)
-            if figure.value is None or "quantile" in key[1]:
+            if figure.value is None:
                 continue
+            if "quantile" in key[1]:
+                assert (row["value"], row["ci_low"]) == (figure.value, figure.ci_low)
             assert row["value"] == pytest.approx(figure.value, rel=1e-9, abs=1e-15)
             if figure.se is not None and figure.se > 1e-6:
                 assert row["se"] == pytest.approx(figure.se, rel=1e-6)
+
+
+@pytest.mark.parametrize("tasks_per_cpu", [1, 4, 100])
+def test_it_follows_from_the_rows_to_the_byte(
+    run: Run, found: Any, tasks_per_cpu: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the objects are dealt to tasks, and whichever ends first."""
+    monkeypatch.setattr(adding, "TASKS_PER_CPU", tasks_per_cpu)
+    again = sparsity(SparsityConfig(run=run.uri, by=("correct",), name="again"), progress=False)
+    for name in (*found.tables, "report"):
+        ending = "html" if name == "report" else "parquet"
+        first, second = (Path(one.folder, f"{name}.{ending}") for one in (found, again))
+        assert first.read_bytes() == second.read_bytes(), name
+    shutil.rmtree(again.folder)
 
 
 def test_all_tables_are_there(found: Any) -> None:

@@ -92,8 +92,8 @@ class Statistics:
         ratios: Shares and means.
         histograms: Statistic -> [b] counts in the bins of ``HISTOGRAMS``.
         joint: Statistic of ``JOINT`` -> [e, b] counts by ``ENTROPY_EDGES`` and ``JOINT_EDGES``.
-        quantiles: Statistic -> its sketches.
-        place_quantiles: Statistic -> its sketches in each of ``PLACES`` bins of the response.
+        quantiles: Statistic -> its tokens by leading bits.
+        place_quantiles: Statistic -> the same, in each of ``PLACES`` bins of the response.
         magnitude: |Δlog p|, with its sums.
         surprisal: Policy's column -> −log p, with the sums of 1 − p and of Δlog p.
         shifted: By vocabulary id.

@@ -116,10 +116,8 @@ def test_figures_are_numpy_s(lines: list[str], flat: dict[str, np.ndarray]) -> N
     }
     for label, value in in_percent.items():
         assert found[label][0] == pytest.approx(100 * value, abs=1e-3), label  # three are
-    # Within the sketch's rank error, 0.14 %, taken twice.
-    ranks = np.sort(flat["kl_base_rl"])
-    low, high = ranks[int(0.9472 * len(ranks))], ranks[int(0.9528 * len(ranks))]
-    assert low <= found["95.0%   KLD"][0] <= high
+    exact = np.quantile(flat["kl_base_rl"], 0.95, method="inverted_cdf")
+    assert found["95.0%   KLD"][0] == pytest.approx(exact, rel=2**-8, abs=1e-6)
     for label, (_, error) in found.items():
         extreme = any(word in label for word in ("Maximum", "Minimum", "Cor("))
         assert (error is None) == extreme, label
