@@ -12,7 +12,8 @@ import yaml
 from dlogp_ray.cli import app
 from dlogp_ray.config import SCHEMES, InterveneConfig, RunConfig, ScoreConfig
 from dlogp_ray.decoding.distribution import Distribution
-from dlogp_ray.decoding.rules import Seen
+from dlogp_ray.decoding.processor import ExtrapolationLogitsProcessor
+from dlogp_ray.decoding.rules import Intervention, Seen
 from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.intervening import plan_intervene, wanted_interventions
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
@@ -66,6 +67,26 @@ def test_a_rule_of_one_s_own_fires() -> None:
     rl = Distribution(torch.tensor([[0.5, 0.49, 0.01]]).log())
     seen = Seen(rl, rl, "base", torch.tensor([[0, 2]]), torch.zeros(1, 1))
     assert found["intervention"].fired(seen).tolist() == [[False, True]]
+
+
+def test_a_processor_gives_padded_prompts_what_they_have_alone() -> None:
+    found: dict[str, Any] = {}
+    exec(python_with("ExtrapolationLogitsProcessor"), found)
+    inputs, tok = found["inputs"], found["tok"]
+    assert not inputs["attention_mask"].all()
+    ids, base, rl = inputs["input_ids"], found["base_model"], found["rl_model"]
+    with torch.inference_mode():
+        scores = base(**inputs).logits[:, -1]
+    together = found["processor"](ids, scores).exp()
+    for row, prompt in enumerate(["7+5=", "123+456="]):
+        alone = ExtrapolationLogitsProcessor(rl, Intervention("delta_logp", -0.4, gamma=0.1))
+        one = tok([prompt], return_tensors="pt")["input_ids"]
+        expected = alone(one, scores[row : row + 1]).exp()
+        # Float32, of attention over other lengths.
+        torch.testing.assert_close(together[row : row + 1], expected, atol=2e-6, rtol=0)
+    unmasked = ExtrapolationLogitsProcessor(rl, Intervention("delta_logp", -0.4, gamma=0.1))
+    with pytest.raises(ValueError, match="attention_mask="):
+        unmasked(ids, scores)
 
 
 def test_every_column_of_the_generations_is_explained() -> None:

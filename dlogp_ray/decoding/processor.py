@@ -1,6 +1,9 @@
 """Interventions inside of ``generate``, for users who stay in transformers.
 
-    processor = ExtrapolationLogitsProcessor(rl_model, Intervention("delta_logp", -0.4, gamma=0.1))
+    inputs = tok(prompts, padding=True, padding_side="left", return_tensors="pt")
+    processor = ExtrapolationLogitsProcessor(
+        rl_model, Intervention("delta_logp", -0.4, gamma=0.1), attention_mask=inputs.attention_mask
+    )
     base_model.generate(**inputs, do_sample=True, top_k=0, logits_processor=[processor])
 
 The same distribution as ``PairedDecoder`` (``mixture``), at the cost of two models a token. The
@@ -15,6 +18,7 @@ from transformers import DynamicCache, LogitsProcessor
 
 from dlogp_ray.decoding.distribution import Distribution, Sampling
 from dlogp_ray.decoding.mixture import next_token_distribution
+from dlogp_ray.decoding.padding import Padding
 from dlogp_ray.decoding.rules import Intervention
 
 
@@ -26,7 +30,9 @@ class ExtrapolationLogitsProcessor(LogitsProcessor):
             intervention's primary policy is the base, and the reverse.
         intervention: Any, replacement and extrapolation alike.
         sampling: Temperature and filters of both draws.
-        attention_mask: [b, prompt length] of the prompts where they are padded, on the left.
+        attention_mask: [b, p] of prompts that are padded, on the left. ``generate`` hands a
+            processor ids alone: where prompts may be padded there has to be one, and the processor
+            serves them alone.
     """
 
     def __init__(
@@ -40,16 +46,17 @@ class ExtrapolationLogitsProcessor(LogitsProcessor):
         self._other = other.eval()
         self._intervention = intervention
         self._sampling = sampling or Sampling()
-        self._prompt_mask = attention_mask
-        self._cache = DynamicCache()
-        self._seen: Tensor | None = None
+        self._padding = Padding(other, attention_mask)
+        self._cache: Any = DynamicCache()
+        self._seen = self._mask = torch.empty(0, 0, dtype=torch.long)
 
     @torch.inference_mode()
     def __call__(self, input_ids: Any, scores: Any) -> Tensor:
         """[b, length] ids and [b, v] logits of the generating model -> [b, v] log-probabilities.
 
         Raises:
-            ValueError: The models' vocabularies differ, or an extrapolation is not finite.
+            ValueError: The models' vocabularies differ, an extrapolation is not finite, prompts may
+                be padded and there is no mask, or it is not theirs.
         """
         logits = self._other_logits(input_ids.to(self._other.device)).to(scores.device)
         if logits.shape != scores.shape:
@@ -64,18 +71,11 @@ class ExtrapolationLogitsProcessor(LogitsProcessor):
 
     def _other_logits(self, ids: Tensor) -> Tensor:
         """The other model's logits after its own keys and values of what it has seen."""
-        length = 0 if self._seen is None else self._seen.shape[1]
-        goes_on = (
-            self._seen is not None
-            and ids.shape == (len(self._seen), length + 1)
-            and torch.equal(ids[:, :length], self._seen)
-        )
-        if not goes_on:
-            self._cache, length = DynamicCache(), 0
-        mask = torch.ones_like(ids)
-        if self._prompt_mask is not None:
-            prompts = self._prompt_mask.to(ids.device)
-            mask[:, : prompts.shape[1]] = prompts
+        if self._goes_on(ids):
+            length = ids.shape[1] - 1
+            mask = torch.cat([self._mask, torch.ones_like(ids[:, :1])], 1)
+        else:
+            self._cache, length, mask = DynamicCache(), 0, self._padding.mask(ids)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, length:]
         out = self._other(
             input_ids=ids[:, length:],
@@ -84,6 +84,26 @@ class ExtrapolationLogitsProcessor(LogitsProcessor):
             past_key_values=self._cache,
             use_cache=True,
         )
-        self._seen = ids
+        self._seen, self._mask = ids, mask
         logits: Tensor = out.logits[:, -1].float()
         return logits
+
+    def _goes_on(self, ids: Tensor) -> bool:
+        """Whether each row is one that was seen, and a token more.
+
+        Beam search moves rows: what is kept of them moves too.
+        """
+        before, rows = ids[:, :-1], len(ids)
+        if before.shape != self._seen.shape:
+            return False
+        if torch.equal(before, self._seen):
+            return True
+        which = torch.unique(torch.cat([self._seen, before]), dim=0, return_inverse=True)[1]
+        place = torch.full_like(which, -1)
+        place[which[:rows]] = torch.arange(rows, device=ids.device)
+        origin = place[which[rows:]]
+        if (origin < 0).any():
+            return False
+        self._cache.reorder_cache(origin)
+        self._mask = self._mask[origin]
+        return True

@@ -1,5 +1,6 @@
 """The LogitsProcessor inside of ``generate``: the same distribution as the paired loop."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import make_policy_folder
 from scipy import stats
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
 from dlogp_ray.decoding.batch import Prompt
 from dlogp_ray.decoding.distribution import Distribution, Sampling
@@ -85,6 +86,97 @@ def test_left_padded_prompts_are_as_each_alone(models: tuple[Any, Any]) -> None:
         )
         longer = torch.tensor([[*prompt, [1, 3][row]]])
         torch.testing.assert_close(grown[row : row + 1], alone(longer, scores[:1]))
+
+
+class Recorded(LogitsProcessor):
+    """What a processor was handed and gave."""
+
+    def __init__(self, processor: ExtrapolationLogitsProcessor) -> None:
+        self.processor = processor
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> torch.Tensor:
+        found = self.processor(input_ids, scores)
+        self.calls.append((input_ids, scores, found))
+        return found
+
+
+PADDED = torch.tensor([[0, 0, 0, 3], [3, 1, 2, 3], [0, 1, 3, 2]])
+MASK = torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"do_sample": True},
+        {"do_sample": True, "num_return_sequences": 4},
+        {"do_sample": False, "num_beams": 4, "num_return_sequences": 2},
+        {"do_sample": True, "num_beams": 3},
+    ],
+    ids=["alone", "samples", "beams", "sampled beams"],
+)
+def test_every_row_that_generate_asks_for_is_as_its_prompt_alone(
+    models: tuple[Any, Any], how: dict[str, Any]
+) -> None:
+    """Against a plain forward without pads, masks or a cache."""
+    base, rl = models
+    processor = Recorded(ExtrapolationLogitsProcessor(rl, SELECTIVE, attention_mask=MASK))
+    for _ in range(2):  # of one batch as often as one likes
+        generate(base, processor, PADDED, 6, attention_mask=MASK, top_k=0, **how)
+    rows = {len(ids) for ids, _, _ in processor.calls}
+    assert rows == {3 * how.get("num_beams", how.get("num_return_sequences", 1))}
+    assert len(processor.calls) == 12
+    if "num_beams" in how:  # which move rows
+        calls = pairwise(ids for ids, _, _ in processor.calls[:6])
+        assert any(not torch.equal(after[:, :-1], before) for before, after in calls)
+    for ids, scores, found in processor.calls:
+        starts = (MASK == 0).sum(1).repeat_interleave(len(ids) // 3)
+        for row, start in enumerate(starts.tolist()):
+            with torch.inference_mode():
+                logits = rl(ids[row : row + 1, start:]).logits[:, -1].float()
+            expected = next_token_distribution(
+                SELECTIVE,
+                Distribution(scores[row : row + 1].float()),
+                Distribution(logits),
+                Sampling(),
+            )
+            torch.testing.assert_close(
+                found[row : row + 1].exp().double(), expected, atol=1e-6, rtol=0
+            )
+
+
+def test_padded_prompts_without_a_mask_are_refused(models: tuple[Any, Any]) -> None:
+    base, rl = models
+    processor = ExtrapolationLogitsProcessor(rl, SELECTIVE)
+    generate(base, processor, PADDED[1:2], 3)
+    with pytest.raises(ValueError, match=r"some rows begin with the id 0.*attention_mask= too"):
+        generate(base, processor, PADDED, 3, attention_mask=MASK)
+    rl.config.pad_token_id = 0
+    try:
+        processor = ExtrapolationLogitsProcessor(rl, SELECTIVE)
+        with pytest.raises(ValueError, match=r"the pad id 0 is among them.*attention_mask= too"):
+            generate(base, processor, PADDED[:1], 3, attention_mask=MASK[:1])
+        # What has ended is filled with pads, and they are no prompts.
+        base.generation_config.eos_token_id = 1
+        ids = torch.tensor([[3, 2], [3, 3]]).repeat(20, 1)
+        config = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=9, pad_token_id=0)
+        out = base.generate(ids, generation_config=config, logits_processor=[processor])
+        ended = (out == 1).any(1)
+        assert 0 < ended.sum() < len(out)
+        assert (out[ended][:, -1] == 0).any()
+    finally:
+        rl.config.pad_token_id = None
+
+
+def test_a_mask_of_other_prompts_is_refused(models: tuple[Any, Any]) -> None:
+    base, rl = models
+    processor = ExtrapolationLogitsProcessor(rl, SELECTIVE, attention_mask=MASK)
+    with pytest.raises(ValueError, match="a row for each prompt, as long as they"):
+        generate(base, processor, PADDED[:, 1:], 3, attention_mask=MASK[:, 1:])
+    generate(base, processor, PADDED, 3, attention_mask=MASK)
+    others = torch.where(MASK == 1, (PADDED + 1) % 3 + 1, PADDED)
+    with pytest.raises(ValueError, match="serves one batch"):
+        generate(base, processor, others, 3, attention_mask=MASK)
 
 
 def test_one_processor_serves_one_generation_after_another(models: tuple[Any, Any]) -> None:
