@@ -40,6 +40,18 @@ def make_tokenizer(characters: str = CHARACTERS) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
+def make_framing_tokenizer() -> Any:
+    """The same, which begins each text with <pad> and ends it with <eos>."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = "<pad>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<pad> $A <eos>", special_tokens=[("<pad>", 0), ("<eos>", 1)]
+    )
+    return tokenizer
+
+
 def make_policy_folder(
     folder: Path, seed: int, *, tokenizer: Any = None, dtype: str = "float32", **config: Any
 ) -> Path:

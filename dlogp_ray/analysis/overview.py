@@ -14,6 +14,7 @@ from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.analysis.weights import schemes_line, weights_facts
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.special_tokens import special_token_rows
 from dlogp_ray.tables.weights import WeightsSummary
 
 _EXAMPLES = 3
@@ -45,6 +46,14 @@ class Overview:
     summary: Summary | AnswerSummary | WeightsSummary
     rejected: list[dict[str, Any]]
     failures: dict[str, dict[str, Any]]
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Rows of the corpus, or problems, by what is special about their text."""
+        if isinstance(self.summary, Summary):
+            return self.summary.special_tokens
+        found: dict[str, int] = self.info.get("special_tokens", {})
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """All of it as one document, without the histograms."""
@@ -111,6 +120,8 @@ def print_overview(seen: Overview, console: Console) -> None:
     facts.add_row("rows", f"{seen.summary.rows:,}, {seen.summary.rejected:,} of them {lost}")
     if seen.noise:
         facts.add_row(*seen.noise.as_row())
+    for heading, fact in special_token_rows(seen.special_tokens):
+        facts.add_row(heading, fact)
     print_whole(facts, console)
     if isinstance(seen.summary, AnswerSummary):
         console.print()

@@ -5,6 +5,7 @@ read an object. Tokens whose ``response_mask`` is false are not counted; each fi
 policy and by the generator of the text.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Self
 
@@ -70,24 +71,31 @@ class Summary(BaseModel):
     Attributes:
         rows: All rows, rejected ones included.
         status: Rows by status.
+        special_tokens: Rows of the corpus by what is special about them, as
+            ``tables.special_tokens`` names it; not told by rows of the table.
         groups: Per policy, per generator ("" where the corpus names none).
     """
 
     rows: int = 0
     status: dict[str, int] = {}
+    special_tokens: dict[str, int] = {}
     groups: dict[str, dict[str, TokenSummary]] = {}
 
     def __add__(self, other: Self) -> Self:
         """The summary of both sets of rows."""
-        status = dict(self.status)
-        for key, count in other.status.items():
-            status[key] = status.get(key, 0) + count
+        status = Counter(self.status) + Counter(other.status)
+        special_tokens = Counter(self.special_tokens) + Counter(other.special_tokens)
         groups = {policy: dict(generators) for policy, generators in self.groups.items()}
         for policy, generators in other.groups.items():
             mine = groups.setdefault(policy, {})
             for generator, summary in generators.items():
                 mine[generator] = mine[generator] + summary if generator in mine else summary
-        return type(self)(rows=self.rows + other.rows, status=status, groups=groups)
+        return type(self)(
+            rows=self.rows + other.rows,
+            status=status,
+            special_tokens=special_tokens,
+            groups=groups,
+        )
 
     @property
     def rejected(self) -> int:
@@ -106,7 +114,7 @@ class Summary(BaseModel):
 
 
 def summarise(scores: pa.Table) -> Summary:
-    """The summary of score rows, by ``tables.schemas.scores_schema``."""
+    """The summary of score rows, by ``tables.schemas.scores_schema``, as far as they tell."""
     summary = Summary(
         rows=len(scores),
         status={

@@ -8,6 +8,7 @@ most, and each stands for thousands of answers.
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from dlogp_ray.corpus.files import CorpusFile
 from dlogp_ray.corpus.reading import read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import id_list, identifier, text_prompt
-from dlogp_ray.corpus.text import TextTokenizer
+from dlogp_ray.corpus.text import TextIds, TextTokenizer
 from dlogp_ray.corpus.units import SCHEMA as UNITS_SCHEMA
 from dlogp_ray.corpus.units import Units
 from dlogp_ray.errors import Refused, RowRejected
@@ -38,8 +39,8 @@ def read_problems(
     text_tokenizer: Callable[[], TextTokenizer],
     why_not: Callable[[Sequence[int]], str | None],
     needed: Sequence[str] = (),
-) -> pa.Table:
-    """All problems, in order.
+) -> tuple[pa.Table, dict[str, int]]:
+    """All problems, in order, and how many have special tokens as ``tables.special_tokens`` names.
 
     Args:
         files: JSONL or Parquet.
@@ -52,13 +53,14 @@ def read_problems(
         Refused: There are none, one does not fit, or a ``problem_id`` occurs twice; they are named.
     """
     found: list[dict[str, Any]] = []
+    special: Counter[str] = Counter()
     wrong: list[str] = []
     seen: dict[str, str] = {}
     for place, raw in _raw(files):
         try:
             if isinstance(raw, RowRejected):
                 raise raw
-            problem = _problem(raw, columns, text_tokenizer, needed)
+            problem, prompt = _problem(raw, columns, text_tokenizer, needed)
             name = problem["problem_id"]
             if first := seen.get(name):
                 raise RowRejected("duplicate", f"problem_id {name!r} is at {first} already")
@@ -66,6 +68,7 @@ def read_problems(
             if reason := why_not(problem["prompt_ids"]):
                 raise RowRejected("unfit", f"problem {name}: {reason}")
             found.append(problem)
+            special.update(prompt.special)
         except RowRejected as rejection:
             wrong.append(f"{place}: {rejection.error}")
     if wrong:
@@ -78,7 +81,7 @@ def read_problems(
         )
     if not found:
         raise Refused(f"there are no problems in {', '.join(file.uri for file in files)}")
-    return pa.Table.from_pylist(found, schema=SCHEMA)
+    return pa.Table.from_pylist(found, schema=SCHEMA), dict(special)
 
 
 def encode_problems(problems: pa.Table, unit_problems: int) -> bytes:
@@ -135,7 +138,7 @@ def _problem(
     columns: Mapping[str, str],
     text_tokenizer: Callable[[], TextTokenizer],
     needed: Sequence[str],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], TextIds]:
     def theirs(column: str) -> str:
         return columns.get(column, column)
 
@@ -146,9 +149,9 @@ def _problem(
     if problem_id is None:
         raise RowRejected("missing_column", f"there is no {theirs('problem_id')!r}")
     if value("prompt_ids") is not None:
-        ids = id_list(theirs("prompt_ids"), value("prompt_ids"))
+        prompt = TextIds(id_list(theirs("prompt_ids"), value("prompt_ids")))
     else:
-        ids = text_prompt(value, theirs, text_tokenizer)
+        prompt = text_prompt(value, theirs, text_tokenizer)
     for column in needed:
         if value(column) is None:
             raise RowRejected(
@@ -161,4 +164,4 @@ def _problem(
         row = json.dumps({**raw, **named}, default=str)
     except ValueError as error:
         raise RowRejected("wrong_type", f"problem {problem_id}: {error}") from None
-    return {"problem_id": problem_id, "prompt_ids": ids, "row": row}
+    return {"problem_id": problem_id, "prompt_ids": prompt.ids, "row": row}, prompt

@@ -7,15 +7,17 @@ and what came.
 import contextlib
 import json
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dlogp_ray.corpus.reading import RawRow
-from dlogp_ray.corpus.text import TextTokenizer
+from dlogp_ray.corpus.text import TextIds, TextTokenizer
 from dlogp_ray.errors import RowRejected
 from dlogp_ray.tables.schemas import CARRY_TYPES
 
@@ -34,6 +36,7 @@ _FIELDS = (
     pa.field("prompt_ids", pa.list_(pa.int32())),
     pa.field("response_ids", pa.list_(pa.int32())),
     pa.field("response_mask", pa.list_(pa.bool_())),
+    pa.field("special_tokens", pa.list_(pa.string())),
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
     pa.field("source_file", pa.string(), nullable=False),
@@ -63,7 +66,7 @@ class RowRules:
 
 
 def unit_schema(rules: RowRules) -> pa.Schema:
-    """Schema of a unit's checked rows."""
+    """Schema of a unit's checked rows; ``special_tokens`` as in ``tables.special_tokens``."""
     carried = [pa.field(name, CARRY_TYPES[kind]) for name, kind in rules.carry.items()]
     return pa.schema([*_FIELDS, *carried])
 
@@ -101,10 +104,16 @@ def check_rows(
             seen.add(row["sample_id"])
         except RowRejected as rejection:
             row |= {"status": rejection.status, "error": rejection.error}
-            row |= {"prompt_ids": [], "response_ids": [], "response_mask": []}
+            lists = ("prompt_ids", "response_ids", "response_mask", "special_tokens")
+            row |= {name: [] for name in lists}
         row |= {"source_file": source_file, "source_offset": offset}
         checked.append(row)
     return pa.Table.from_pylist(checked, schema=unit_schema(rules))
+
+
+def count_special_tokens(rows: pa.Table) -> dict[str, int]:
+    """Rows of a unit by what is special about them, as ``tables.special_tokens`` names it."""
+    return dict(Counter(chain.from_iterable(rows["special_tokens"].to_pylist())))
 
 
 def _fill(
@@ -128,7 +137,8 @@ def _fill(
     for name, kind in rules.carry.items():
         row[name] = _carried(name, raw.get(name), kind)
 
-    prompt_ids, response_ids, row["from_text"] = _ids(value, rules, text_tokenizer)
+    prompt, response, row["from_text"] = _ids(value, rules, text_tokenizer)
+    prompt_ids, response_ids = prompt.ids, response.ids
     if not response_ids:
         raise RowRejected("empty_response", "the response has no tokens")
     if not prompt_ids:
@@ -156,12 +166,13 @@ def _fill(
         )
     mask = _mask(rules.theirs("response_mask"), value("response_mask"), len(response_ids))
     row |= {"prompt_ids": prompt_ids, "response_ids": response_ids, "response_mask": mask}
+    row["special_tokens"] = [*prompt.special, *response.special]
 
 
 def _ids(
     value: Callable[[str], Any], rules: RowRules, text_tokenizer: Callable[[], TextTokenizer]
-) -> tuple[list[int], list[int], bool]:
-    """Prompt ids, response ids, and whether they come from text."""
+) -> tuple[TextIds, TextIds, bool]:
+    """Prompt, response, and whether they come from text."""
     if value("prompt_ids") is not None or value("response_ids") is not None:
         pair = []
         for name in ("prompt_ids", "response_ids"):
@@ -170,7 +181,7 @@ def _ids(
                     "missing_column",
                     f"there is no {rules.theirs(name)!r}, although the other list of ids is there",
                 )
-            pair.append(id_list(rules.theirs(name), value(name)))
+            pair.append(TextIds(id_list(rules.theirs(name), value(name))))
         return pair[0], pair[1], False
 
     response = value("response")
@@ -182,16 +193,16 @@ def _ids(
     if not isinstance(response, str):
         raise _wrong_type(rules.theirs("response"), "text", response)
     _check_unicode(rules.theirs("response"), response)
-    prompt_ids = text_prompt(value, rules.theirs, text_tokenizer)
+    prompt = text_prompt(value, rules.theirs, text_tokenizer)
     # An empty text has no tokens of its own: an appended end of sequence does not make it one.
-    return prompt_ids, text_tokenizer().response(response) if response else [], True
+    return prompt, text_tokenizer().response(response) if response else TextIds([]), True
 
 
 def text_prompt(
     value: Callable[[str], Any],
     theirs: Callable[[str], str],
     text_tokenizer: Callable[[], TextTokenizer],
-) -> list[int]:
+) -> TextIds:
     """Ids of a row's ``prompt`` or ``messages``.
 
     Args:

@@ -2,11 +2,34 @@
 
 Prompt and response are tokenised apart, as they were when the response was generated token by
 token; the ids may still not be the ones that were sampled, so such rows are marked ``from_text``.
+
+A special token is put nowhere that it stands already, and none ends a prompt but one that its text
+ends with: the response would be scored after it. Inside a text they are what the text says.
 """
 
-from typing import Any, Literal
+from collections.abc import Collection
+from contextlib import suppress
+from functools import cached_property
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 from dlogp_ray.errors import Refused, RowRejected
+from dlogp_ray.tables.special_tokens import BOS_THERE, END_LEFT_OFF, EOS_THERE
+
+_TRIED = 1_000
+"""Tokens of a vocabulary among which one is sought that its own text gives."""
+
+
+class TextIds(NamedTuple):
+    """What became of a text.
+
+    Attributes:
+        ids: Its token ids.
+        special: Which of ``tables.special_tokens`` were not added or left off.
+    """
+
+    ids: list[int]
+    special: tuple[str, ...] = ()
 
 
 class TextTokenizer:
@@ -14,16 +37,26 @@ class TextTokenizer:
 
     Args:
         tokenizer: A Hugging Face tokenizer.
-        prompt_format: "raw": a ``prompt`` is tokenised as it is, with the special tokens that the
+        prompt_format: "raw": a ``prompt`` is tokenised as it is, behind the special tokens that the
             tokenizer itself puts in front; "chat": it is the content of one user message.
         append_eos: Whether the end-of-sequence token follows each response and is scored.
+        ends: Ids that end a response, beside the tokenizer's own: one that ends with such gets no
+            second end.
+
+    Attributes:
+        ends: All of them.
 
     Raises:
         Refused: The tokenizer lacks what the arguments need.
     """
 
     def __init__(
-        self, tokenizer: Any, *, prompt_format: Literal["raw", "chat"], append_eos: bool
+        self,
+        tokenizer: Any,
+        *,
+        prompt_format: Literal["raw", "chat"],
+        append_eos: bool,
+        ends: Collection[int] = (),
     ) -> None:
         """Check that the tokenizer has what is asked of it."""
         if prompt_format == "chat" and not tokenizer.chat_template:
@@ -32,9 +65,10 @@ class TextTokenizer:
             raise Refused("append_eos: the tokenizer has no end-of-sequence token")
         self._tokenizer = tokenizer
         self._chat = prompt_format == "chat"
-        self._eos = [tokenizer.eos_token_id] if append_eos else []
+        self._append_eos = append_eos
+        self.ends = frozenset({tokenizer.eos_token_id, *ends} - {None})
 
-    def prompt(self, text: str) -> list[int]:
+    def prompt(self, text: str) -> TextIds:
         """Ids of a text prompt.
 
         Raises:
@@ -42,14 +76,18 @@ class TextTokenizer:
         """
         if self._chat:
             return self.messages([{"role": "user", "content": text}])
-        return self._ids(text, special=True)
+        before, after = self._added
+        ids = self._begun_once(text)
+        there = next((n for n in range(len(before), 0, -1) if before[-n:] == ids[:n]), 0)
+        special = [BOS_THERE] * bool(there) + [END_LEFT_OFF] * bool(after)
+        return TextIds(before[: len(before) - there] + ids, tuple(special))
 
-    def messages(self, messages: list[dict[str, Any]]) -> list[int]:
+    def messages(self, messages: list[dict[str, Any]]) -> TextIds:
         """Ids of a conversation, up to where the assistant's answer begins.
 
         Raises:
             RowRejected: There is no chat template, or it refuses the messages, or the tokenizer
-                has no ids for them.
+                has no ids for them, or they begin twice.
         """
         if not self._tokenizer.chat_template:
             raise RowRejected("chat_template", "messages came, and the tokenizer has no template")
@@ -59,17 +97,48 @@ class TextTokenizer:
             )
         except Exception as error:
             raise RowRejected("chat_template", f"the chat template refuses it: {error}") from error
-        return self._ids(text, special=False)
+        return TextIds(self._begun_once(text))
 
-    def response(self, text: str) -> list[int]:
+    def response(self, text: str) -> TextIds:
         """Ids of a text response.
 
         Raises:
             RowRejected: The tokenizer has no ids for it.
         """
-        return self._ids(text, special=False) + self._eos
+        ids = self._ids(text)
+        if not self._append_eos:
+            return TextIds(ids)
+        if ids and ids[-1] in self.ends:
+            return TextIds(ids, (EOS_THERE,))
+        return TextIds([*ids, self._tokenizer.eos_token_id])
 
-    def _ids(self, text: str, *, special: bool) -> list[int]:
+    @cached_property
+    def _added(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before a text, and those behind it."""
+        special = set(self._tokenizer.all_special_ids)
+        ordinary = (token for token in range(len(self._tokenizer)) if token not in special)
+        for token in islice(ordinary, _TRIED):
+            # A vocabulary may have no ids for the text of a token of its own, or other ones.
+            with suppress(RowRejected, ValueError):
+                text = self._tokenizer.decode([token])
+                ids, whole = self._ids(text), self._ids(text, special=True)
+                if ids and not special & set(ids):
+                    start = whole.index(ids[0])
+                    return whole[:start], whole[start + len(ids) :]
+        raise RowRejected("tokenizer", "which special tokens the tokenizer adds can't be found out")
+
+    def _begun_once(self, text: str) -> list[int]:
+        """Ids of what begins a sequence, without special tokens but those in the text."""
+        ids = self._ids(text)
+        begin = self._added[0] or [self._tokenizer.bos_token_id]
+        if ids[: 2 * len(begin)] == 2 * begin:
+            name = "".join(self._tokenizer.convert_ids_to_tokens(begin))
+            raise RowRejected(
+                "two_bos", f"the text begins with {name} twice; leave it there once, or not at all"
+            )
+        return ids
+
+    def _ids(self, text: str, *, special: bool = False) -> list[int]:
         try:
             # Its warning about long texts comes before they are checked here.
             found = self._tokenizer(text, add_special_tokens=special, verbose=False)

@@ -120,6 +120,7 @@ def _prepare(plan: IntervenePlan, job: InterveneJob, progress: bool) -> Ready:
     info = {
         **common_info("intervene", plan.job.config, plan.units, plan.fingerprint),
         **found.as_info(),
+        "special_tokens": plan.special_tokens,
         "engine": {
             "dtype": found.dtype,
             "threads": placement.threads,

@@ -108,12 +108,14 @@ class IntervenePlan:
     Attributes:
         job: What the workers need; thresholds that are to be calibrated are missing.
         problems: [problems] as ``corpus.problems`` has them.
+        special_tokens: How many have which, as ``tables.special_tokens`` names them.
         units: All work units.
         fingerprint: Everything that changes the answers.
     """
 
     job: InterveneJob
     problems: pa.Table
+    special_tokens: dict[str, int]
     units: Units
     fingerprint: dict[str, Any]
 
@@ -145,7 +147,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
     job = InterveneJob(config, config.run_uri, wanted)
     limits = [c.max_tokens for c in checkpoints.values() if c.max_tokens is not None]
     width = min(checkpoint.vocab_size for checkpoint in checkpoints.values())
-    problems = read_problems(
+    problems, special_tokens = read_problems(
         files,
         config.columns,
         job.text_tokenizer,
@@ -164,6 +166,8 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
         "calibration_problems": config.calibration_problems,
         "sampling": asdict(job.sampling),
         "max_tokens": config.max_tokens,
+        # generation_config.json names some, and is not among the policies' files.
+        "end_tokens": sorted(job.text_tokenizer().ends),
         "stop_strings": config.stop_strings,
         "unit_problems": config.unit_problems,
     }
@@ -171,7 +175,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
     answers = job.answers_per_problem * len(wanted)
     uri = f"{config.run_uri}/{PROBLEMS}"
     units = problem_units(uri, len(problems), config.unit_problems, answers)
-    return IntervenePlan(job, problems, units, fingerprint)
+    return IntervenePlan(job, problems, special_tokens, units, fingerprint)
 
 
 def wanted_interventions(config: InterveneConfig) -> Iterator[Wanted]:

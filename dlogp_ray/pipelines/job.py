@@ -71,8 +71,9 @@ class Job:
         }
 
     def text_tokenizer(self) -> TextTokenizer:
-        """What text rows go through; loaded once a process."""
+        """What text rows go through; loaded once a process and run."""
         return _text_tokenizer(
+            self.run_uri,  # its files are the run's own: another run may find others there
             self.config.tokenizer_policy,
             self.config.policies[self.config.tokenizer_policy],
             self.config.policies.get(BASE),
@@ -110,6 +111,7 @@ def resolve_source(
 
 @lru_cache(maxsize=4)
 def _text_tokenizer(
+    run_uri: str,
     name: str,
     source: PolicySource,
     base: PolicySource | None,
@@ -122,7 +124,12 @@ def _text_tokenizer(
         name, source, base, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
-    return TextTokenizer(tokenizer, prompt_format=prompt_format, append_eos=append_eos)
+    return TextTokenizer(
+        tokenizer,
+        prompt_format=prompt_format,
+        append_eos=append_eos,
+        ends=checkpoint.end_tokens(tokenizer),
+    )
 
 
 def checked_checkpoints(config: RunConfig, *, append_eos: bool = False) -> dict[str, Checkpoint]:
@@ -131,6 +138,7 @@ def checked_checkpoints(config: RunConfig, *, append_eos: bool = False) -> dict[
     Raises:
         Refused: One is missing or may not be loaded, or their tokenizers or vocabularies differ.
     """
+    _text_tokenizer.cache_clear()  # files may have changed since they were looked at last
     checkpoints = {
         name: resolve_source(
             name,

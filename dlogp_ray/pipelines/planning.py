@@ -118,8 +118,11 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         "statistics": config.statistics,
         "unit_tokens": config.unit_tokens,
     }
+    job = ScoreJob(config, config.run_uri, rules)
     if config.pairs:
         fingerprint["pairs"] = True
+    if config.append_eos:  # generation_config.json names some, and is not among the policies' files
+        fingerprint["end_tokens"] = sorted(job.text_tokenizer().ends)
     store.check_writable(config.run_uri, conditional=not config.single_writer)
     units = cut_units(files, config.unit_tokens, config.columns)
-    return ScorePlan(ScoreJob(config, config.run_uri, rules), units, fingerprint)
+    return ScorePlan(job, units, fingerprint)

@@ -13,6 +13,7 @@ from dlogp_ray.pipelines.intervening import IntervenePlan
 from dlogp_ray.pipelines.planning import ScorePlan
 from dlogp_ray.pipelines.probe import Probe
 from dlogp_ray.tables.noise import NoiseFloor
+from dlogp_ray.tables.special_tokens import special_token_rows
 
 UNIT_SECONDS = (60, 300)
 """One to five minutes of one actor: little is lost with it, and little is spent on it."""
@@ -97,6 +98,8 @@ def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[st
     table.add_row("run", plan.job.run_uri)
     table.add_row("units", f"{len(units):,}, {preview.units_done:,} of them done")
     table.add_row("problems", f"{len(plan.problems):,}")
+    for heading, fact in special_token_rows(plan.special_tokens):
+        table.add_row(heading, fact)
     table.add_row("answers", f"{units.tokens:,}")
     table.add_row("actors", _where(preview.placement))
     speed = f"{found.answers_per_s:,.1f} answers/s of one actor, by one policy alone"
@@ -117,6 +120,7 @@ def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[st
         "units": len(units),
         "units_done": preview.units_done,
         "problems": len(plan.problems),
+        "special_tokens": plan.special_tokens,
         "answers": units.tokens,
         "actors": preview.placement.max_actors,
         "answers_per_s_per_actor": found.answers_per_s,

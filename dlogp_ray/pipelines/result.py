@@ -12,6 +12,7 @@ from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.making import Made
 from dlogp_ray.tables.noise import NoiseFloor
+from dlogp_ray.tables.special_tokens import special_token_rows
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class RunResult:
         status: Rows by status; all but "ok" are rejected.
         duplicate_sample_ids: Sample ids that stand in more than one unit.
         tokens: Response tokens in the table.
+        special_tokens: Rows of the corpus, or problems, by what is special about their text, as
+            ``tables.special_tokens`` names it.
         seconds: Wall-clock time of this call.
         exit_code: See ``errors.ExitCode``.
     """
@@ -45,6 +48,7 @@ class RunResult:
     status: dict[str, int]
     duplicate_sample_ids: int
     tokens: int
+    special_tokens: dict[str, int]
     seconds: float
     exit_code: int
 
@@ -140,6 +144,7 @@ def _common(made: Made, seconds: float, max_rejected: int) -> dict[str, Any]:
         "status": totals["status"],
         "duplicate_sample_ids": totals["duplicate_sample_ids"],
         "tokens": totals["tokens"],
+        "special_tokens": run.info.get("special_tokens", totals.get("special_tokens", {})),
         "seconds": round(seconds, 1),
         "exit_code": int(code),
     }
@@ -168,6 +173,8 @@ def print_result(result: RunResult, console: Console) -> None:
     table.add_row("response tokens", f"{result.tokens:,}")
     if isinstance(result, ScoreResult) and result.noise:
         table.add_row(*result.noise.as_row())
+    for heading, fact in special_token_rows(result.special_tokens):
+        table.add_row(heading, fact)
     for status, count in sorted(result.status.items()):
         if status != "ok":
             table.add_row("rejected", f"{count:,} {status}")

@@ -6,6 +6,7 @@ The stage between is ``actor.ScoreUnit``; this module does not import torch, whi
 and 300 MB in each process that reads or writes.
 """
 
+import json
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from dlogp_ray.analysis.summary import summarise
 from dlogp_ray.config import CORPUS_COLUMNS
 from dlogp_ray.corpus.pairs import split_pairs
 from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
-from dlogp_ray.corpus.rows import check_rows
+from dlogp_ray.corpus.rows import check_rows, count_special_tokens
 from dlogp_ray.corpus.units import Unit
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.tables.schemas import encode
@@ -48,6 +49,7 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
             "index": unit.index,
             "rows": len(table),
             "payload": to_bytes(table),
+            "special_tokens": json.dumps(count_special_tokens(table)),
             "seconds": 0.0,
             "error": "",
         }
@@ -76,12 +78,14 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
         scores = from_bytes(row["payload"])
         if len(scores) != row["rows"] * len(job.config.compared):
             raise AssertionError(f"{row['rows']} rows of the corpus became {len(scores)} rows")
-        summary = summarise(scores)
+        special_tokens = json.loads(row["special_tokens"])
+        summary = summarise(scores).model_copy(update={"special_tokens": special_tokens})
         footer = {
             "unit": row["index"],
             "rows_in": row["rows"],
             "tokens": sum(map(len, scores["response_ids"])),
             "status": summary.status,
+            "special_tokens": special_tokens,
             "summary": summary.model_dump(),
         }
         conditional = not job.config.single_writer

@@ -78,9 +78,14 @@ class Checkpoint:
         return value
 
     def end_tokens(self, tokenizer: Any) -> tuple[int, ...]:
-        """Ids that end an answer: the tokenizer's, and those of ``generation_config.json``."""
+        """Ids that end an answer: the tokenizer's, and those of ``generation_config.json``.
+
+        What an adapter's folder lacks is its base's.
+        """
         found = {tokenizer.eos_token_id}
         path = self.folder / "generation_config.json"
+        if self.base is not None and not path.exists():
+            return self.base.end_tokens(tokenizer)
         if path.exists():
             named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
             found |= set(named) if isinstance(named, list) else {named}

@@ -101,7 +101,8 @@ class Run:
 
         Returns:
             ``units``, ``rows`` (samples x compared policies), ``tokens`` (of their responses),
-            rows by ``status``, and ``duplicate_sample_ids`` (in several units; known once sealed).
+            rows by ``status``, ``duplicate_sample_ids`` (in several units; known once sealed), and
+            where there are any, rows of the corpus by their ``special_tokens``.
 
         Raises:
             Damaged: The seal, or an object's footer, can't be read.
@@ -312,10 +313,11 @@ class Run:
 
 def add_up(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The totals of objects with these footers."""
-    status: Counter[str] = Counter()
+    status, special_tokens = Counter[str](), Counter[str]()
     units, tokens = 0, 0
     for footer in footers:
         status.update(footer["status"])
+        special_tokens.update(footer.get("special_tokens", {}))
         tokens += footer["tokens"]
         units += 1
     return {
@@ -324,7 +326,7 @@ def add_up(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "tokens": tokens,
         "status": dict(status),
         "duplicate_sample_ids": 0,
-    }
+    } | ({"special_tokens": dict(special_tokens)} if special_tokens else {})
 
 
 def open_run(uri: str) -> Run:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from dlogp_ray.tables.content_hash import content_hash
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: special tokens of text rows are not doubled, and are counted in footers and manifest."""
 _TRAILER = struct.Struct("<I4s")
 
 BASE_STATISTICS = ("logp_base", "entropy_base", "max_logp_base", "rank_base", "top1_id_base")

@@ -22,6 +22,7 @@ _SCHEMA = pa.schema(
         "rows": pa.int64(),
         "tokens": pa.int64(),
         "status": pa.map_(pa.string(), pa.int64()),
+        "special_tokens": pa.map_(pa.string(), pa.int64()),
         "size_bytes": pa.int64(),
         "etag": pa.string(),
         "content_hash": pa.string(),
@@ -78,6 +79,7 @@ def _rows(run: Run, committed: Committed) -> Iterator[pa.RecordBatch]:
             "rows": sum(footer["status"].values()),
             "tokens": footer["tokens"],
             "status": list(footer["status"].items()),
+            "special_tokens": list(footer.get("special_tokens", {}).items()),
             "size_bytes": entry.size,
             "etag": entry.etag,
             "content_hash": footer["content_hash"],
@@ -94,7 +96,8 @@ def totals(manifest: pa.Table) -> dict[str, Any]:
     """What a manifest's rows add up to."""
     rows = (row for batch in manifest.to_batches(max_chunksize=_BATCH) for row in batch.to_pylist())
     ids = pc.unique(manifest["duplicate_sample_ids"].combine_chunks().flatten())
-    counted = add_up(row | {"status": dict(row["status"])} for row in rows)
+    maps = ("status", "special_tokens")  # manifests of schema 1 have no special tokens
+    counted = add_up(row | {name: dict(row.get(name) or ()) for name in maps} for row in rows)
     return counted | {"duplicate_sample_ids": len(ids)}
 
 

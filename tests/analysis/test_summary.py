@@ -115,8 +115,10 @@ def test_parts_merge_to_the_whole_in_any_order(
     rows: list[dict[str, Any]], cut: int, rng: random.Random
 ) -> None:
     parts = [summarise(make_scores(part)) for part in (rows[:cut], rows[cut:], rows[:0])]
+    parts[0].special_tokens, parts[1].special_tokens = {"a": 1, "b": 2}, {"a": 4}
     rng.shuffle(parts)
     merged, whole = Summary.merge(parts), summarise(make_scores(rows))
+    whole.special_tokens = {"a": 5, "b": 2}
     # counts are exact; sums of at most 48 numbers up to 12, added in another order, within 1e-12
     merged_sums, whole_sums = take_sums(merged), take_sums(whole)
     assert merged == whole

@@ -27,9 +27,11 @@ def read(
         return f"too long: {len(ids)}" if len(ids) > most else None
 
     tokenizer = TextTokenizer(make_tokenizer(), prompt_format="raw", append_eos=False)
-    return read_problems(
+    problems, special_tokens = read_problems(
         list_corpus([str(path)]), columns or {}, lambda: tokenizer, why_not, needed
     )
+    assert special_tokens == {}
+    return problems
 
 
 def test_text_and_ids_in_files_of_both_kinds_keep_their_rows(tmp_path: Path) -> None:

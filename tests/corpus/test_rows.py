@@ -77,6 +77,7 @@ def test_a_whole_row() -> None:
             "prompt_ids": [2, 3],
             "response_ids": [4, 5, 6],
             "response_mask": [True, False, True],
+            "special_tokens": [],
             "status": "ok",
             "error": None,
             "source_file": "file",

@@ -1,5 +1,6 @@
 """The intervene job through Ray: right answers and rates, resume, a corpus for the score job."""
 
+import io
 import json
 import re
 import shutil
@@ -13,11 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import contents, make_policy_folder, make_tokenizer, write_jsonl
+from conftest import (
+    contents,
+    make_framing_tokenizer,
+    make_policy_folder,
+    make_tokenizer,
+    write_jsonl,
+)
+from rich.console import Console
 from typer.testing import CliRunner
 
 import dlogp_ray
 from dlogp_ray.analysis.estimates import mean_by_problem, paired_difference
+from dlogp_ray.analysis.overview import overview, print_overview
 from dlogp_ray.cli import app
 from dlogp_ray.config import InterveneConfig, RuleConfig
 from dlogp_ray.decoding.batch import Prompt
@@ -27,6 +36,7 @@ from dlogp_ray.decoding.stopping import Stops
 from dlogp_ray.errors import FingerprintMismatch, Refused
 from dlogp_ray.pipelines.intervening import plan_intervene
 from dlogp_ray.pipelines.repair import repair
+from dlogp_ray.pipelines.result import print_result
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.tables.run import Run, check_fingerprint
@@ -341,6 +351,45 @@ def test_another_grader_under_the_same_name_is_refused_on_the_run(
     run = Run("run", {"fingerprint": before})
     with pytest.raises(FingerprintMismatch, match="verifier sha256"):
         check_fingerprint(run, plan_intervene(config).fingerprint)
+
+
+def test_special_tokens_of_problems_are_counted_and_said(
+    answered: Any, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    tokenizer = make_framing_tokenizer()  # begins with <pad>, 0, and ends with <eos>
+    folders = {
+        name: str(make_policy_folder(tmp_path / name, seed, tokenizer=tokenizer))
+        for seed, name in enumerate(("base", "rl"))
+    }
+    rows = [
+        {"problem_id": "ids", "prompt_ids": [0, 3], "answer": 1},
+        {"problem_id": "bare", "prompt": "1", "answer": 1},
+        {"problem_id": "rendered", "prompt": "<pad>1", "answer": 1},
+    ]
+    places = {
+        "problems": str(write_jsonl(tmp_path / "p.jsonl", rows)),
+        "output": str(tmp_path / "runs"),
+        "policies": folders,
+    }
+    plan = plan_intervene(InterveneConfig.from_mapping(fields | places))
+    assert plan.problems["prompt_ids"].to_pylist() == [[0, 3]] * 3
+    assert plan.special_tokens == {"end_left_off": 2, "bos_there": 1}
+
+    config, first = answered
+    assert dlogp_ray.open_run(first.run).info["special_tokens"] == first.special_tokens == {}
+    # As of a run that began with such problems.
+    run = shutil.copytree(first.run, tmp_path / config.run_id)
+    info = json.loads((run / "run.json").read_text())
+    counts = {"special_tokens": plan.special_tokens}
+    (run / "run.json").write_text(json.dumps(info | counts))
+    here = config.model_copy(update={"output": str(tmp_path)})
+    result = dlogp_ray.intervene(here, progress=False)
+    assert result.as_json()["special_tokens"] == plan.special_tokens
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
+    print_result(result, console)
+    print_overview(overview(dlogp_ray.open_run(result.run)), console)
+    assert printed.getvalue().count("2 prompts are without the end that the tokenizer") == 2
 
 
 @pytest.mark.parametrize(

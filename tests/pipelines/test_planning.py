@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,7 @@ def test_an_adapter_has_its_own_files_and_what_it_lacks_from_the_base(
     assert found["rl"]["files"].keys() == {"adapter_config.json", "adapter_model.safetensors"}
     assert (found["rl"]["step"], found["rl"]["dtype"]) == (3, "float32")
     assert (plan.job.rules.vocab_size, plan.job.rules.max_tokens) == (24, 64)
-    assert plan.job.text_tokenizer().response("01") == [2, 3]
+    assert plan.job.text_tokenizer().response("01").ids == [2, 3]
     # A byte of the adapter, and one of the base, is another run.
     for name, folder in (("rl", corpus.parent / "lora"), ("base", copies["base"])):
         (weights,) = folder.glob("*.safetensors")
@@ -286,6 +287,30 @@ def test_an_adapter_has_its_own_files_and_what_it_lacks_from_the_base(
     # A tokenizer of its own is checked as any other.
     make_tokenizer("10" + CHARACTERS[2:]).save_pretrained(corpus.parent / "lora")
     assert "policies base and rl have different tokenizers" in refusal(config)
+
+
+def test_a_tokenizer_that_has_changed_is_not_the_one_of_the_job_before(
+    make_config: Any, corpus: Path, copies: dict[str, Path]
+) -> None:
+    job = plan_score(make_config(corpus=str(corpus), policies=paths(copies))).job
+    assert job.text_tokenizer().response("01").ids == [2, 3]
+    for folder in copies.values():
+        make_tokenizer("10" + CHARACTERS[2:]).save_pretrained(folder)
+    # As in a process that reads units of one run and then of another.
+    assert replace(job, run_uri="another").text_tokenizer().response("01").ids == [3, 2]
+    job = plan_score(job.config).job
+    assert job.text_tokenizer().response("01").ids == [3, 2]
+
+
+@pytest.mark.parametrize("append_eos", [False, True])
+def test_what_ends_a_response_is_in_the_fingerprint_where_an_end_is_scored(
+    fingerprint: Any, copies: dict[str, Path], append_eos: bool
+) -> None:
+    before = fingerprint(append_eos=append_eos)
+    (copies["rl"] / "generation_config.json").write_text('{"eos_token_id": [1, 7]}')
+    after = fingerprint(append_eos=append_eos)
+    assert after.get("end_tokens") == ([1, 7] if append_eos else None)
+    assert (before != after) == append_eos
 
 
 def test_a_policy_may_move_and_keep_its_fingerprint(

@@ -13,7 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import make_adapter, make_policy_folder, make_rows, write_jsonl
+from conftest import (
+    make_adapter,
+    make_framing_tokenizer,
+    make_policy_folder,
+    make_rows,
+    write_jsonl,
+)
 from rich.console import Console
 
 import dlogp_ray
@@ -415,22 +421,66 @@ def test_a_lost_list_of_units_is_made_again_only_as_it_was(
     assert verify(run) == []
 
 
-def test_text_rows_go_through_the_tokenizer(tmp_path: Path, make_config: Any) -> None:
+def test_text_rows_are_scored_as_the_ids_that_they_stand_for(
+    tmp_path: Path, make_config: Any
+) -> None:
+    """Without a second beginning, or an end before the response, and with one end after it."""
+    tokenizer = make_framing_tokenizer()  # begins with 0 and ends with 1
+    folders = {
+        name: make_policy_folder(tmp_path / name, seed, tokenizer=tokenizer)
+        for seed, name in enumerate(("base", "rl"))
+    }
+    for folder in folders.values():
+        (folder / "generation_config.json").write_text('{"eos_token_id": [1, 14]}')
+    # The same as ids: a character's id is 2 + its place in 0123456789+=a
+    ids = {"prompt_ids": [0, 3, 12, 4, 13], "response_ids": [5, 1]}
     corpus = write_jsonl(
         tmp_path / "c.jsonl",
         [
-            {"id": "t", "q": "1+2=", "a": "3"},
-            # The same as ids: a character's id is 2 + its place in 0123456789+=
-            {"id": "i", "prompt_ids": [3, 12, 4, 13], "response_ids": [5, 1]},
+            {"id": "ids"} | ids,
+            {"id": "bare", "q": "1+2=", "a": "3"},
+            {"id": "rendered", "q": "<pad>1+2=", "a": "3<eos>"},
+            {"id": "ended otherwise", "q": "1+2=", "a": "3a"},
+            {"id": "begun twice", "q": "<pad><pad>1+2=", "a": "3"},
         ],
     )
     config: ScoreConfig = make_config(
         corpus=str(corpus),
         columns={"sample_id": "id", "prompt": "q", "response": "a"},
+        policies={name: str(folder) for name, folder in folders.items()},
         append_eos=True,
+        max_rejected=1,
     )
     result = dlogp_ray.score(config, progress=False)
-    text, ids = sorted(rows_of(result.run), key=lambda row: row["sample_id"], reverse=True)
-    assert (text["from_text"], ids["from_text"]) == (True, False)
-    assert text["token_hash"] == ids["token_hash"]
-    assert text["delta_logp"] == ids["delta_logp"]
+    assert result.exit_code == 0
+    rows = {row["sample_id"]: row for row in rows_of(result.run)}
+    assert {name: row["from_text"] for name, row in rows.items()} == {
+        "ids": False,
+        "bare": True,
+        "rendered": True,
+        "ended otherwise": True,
+        "begun twice": False,
+    }
+    for name in ("bare", "rendered"):
+        for column in ("prompt_len", "prompt_hash", "token_hash", "delta_logp"):
+            assert rows[name][column] == rows["ids"][column]
+    assert rows["ended otherwise"]["response_ids"] == [5, 14]
+    assert rows["begun twice"]["status"] == "two_bos"
+
+    # Of the corpus's three rows of text that are scored; one has its beginning, two their end.
+    counts = {"end_left_off": 3, "bos_there": 1, "eos_there": 2}
+    run = dlogp_ray.open_run(result.run)
+    assert result.as_json()["special_tokens"] == counts
+    assert overview(run).as_json()["summary"]["special_tokens"] == counts
+    assert json.loads((Path(result.run) / "_SUCCESS").read_text())["special_tokens"] == counts
+    assert verify(run) == []
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
+    print_result(result, console)
+    print_overview(overview(run), console)
+    for line in (
+        "3 prompts are without the end that the tokenizer appends to a text",
+        "1 prompts begin with what the tokenizer puts in front: it was not added again",
+        "2 responses end already: append_eos added nothing",
+    ):
+        assert printed.getvalue().count(line) == 2

@@ -15,7 +15,7 @@ from dlogp_ray.errors import Damaged, ExitCode, FingerprintMismatch, Refused
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run, open_run
 from dlogp_ray.tables.schemas import encode, scores_schema
-from dlogp_ray.tables.sealing import duplicate_sample_ids, seal
+from dlogp_ray.tables.sealing import duplicate_sample_ids, seal, totals
 
 FINGERPRINT = {"policies": {"base": {"dtype": "bfloat16"}, "rl": {}}, "temperature": 1.0}
 
@@ -246,6 +246,20 @@ def test_totals_are_those_of_the_footers_until_the_seal(run: Run) -> None:
     at_the_end = {"units_missing": 0, "version": 1, "run_sha256": record}
     assert seal(run).totals() == totals | at_the_end
     assert json.loads(store.read(run.path("_SUCCESS"))) == run.totals()
+
+
+def test_special_tokens_of_text_rows_add_up_where_footers_have_them(run: Run) -> None:
+    """Those of schema 1 have none, nor have manifests of that time."""
+    table = pa.Table.from_pylist(FIRST, schema=scores_schema({"level": "int64"}))
+    first = {"unit": 0, "tokens": 2, "status": {"ok": 1, "too_long": 1}}
+    counted = encode(table, first | {"special_tokens": {"bos_there": 2}})
+    store.replace(run.object_uri("part-00000000"), counted)
+    assert run.totals()["special_tokens"] == {"bos_there": 2}
+    seal(run)
+    manifest = run.manifest()
+    assert list(map(dict, manifest["special_tokens"].to_pylist())) == [{"bos_there": 2}, {}]
+    assert run.totals()["special_tokens"] == {"bos_there": 2}
+    assert "special_tokens" not in totals(manifest.drop_columns("special_tokens"))
 
 
 def test_the_manifest_describes_every_object(run: Run) -> None:
