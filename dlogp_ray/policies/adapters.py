@@ -43,8 +43,18 @@ _LORA_OPTIONS = _ABOUT_THE_FILE | frozenset(
     "megatron_core qalora_group_size".split()
 )
 """What a LoRA may set. Others change the base (KaSA), or need more than the body (aLoRA)."""
-_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 """Ways to begin that leave the base's weights as they are."""
+_EXACT_STARTS = ("pissa", "olora")
+"""Ways to begin that change the base's weights, each time in the same way."""
+_IN_FRONT = frozenset(
+    "PROMPT_TUNING MULTITASK_PROMPT_TUNING P_TUNING PREFIX_TUNING CPT CARTRIDGE "
+    "ADAPTION_PROMPT".split()
+)
+"""Kinds that peft can't merge: they are vectors in front of what is read."""
+_BY_TEXT = frozenset("XLORA POLY LILY SHADOW alora_invocation_tokens arrow_config".split())
+"""Kinds, and options of LoRA, that peft can't merge, or merges into another model (XLORA)."""
+_MERGE = 'merge it into its base (README, "Merging an adapter") and give the folder as path'
 
 
 def resolve_adapter(
@@ -108,7 +118,7 @@ def load_policies(
     if adapters and device_map is not None:
         raise Refused(
             f"policy {adapters[0]}: adapters on a base that is spread over several GPUs are not "
-            "supported; merge the adapter into a checkpoint of its own, or set gpus_per_actor: 1"
+            f"supported; {_MERGE}, or set gpus_per_actor: 1"
         )
     models = {
         name: load_model(
@@ -136,23 +146,53 @@ def _check_kind(label: str, folder: Path) -> None:
         raise Refused(f"{label}: {ADAPTER_CONFIG} is not JSON: {error}") from None
     if not isinstance(options, dict):
         raise Refused(f"{label}: {ADAPTER_CONFIG} is not an object")
-    instead = "merge it into its base (merge_and_unload) and give the folder as path"
-    kind = options.get("peft_type")
+    kind = str(options.get("peft_type"))
     if kind not in KINDS:
         known = ", ".join(KINDS)
         raise Refused(
-            f"{label}: adapters of type {kind} are not supported ({known} are); {instead}"
+            f"{label}: adapters of type {kind} are not supported ({known} are); "
+            + _instead({kind}, _installed_kinds())
         )
     known_options = _LORA_OPTIONS if kind == "LORA" else _options_of(kind)
     unknown = sorted(key for key in options.keys() - known_options if options[key])
     if unknown:
-        raise Refused(f"{label}: adapters with {', '.join(unknown)} are not supported; {instead}")
+        raise Refused(
+            f"{label}: adapters with {', '.join(unknown)} are not supported; "
+            + _instead(set(unknown), _options_of(kind))
+        )
     start = options.get("init_lora_weights", True)
     if start not in _PLAIN_STARTS:  # of LoRA only
+        where = "in the process that trained it (its files don't say what the base became), "
         raise Refused(
-            f"{label}: it began as {start}, which changes the base's weights, so that it fits no "
-            "other model; save it with path_initial_model_for_weight_conversion, or " + instead
+            f"{label}: it began as {start}, which changes the base's weights; "
+            f"{'' if start in _EXACT_STARTS else where}{_MERGE}"
         )
+
+
+def _instead(names: set[str], installed: frozenset[str]) -> str:
+    """What is to be done about an adapter of such a kind, or with such options."""
+    if names & _IN_FRONT:
+        return (
+            "it is vectors in front of the text, which the weights of no checkpoint hold, so that "
+            "it can't be merged either"
+        )
+    if names & _BY_TEXT:
+        return (
+            "what it adds to a weight depends on the text, so that no checkpoint is the same model "
+            "and it can't be merged either"
+        )
+    if strange := names - installed:
+        return (
+            f"the installed peft does not know {', '.join(sorted(strange))}; with one that does, "
+            f"and where it can be merged, {_MERGE}"
+        )
+    return _MERGE
+
+
+def _installed_kinds() -> frozenset[str]:
+    from peft import PeftType
+
+    return frozenset(kind.value for kind in PeftType)
 
 
 def _options_of(kind: str) -> frozenset[str]:

@@ -72,6 +72,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "all linear": lambda: peft.LoraConfig(r=4, target_modules="all-linear"),
     "dora": lambda: peft.LoraConfig(r=4, target_modules="all-linear", use_dora=True),
     "rslora": lambda: peft.LoraConfig(r=4, target_modules=ATTENTION, use_rslora=True),
+    "mica": lambda: peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights="mica"),
     "ranks by layer": lambda: peft.LoraConfig(
         r=4, target_modules=ATTENTION, rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 3}
     ),
@@ -396,20 +397,19 @@ def test_an_adapter_of_another_architecture_is_refused(adapter: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8}, "type PROMPT_TUNING"),
-        ({"peft_type": "XLORA"}, "type XLORA are not supported"),
-        ({"peft_type": None}, "type None are not supported"),
-        ({"alora_invocation_tokens": [1]}, "adapters with alora_invocation_tokens are not"),
-        ({"kasa_config": {"beta": 1.0}}, "adapters with kasa_config are not"),
-        ({"init_lora_weights": "pissa"}, "it began as pissa, which changes the base's weights"),
+        ({"peft_type": "OF_TOMORROW"}, r"type OF_TOMORROW are not supported .* not know OF_TOM"),
+        ({"peft_type": None}, "type None are not supported .* does not know None"),
+        ({"of_tomorrow": 1}, "adapters with of_tomorrow are not supported; .* not know of_tom"),
+        ({"init_lora_weights": "of_tomorrow"}, "it began as of_tomorrow, which .* that trained it"),
     ],
     ids=str,
 )
-def test_kinds_that_are_not_supported_are_refused_by_name(
+def test_what_the_installed_peft_does_not_know_is_refused_by_name(
     options: dict[str, Any], named: str, base: Path, adapter: Path
 ) -> None:
+    """What it knows: test_merging.py."""
     change_config(adapter, **options)
-    with pytest.raises(Refused, match=rf"policy rl .*{named}.*merge_and_unload"):
+    with pytest.raises(Refused, match=rf"policy rl .*{named}.*merge it into its base \(README"):
         load(base, rl=adapter)
 
 
