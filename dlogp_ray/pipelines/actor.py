@@ -11,6 +11,7 @@ from dlogp_ray.pipelines.holding import check_device, hold_policies
 from dlogp_ray.pipelines.metrics import ActorMetrics
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
+from dlogp_ray.policies.compiling import given_up
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import score_unit
 
@@ -79,7 +80,12 @@ class ScoreUnit:
             )
             seconds = time.monotonic() - started
             self._count(rows, scores, seconds)
-            return row | {"payload": to_bytes(scores), "seconds": seconds}
+            uncompiled = ", ".join(given_up())
+            return row | {
+                "payload": to_bytes(scores),
+                "uncompiled": uncompiled,
+                "seconds": seconds,
+            }
 
         done = guarded("scoring", row, work)
         if done["error"]:

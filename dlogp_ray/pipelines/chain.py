@@ -68,10 +68,12 @@ class Outcome:
 
     Attributes:
         created: How many objects were created here.
+        uncompiled: Units that were scored where ``torch.compile`` had given up on a function.
         ended: Why Ray ended the job before all were tried as often as they may; None if not.
     """
 
     created: int = 0
+    uncompiled: int = 0
     ended: str | None = None
 
 
@@ -122,6 +124,7 @@ def do_units(
                 for receipt in _receipts(job, stages, placement, wave, watch):
                     unit = under_way.pop(int(receipt["index"]))
                     outcome.created += bool(receipt["created"])
+                    outcome.uncompiled += bool(receipt["uncompiled"])
                     if receipt["error"]:
                         failed(Failure(unit, receipt["error"], attempts[unit.index] + 1))
                     left -= 1
@@ -161,7 +164,7 @@ def _say_done(unit: Unit, receipt: dict[str, Any]) -> None:
     if receipt["error"]:
         say("unit failed", logging.ERROR, unit=unit.name, cause=receipt["error"])
         return
-    names = ("created", "rows", "rejected", "tokens", "seconds")
+    names = ("created", "rows", "rejected", "tokens", "seconds", "uncompiled")
     say("unit done", unit=unit.name, **{name: receipt[name] for name in names})
 
 

@@ -64,9 +64,12 @@ class ScoreResult(RunResult):
 
     Attributes:
         noise: What other batches change, measured when the run began; None where it was not.
+        units_uncompiled: Units of this call that ``torch.compile`` had given up in: in part they
+            ran as if nothing was compiled, slower and rounded otherwise.
     """
 
     noise: NoiseFloor | None = None
+    units_uncompiled: int = 0
 
     @property
     def units_scored(self) -> int:
@@ -108,7 +111,11 @@ def summarise_run(made: Made, seconds: float, max_rejected: int) -> ScoreResult:
         seconds: Wall-clock time of this call.
         max_rejected: As the config says.
     """
-    return ScoreResult(**_common(made, seconds, max_rejected), noise=made.run.noise)
+    return ScoreResult(
+        **_common(made, seconds, max_rejected),
+        noise=made.run.noise,
+        units_uncompiled=made.outcome.uncompiled,
+    )
 
 
 def summarise_answered(
@@ -173,6 +180,9 @@ def print_result(result: RunResult, console: Console) -> None:
     table.add_row("response tokens", f"{result.tokens:,}")
     if isinstance(result, ScoreResult) and result.noise:
         table.add_row(*result.noise.as_row())
+    if isinstance(result, ScoreResult) and result.units_uncompiled:
+        gave_up = "torch.compile gave up there (the log's `uncompiled` says on what)"
+        table.add_row("uncompiled", f"{result.units_uncompiled} units, in part: {gave_up}")
     for heading, fact in special_token_rows(result.special_tokens):
         table.add_row(heading, fact)
     for status, count in sorted(result.status.items()):

@@ -96,6 +96,7 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
             "tokens": footer["tokens"],
             "rows": len(scores),
             "rejected": len(scores) - summary.status.get("ok", 0),
+            "uncompiled": row["uncompiled"],
         }
 
     return receipt(row, work)
@@ -103,7 +104,8 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
 
 def receipt(row: Row, work: Callable[[], Row]) -> Row:
     """What the driver is told of a unit that ``work`` has written, or that went wrong before."""
-    nothing = {"created": False, "tokens": 0, "rows": 0, "rejected": 0, "seconds": 0.0}
+    nothing: Row = {"created": False, "tokens": 0, "rows": 0, "rejected": 0, "seconds": 0.0}
+    nothing["uncompiled"] = ""
 
     def written() -> Row:
         return {"index": row["index"], **work(), "seconds": row["seconds"], "error": ""}

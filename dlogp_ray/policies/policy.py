@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.attention import RowPass, packed, register
 from dlogp_ray.policies.checkpoint import Checkpoint
+from dlogp_ray.policies.compiling import compile_layers
 from dlogp_ray.policies.layout import Layout, Past, Segment
 from dlogp_ray.policies.linear import use_kernel
 from dlogp_ray.policies.lm_head import LmHead
@@ -140,9 +141,10 @@ class Policy:
     def compile(self) -> None:
         """Compile the decoder's layers (about 15 s), which are alike: one compilation for all."""
         self.compiled = True
-        for layer in _decoder_layers(self._body):
+        layers = _decoder_layers(self._body)
+        for layer in layers:
             use_kernel(layer)
-            layer.compile(dynamic=True)
+        compile_layers(layers)
 
     @torch.inference_mode()
     def _find_batching(self) -> Batching:

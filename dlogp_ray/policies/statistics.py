@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from dlogp_ray.policies.compiling import with_room
 from dlogp_ray.policies.lm_head import LmHead
 
 HELD_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
@@ -299,6 +300,7 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
     # Unwrapped: a decorator that checks shapes, as the tests have it, can't be traced.
     # One loop a pass: by default a term of more than 50 operations that is used twice is written
     # out, [r, v] and all.
-    return torch.compile(
+    fused = torch.compile(
         inspect.unwrap(function), dynamic=True, options={"realize_opcount_threshold": 1_000}
     )
+    return with_room(fused)

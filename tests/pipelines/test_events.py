@@ -52,6 +52,7 @@ def test_the_log_has_a_line_of_json_for_every_event(
     assert sum(unit["rejected"] for unit in units) == result["rejected"] == 1
     assert sum(unit["tokens"] for unit in units) == result["tokens"]
     assert all(unit["seconds"] > 0 and unit["created"] for unit in units)
+    assert {unit["uncompiled"] for unit in units} == {""}
     assert {key: lines[-1][key] for key in result} == result
     times = [datetime.fromisoformat(line["time"]) for line in lines]
     assert times == sorted(times)

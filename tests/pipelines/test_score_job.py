@@ -484,3 +484,37 @@ def test_text_rows_are_scored_as_the_ids_that_they_stand_for(
         "2 responses end already: append_eos added nothing",
     ):
         assert printed.getvalue().count(line) == 2
+
+
+def test_where_torch_gave_up_compiling_the_job_says_so_at_its_end(finished: Any) -> None:
+    result = finished.result
+    assert result.as_json()["units_uncompiled"] == 0
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
+    print_result(result, console)
+    assert "uncompiled" not in printed.getvalue()
+    print_result(replace(result, units_uncompiled=2), console)
+    assert "uncompiled       2 units, in part: torch.compile gave up there" in printed.getvalue()
+
+
+@pytest.mark.slow
+def test_units_that_torch_gave_up_on_are_counted(
+    finished: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlogp_ray.pipelines import score as pipeline
+    from dlogp_ray.pipelines.actor import ScoreUnit
+
+    class NoRoom(ScoreUnit):  # here, so that it goes to the workers with its code
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            from dlogp_ray.policies import compiling
+
+            compiling.FORMS = 0  # torch gives up at once, on whatever it is to compile
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "STAGES", replace(pipeline.STAGES, actor=NoRoom))
+    corpus = str(finished.config.corpus[0])
+    result = dlogp_ray.score(make_config(corpus=corpus, compile="on"), progress=False)
+    assert (result.exit_code, result.units_uncompiled) == (0, result.units)
+    # What ran uncompiled is what runs without compiling.
+    for found, plain in zip(rows_of(result.run), rows_of(finished.result.run), strict=True):
+        np.testing.assert_allclose(found["delta_logp"], plain["delta_logp"], atol=1e-5, rtol=0)
