@@ -368,6 +368,8 @@ def check_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
     if not run.sealed:
         check_schema(run, fingerprint)
     stored, given = run.info["fingerprint"], json.loads(json.dumps(fingerprint))
+    if stored.get(SCHEMA) != given.get(SCHEMA):  # a later one may name more
+        given = {name: value for name, value in given.items() if name in stored}
     differences = list(_differences(stored | {SCHEMA: None}, given | {SCHEMA: None}))
     if differences:
         raise FingerprintMismatch(
