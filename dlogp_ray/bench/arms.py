@@ -12,7 +12,8 @@ from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, WHOLE
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.policies.checkpoint import resolve
-from dlogp_ray.policies.policy import Batching, Policy
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
 from dlogp_ray.policies.statistics import chunk_rows
 from dlogp_ray.scoring.engine import TOKEN_BUDGET, choose_dtype
 from dlogp_ray.scoring.noise import measure_noise

@@ -32,7 +32,8 @@ from dlogp_ray.decoding.rules import Intervention, Rule, Seen, Side
 from dlogp_ray.decoding.stopping import Stops
 from dlogp_ray.decoding.streams import Purpose
 from dlogp_ray.decoding.texts import Texts
-from dlogp_ray.policies.policy import Batching, Policy
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
 
 
 class PairedDecoder:

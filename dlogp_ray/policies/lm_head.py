@@ -65,7 +65,7 @@ class LmHead:
             bfloat16_kernels().product(hidden.contiguous(), self.weight, out)
         else:
             rows = hidden.float()
-            with _exact_products_of(self.weight.dtype):
+            with _exact_products_of(self.weight.dtype, hidden.dtype):
                 step = max(1, TILE_BYTES // (4 * self.weight.shape[1]))
                 # One tile's memory, used again: a new tile would be made before the last is freed.
                 shape = min(step, self.width), self.weight.shape[1]
@@ -92,13 +92,13 @@ class LmHead:
 
 
 @contextmanager
-def _exact_products_of(dtype: torch.dtype) -> Iterator[None]:
+def _exact_products_of(*dtypes: torch.dtype) -> Iterator[None]:
     """On a CPU: let float32 products of numbers that came from bfloat16 use its multipliers.
 
     Nothing is rounded, because the numbers fit, and sums stay float32. Measured on two cores with
     512-bit bfloat16 instructions: 160 against 90 GFLOP/s.
     """
-    if dtype != torch.bfloat16:
+    if set(dtypes) != {torch.bfloat16}:
         yield
         return
     before = torch.get_float32_matmul_precision()

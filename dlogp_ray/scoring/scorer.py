@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlogp_ray.errors import RowRejected
 from dlogp_ray.policies.layout import Layout, Past
-from dlogp_ray.policies.policy import Batching, Policy
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
 from dlogp_ray.policies.statistics import score_rows
 from dlogp_ray.scoring.packing import (
     Pass,
@@ -70,6 +72,8 @@ class PairScorer:
         self._compiled = False
         self._device = next(iter(self._policies.values())).device
         self._batching = min(policy.batching for policy in self._policies.values())
+        self._reach = min(policy.reach for policy in self._policies.values())
+        self._longest = min(policy.longest for policy in self._policies.values())
 
     def compile(self) -> None:
         """Fuse layers and statistics from now on; the next call takes 15 to 60 s longer."""
@@ -92,6 +96,7 @@ class PairScorer:
             ``policies.statistics`` names them.
 
         Raises:
+            RowRejected: A text is longer than the positions that a policy has; nothing was scored.
             torch.OutOfMemoryError, MemoryError, RuntimeError: Not even the smallest pass fits.
         """
         if not sequences:
@@ -191,6 +196,7 @@ class PairScorer:
     @torch.inference_mode()
     def _hidden(self, sequences: Sequence[TokenSequence], token_budget: int) -> Iterator[Predicted]:
         """The hidden states that predict, pass by pass."""
+        self._check_lengths(sequences)
         if self._batching is Batching.PACKED:
             pasts: dict[str, Past] = {}
             for one in plan_passes(sequences, token_budget, share_prompts=self._share_prompts):
@@ -198,11 +204,24 @@ class PairScorer:
                 if len(one.where):
                     yield hidden, one.where
         else:
-            budget = token_budget if self._batching is Batching.PADDED else 1
-            lengths = [len(s.prompt_ids) + len(s.response_ids) - 1 for s in sequences]
+            lengths = [len(s.prompt_ids) + len(s.response_ids) for s in sequences]
             starts = places(sequences).tolist()
-            for batch in token_budget_batches(lengths, budget):
-                yield self._run_padded([sequences[i] for i in batch], [starts[i] for i in batch])
+            reach = self._reach if self._batching is Batching.PADDED else 0
+            for i in [i for i, length in enumerate(lengths) if length > reach]:
+                yield self._run_padded([sequences[i]], [starts[i]], alone=True)
+            near = [i for i, length in enumerate(lengths) if length <= reach]
+            for batch in token_budget_batches([lengths[i] - 1 for i in near], token_budget):
+                some = [near[i] for i in batch]
+                yield self._run_padded([sequences[i] for i in some], [starts[i] for i in some])
+
+    def _check_lengths(self, sequences: Sequence[TokenSequence]) -> None:
+        for text in sequences:
+            if len(text.prompt_ids) + len(text.response_ids) > self._longest:
+                raise RowRejected(
+                    "too_long",
+                    f"{len(text.prompt_ids)} prompt and {len(text.response_ids)} response tokens; "
+                    f"the policies take {self._longest}",
+                )
 
     def _run_packed(self, one: Pass, pasts: dict[str, Past]) -> dict[str, Tensor]:
         ids = torch.from_numpy(one.ids.astype(np.int64)).to(self._device)
@@ -219,10 +238,12 @@ class PairScorer:
             hidden[name] = policy.hidden_packed(ids, layout)[rows]
         return hidden
 
-    def _run_padded(self, batch: Sequence[TokenSequence], starts: Sequence[int]) -> Predicted:
+    def _run_padded(
+        self, batch: Sequence[TokenSequence], starts: Sequence[int], *, alone: bool = False
+    ) -> Predicted:
         # The last response token predicts nothing that is scored, so it is fed only where the
-        # text's length counts.
-        stop = None if self._batching is Batching.ALONE else -1
+        # text's length may count.
+        stop = None if alone else -1
         inputs = [np.concatenate([s.prompt_ids, s.response_ids])[:stop] for s in batch]
         ids = np.zeros((len(batch), max(map(len, inputs))), dtype=np.int64)
         wanted = np.zeros(ids.shape, dtype=bool)
@@ -236,7 +257,10 @@ class PairScorer:
             np.arange(start, start + len(s.response_ids))
             for s, start in zip(batch, starts, strict=True)
         ]
-        hidden = {name: policy.hidden(ids_there)[rows] for name, policy in self._policies.items()}
+        hidden = {
+            name: policy.hidden(ids_there, alone=alone)[rows]
+            for name, policy in self._policies.items()
+        }
         return hidden, np.concatenate(where)
 
 

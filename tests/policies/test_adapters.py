@@ -19,7 +19,8 @@ from dlogp_ray.policies import adapters as adapters_module
 from dlogp_ray.policies import checkpoint as checkpoint_module
 from dlogp_ray.policies.adapters import load_policies, resolve_adapter
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
-from dlogp_ray.policies.policy import Batching, Policy
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
 from dlogp_ray.policies.tokenizers import load_tokenizer
 from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer

@@ -13,7 +13,8 @@ from dlogp_ray.policies import attend as attend_module
 from dlogp_ray.policies.attend import Softmax, attend
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.layout import Layout, Past, Segment
-from dlogp_ray.policies.policy import Batching, Policy
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
 
 
 def definition(

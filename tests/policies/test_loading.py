@@ -12,7 +12,8 @@ from dlogp_ray.policies.adapters import load_policies, resolve_adapter
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.layout import Layout, Past, Segment
 from dlogp_ray.policies.loading import SPREAD, load_model
-from dlogp_ray.policies.policy import Batching, Policy
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
 
 
 @pytest.fixture(scope="module")

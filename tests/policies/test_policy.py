@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies import lm_head as lm_head_module
+from dlogp_ray.policies import trial
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.lm_head import LmHead
 from dlogp_ray.policies.policy import Policy
@@ -114,6 +115,7 @@ def test_unknown_work_on_the_logits_is_refused_by_name(
         return out
 
     monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", forward)
+    monkeypatch.setattr(trial, "_found", {})  # what is found of it is not remembered either
     with pytest.raises(Refused, match=r"policy p: LlamaForCausalLM .* its logits"):
         Policy.load(resolve("p", str(folder)))
 

@@ -11,7 +11,8 @@ from conftest import DEVICE, make_policy_folder, make_rows
 from torch import Tensor
 
 from dlogp_ray.policies.checkpoint import resolve
-from dlogp_ray.policies.policy import Batching, Policy
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
 from dlogp_ray.scoring.noise import compare, measure_noise
 from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import Arrays, PairScorer

@@ -1,0 +1,173 @@
+"""How the texts of an architecture can share a pass, found by trying it.
+
+What is tried is a small twin (``twin``), in float32 whatever the policy's dtype: a leak from one
+text into another shows there as what it is, and hides among roundings in half precision. Where no
+twin can be built it is the policy itself, on texts as long as time allows. The texts hold every id
+of the twin, so that one that is special to the model (a padding id that it counts) is among them.
+"""
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlogp_ray.errors import Refused
+from dlogp_ray.policies.sharing import (
+    FAILURES,
+    PROMPT,
+    OtherLogits,
+    Unfit,
+    best_batching,
+    check_logits,
+    said,
+)
+from dlogp_ray.policies.split import Batching, Split, bodies
+from dlogp_ray.policies.twin import TEXT, VOCABULARY, Twin, twin_of
+
+_OWN_S = 0.25
+"""Seconds of one text, where the policy itself is tried: a trial runs some twenty."""
+_SAYS_NOTHING = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
+"""Of a config, about how its model computes."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a trial found.
+
+    Attributes:
+        batching: How texts can share a pass.
+        reach: Tokens of the longest texts of which that is known; longer ones run alone.
+        bounded: Whether the model has no positions beyond its config's context.
+        body: Which of ``split.bodies`` is what comes before the lm head.
+    """
+
+    batching: Batching
+    reach: int = sys.maxsize
+    bounded: bool = True
+    body: int = 0
+
+
+_found: dict[tuple[type, str, str | None, torch.device], Finding | Unfit] = {}
+
+
+def find_batching(split: Split) -> Finding:
+    """Try the architecture of a loaded policy; once for all policies of one.
+
+    Raises:
+        Refused: The model can't be run as a body and an lm head, or its forward looks ahead or
+            does not repeat itself.
+    """
+    config = split.model.config
+    values = {k: v for k, v in config.to_dict().items() if k not in _SAYS_NOTHING}
+    said = json.dumps(values, sort_keys=True, default=str)
+    key = type(split.model), said, config._attn_implementation, split.device
+    if key not in _found:
+        try:
+            _found[key] = _find(split)
+        except Unfit as reason:
+            _found[key] = reason
+    found = _found[key]
+    if isinstance(found, Unfit):
+        raise Refused(f"policy {split.name}: {split.kind} {found}")
+    return found
+
+
+def _find(split: Split) -> Finding:
+    """With the first body that the logits come from."""
+    twin = twin_of(split.model)
+    candidates = len(bodies(split.model))
+    for body in range(candidates):
+        try:
+            if twin is None:
+                return _try_itself(Split(split.name, split.model, body), body)
+            return _try_twin(split, twin, body)
+        except OtherLogits:
+            if body + 1 == candidates:
+                raise
+    raise AssertionError("a split has a body")
+
+
+def _try_twin(split: Split, twin: Twin, body: int) -> Finding:
+    model = twin.model.to(split.device)
+    ids = torch.randperm(model.get_input_embeddings().weight.shape[0], generator=_seeded())
+    texts = _texts(ids.repeat(-(-VOCABULARY // len(ids)))[:VOCABULARY], TEXT)
+    with _exact_products():
+        batching = best_batching(
+            lambda: Split(split.name, copy.deepcopy(model), body), texts, may_pack=True
+        )
+    if twin.unseen is None:
+        return Finding(batching, bounded=twin.bounded, body=body)
+    # A row of several texts may be longer than what was seen, whatever its texts are.
+    return Finding(min(batching, Batching.PADDED), twin.unseen - 1, twin.bounded, body)
+
+
+def _try_itself(split: Split, body: int) -> Finding:
+    """Short texts decide for texts as short, and never for a row of several."""
+    ids = torch.randint(split.lm_head.width, (5 * TEXT,), generator=_seeded())
+    special = [i for i in _special_ids(split.model.config) if i < split.lm_head.width]
+    ids[PROMPT : PROMPT + len(special)] = torch.tensor(special, dtype=ids.dtype)
+    with _exact_products(), split.in_float32():
+        started = time.monotonic()
+        split.whole(ids[None, :TEXT].to(split.device))
+        spare = _OWN_S / (time.monotonic() - started)
+        longest = TEXT * max(1, min(4, int(spare)))
+        texts = _texts(ids[: longest + longest // 2], longest)
+        batching = best_batching(lambda: split, texts, may_pack=False)
+    return Finding(batching, longest, body=body)
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _special_ids(config: Any) -> list[int]:
+    """Of the config, whatever they are for."""
+    values = config.to_dict()
+    values |= values.get("text_config") or {}
+    named = [v for k, v in values.items() if k.endswith(("token_id", "_index"))]
+    return sorted({i for v in named for i in (v if isinstance(v, list) else [v]) if type(i) is int})
+
+
+def _texts(ids: Tensor, longest: int) -> list[Tensor]:
+    """Three texts that hold all ids; the first two share a prompt, and the first repeats some."""
+    again = longest // 3
+    long = torch.cat([ids[: longest - again], ids[5 : 5 + again]])
+    rest = ids[longest - again :]
+    return [long, torch.cat([long[:PROMPT], rest[:9]]), rest]
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Float32 products of float32 numbers, in convolutions on a GPU as well."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def check_weights(split: Split) -> None:
+    """Run a loaded policy itself, in its own dtype.
+
+    Raises:
+        Refused: It can't be run, or its logits are not those of its lm head.
+    """
+    ids = torch.arange(8, device=split.device).remainder(split.lm_head.width)
+    # Of the logits; the numbers before them are rounded alike on both ways.
+    dtype = next(split.body.parameters()).dtype
+    tolerance = 1e-4 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    try:
+        check_logits(split, ids, tolerance)
+    except Unfit as reason:
+        raise Refused(f"policy {split.name}: {split.kind} {reason}") from None
+    except FAILURES as error:
+        raise Refused(f"policy {split.name}: {split.kind} can't be run: {said(error)}") from error

@@ -1,0 +1,147 @@
+"""Scores of a policy against plain forwards of its texts, one after another, in the same dtype."""
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+
+from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
+from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.scoring.scorer import PairScorer
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Seen(NamedTuple):
+    """What came out, nats.
+
+    Attributes:
+        batching: How the policy's texts share passes.
+        difference: From the plain forward, of each token, with each budget.
+        error: From float64 of the same weights.
+        plain_error: The same of the plain forward in the policy's dtype.
+        moved: The largest change of a text's scores when the texts beside it change.
+    """
+
+    batching: Batching
+    difference: np.ndarray
+    error: np.ndarray
+    plain_error: np.ndarray
+    moved: float
+
+
+def make_texts(width: int, lengths: tuple[int, ...], seed: int = 0) -> list[TokenSequence]:
+    """Twenty short texts, of which five each share a prompt, and longer ones.
+
+    Args:
+        width: Ids are below it; all of them occur.
+        lengths: Tokens of the longer ones.
+        seed: Other ones have other tokens, and the same lengths.
+    """
+    sizes, ids = np.random.default_rng(0), np.random.default_rng(seed + 1)
+    texts = []
+    for _ in range(4):
+        prompt = ids.integers(width, size=sizes.integers(1, 13)).astype(np.int32)
+        for size in sizes.integers(1, 19, size=5):
+            texts.append(TokenSequence(prompt, ids.integers(width, size=size).astype(np.int32)))
+    for length in lengths:
+        text = ids.integers(width, size=length).astype(np.int32)
+        texts.append(TokenSequence(text[:7], text[7:]))
+    return texts
+
+
+def plain_logps(model: Any, texts: list[TokenSequence]) -> np.ndarray:
+    """[n] float64: log p of all response tokens, by one forward a text of a model that ran none."""
+    found = []
+    for text in texts:
+        ids = torch.from_numpy(np.concatenate(text).astype(np.int64))[None]
+        with torch.inference_mode():
+            logits = copy.deepcopy(model)(input_ids=ids, use_cache=False).logits[0].double()
+        rows = torch.log_softmax(logits[len(text.prompt_ids) - 1 : -1], -1)
+        targets = torch.from_numpy(text.response_ids.astype(np.int64))
+        found.append(rows.gather(1, targets[:, None])[:, 0].numpy())
+    return np.concatenate(found)
+
+
+def compare(folder: Path, dtype: str, longest: int = 1_200) -> Seen:
+    """Score texts with a budget that holds many a pass, and in float32 with one that cuts them too.
+
+    Args:
+        folder: Of the checkpoint.
+        dtype: Of ``DTYPES``.
+        longest: Tokens of the longest text, in float32; elsewhere 150 at the most.
+
+    Raises:
+        Refused: The policy is refused.
+    """
+    policy = Policy.load(resolve("p", str(folder)), dtype=dtype)
+    load = functools.partial(
+        transformers.AutoModelForCausalLM.from_pretrained, folder, dtype=getattr(torch, dtype)
+    )
+    whole = dtype == "float32" and longest > 150
+    lengths = (min(150, longest, policy.longest), min(longest, policy.longest))
+    texts = make_texts(policy.lm_head.width, lengths if whole else lengths[:1])
+    wanted = plain_logps(load().eval(), texts)
+    # The library's grouped products of experts know no float64.
+    exact = plain_logps(load(experts_implementation="eager").double().eval(), texts)
+    found = [_logps(policy, texts, budget) for budget in ((2_048, 40) if whole else (2_048,))]
+    return Seen(
+        policy.batching,
+        difference=np.concatenate([np.abs(one - wanted) for one in found]),
+        error=np.concatenate([np.abs(one - exact) for one in found]),
+        plain_error=np.abs(wanted - exact),
+        moved=_moved(policy, texts[:21]),
+    )
+
+
+def _moved(policy: Policy, texts: list[TokenSequence]) -> float:
+    """With other tokens in all texts but one, for a short one and the longest."""
+    other = make_texts(policy.lm_head.width, (len(np.concatenate(texts[20])),), seed=1)
+    ends = np.cumsum([len(text.response_ids) for text in texts])
+    found = _logps(policy, texts, 2_048)
+    moved = []
+    for i in (7, 20):
+        # Texts of the same prompt keep it, so that passes are cut alike.
+        mixed = [
+            text
+            if k == i
+            else TokenSequence(
+                text.prompt_ids if k // 5 == i // 5 else o.prompt_ids, o.response_ids
+            )
+            for k, (text, o) in enumerate(zip(texts, other, strict=True))
+        ]
+        own = slice(ends[i] - len(texts[i].response_ids), ends[i])
+        moved.append(np.abs(_logps(policy, mixed, 2_048)[own] - found[own]).max())
+    return float(max(moved))
+
+
+def _logps(policy: Policy, texts: list[TokenSequence], token_budget: int) -> np.ndarray:
+    scorer = PairScorer({"p": policy}, base=None, token_budget=token_budget)
+    return np.concatenate([one["p"]["logp"] for one in scorer.score(texts)]).astype(np.float64)
+
+
+def check(seen: Seen, dtype: str, *, experts: bool) -> None:
+    """Whether the numbers are those of the plain forward, but for roundings like its own.
+
+    Experts are chosen anew where a rounding turns the choice, which moves a token by nats, in few
+    tokens and not the same ones in two passes. So their errors are compared without the largest
+    tenth; and given their tokens in other numbers, they round otherwise.
+    """
+    if dtype == "float32":
+        assert seen.difference.max() <= max(1e-4, 3 * seen.plain_error.max())
+    else:
+        kept = 0.9 if experts else 1.0
+        assert _rms(seen.error, kept) <= 1.15 * _rms(seen.plain_error, kept)
+    # Passes of one shape add the same numbers in the same order.
+    assert seen.moved <= (seen.plain_error.max() if experts else 0.0)
+
+
+def _rms(errors: np.ndarray, kept: float) -> float:
+    least = np.sort(errors)[: int(kept * len(errors))]
+    return float(np.sqrt(np.mean(least**2)))
