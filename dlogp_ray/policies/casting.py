@@ -4,7 +4,7 @@ Float32 of weights that were saved in half precision is what rounding is measure
 the policy's memory; so a layer is cast when its forward begins, and is itself again when it ends.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,48 +15,79 @@ from torch.overrides import TorchFunctionMode
 
 from dlogp_ray.policies.layers import layer_lists
 
-_Held = list[tuple[Tensor, Tensor]]
-"""Weights and buffers with what they held before they were cast."""
-
 
 @contextmanager
-def in_dtype(model: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, the model computes in ``dtype``, as if all of it were cast.
+def in_dtype(model: Any, dtype: torch.dtype, *, head: bool = False) -> Iterator[None]:
+    """Inside, a model's body computes in ``dtype``, as if all of it were cast.
 
-    Each decoder layer and the lm head are cast while they run, what is around them throughout; of
-    embeddings, which may be the largest of all weights, only the rows that are looked up.
+    Each decoder layer is cast while it runs, and what is around them throughout; of embeddings,
+    which may be the largest of all weights, only the rows that are looked up (in any model).
 
     Args:
-        model: An ``AutoModelForCausalLM`` of any dtype. It must not run compiled.
-        dtype: Of everything from the embeddings to the logits.
+        model: An ``AutoModelForCausalLM`` of any dtype. What of it is compiled runs uncompiled.
+        dtype: Of everything from the embeddings to the last hidden states.
+        head: Whether the lm head is cast as well, throughout.
     """
-    parts = {layer for layers in layer_lists(model) for layer in layers}
-    parts.add(model.get_output_embeddings())
-    inside = {module for part in parts for module in part.modules()}
-    around: _Held = []
-    held: list[_Held] = [around]
+    layers = {layer for one in layer_lists(model) for layer in one}
+    apart = layers if head else layers | {model.get_output_embeddings()}
+    inside = {module for one in apart for module in one.modules()}
+    tables = _tables(model)
+    around = _Cast((m for m in model.modules() if m not in inside | tables), dtype)
+    casts = [around]
     handles = []
-    for part in parts:
-        held.append([])
-        handles += _cast_while_it_runs(part, dtype, held[-1])
+    for layer in layers:
+        casts.append(cast := _Cast((m for m in layer.modules() if m not in tables), dtype))
+        handles.append(layer.register_forward_pre_hook(cast.begin))
+        handles.append(layer.register_forward_hook(cast.end, always_call=True))
     try:
-        _cast([module for module in model.modules() if module not in inside], dtype, around)
-        with _CastRows(dtype):
+        around.begin()
+        with _CastRows(dtype), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for handle in handles:
             handle.remove()
-        for one in held:
-            _restore(one)
+        for cast in casts:
+            cast.end()
 
 
-def _cast_while_it_runs(part: Module, dtype: torch.dtype, held: _Held) -> list[Any]:
-    """The handles of two hooks."""
-    modules = list(part.modules())
-    return [
-        part.register_forward_pre_hook(lambda *_: _cast(modules, dtype, held)),
-        part.register_forward_hook(lambda *_: _restore(held), always_call=True),
-    ]
+def _tables(model: Module) -> set[Module]:
+    """Embeddings, but for those that peft makes other tables of, as a whole, at every forward."""
+    adapted = {
+        module
+        for one in model.modules()
+        if type(one).__module__.startswith("peft.")
+        for module in one.modules()
+    }
+    return {m for m in model.modules() if isinstance(m, Embedding) and m not in adapted}
+
+
+class _Cast:
+    """Weights and buffers of some modules themselves, which are cast in place for a while."""
+
+    def __init__(self, modules: Iterable[Module], dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._tensors = [
+            tensor
+            for module in modules
+            for tensor in (*module._parameters.values(), *module._buffers.values())
+            if tensor is not None and tensor.is_floating_point()
+        ]
+        self._held: list[tuple[Tensor, Tensor]] = []
+
+    def begin(self, *_: Any) -> None:
+        """Cast what is not in the dtype already."""
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor in self._tensors:
+                if tensor.dtype != self._dtype:
+                    self._held.append((tensor, tensor.data))
+                    tensor.data = tensor.data.to(self._dtype)
+
+    def end(self, *_: Any) -> None:
+        """Put back what was there."""
+        with torch.inference_mode(False), torch.no_grad():
+            while self._held:
+                tensor, before = self._held.pop()
+                tensor.data = before
 
 
 class _CastRows(TorchFunctionMode):
@@ -73,19 +104,13 @@ class _CastRows(TorchFunctionMode):
         return out.to(self._dtype) if func is torch.nn.functional.embedding else out
 
 
-def _cast(modules: list[Module], dtype: torch.dtype, held: _Held) -> None:
-    """Cast weights and buffers in place, but for tables."""
-    with torch.inference_mode(False), torch.no_grad():
-        for module in modules:
-            weights = () if isinstance(module, Embedding) else module._parameters.values()
-            for tensor in (*weights, *module._buffers.values()):
-                if tensor is not None and tensor.is_floating_point() and tensor.dtype != dtype:
-                    held.append((tensor, tensor.data))
-                    tensor.data = tensor.data.to(dtype)
-
-
-def _restore(held: _Held) -> None:
-    with torch.inference_mode(False), torch.no_grad():
-        while held:
-            tensor, before = held.pop()
-            tensor.data = before
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products of float32 numbers, in convolutions on a GPU as well."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dlogp_ray.policies.kernels import bfloat16_kernels
 
 TILE_BYTES = 8 * 2**20
-"""Of the lm head, so much of a float32 copy exists at a time, on a CPU only."""
+"""Of the lm head, so much of a float32 copy exists at a time, where one is made."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,16 @@ class LmHead:
         rounded to bfloat16 would be wrong by hundredths of a nat.
 
         Args:
-            hidden: In the policy's dtype.
+            hidden: In the policy's dtype or float32.
             out: Where to write them, or None for a new tensor.
             compiled: Whether a kernel may be built for it, where torch has none.
         """
         if out is None:
             out = torch.empty(len(hidden), self.width, device=hidden.device)
+        own = hidden.dtype == self.weight.dtype
         if self.weight.dtype == torch.float32:
             torch.mm(hidden.float(), self.weight.T, out=out)
-        elif self.weight.device.type == "cuda":
+        elif own and self.weight.device.type == "cuda":
             torch.mm(hidden, self.weight.T, out_dtype=torch.float32, out=out)
         elif compiled and self._has_kernel(hidden):
             bfloat16_kernels().product(hidden.contiguous(), self.weight, out)

@@ -9,6 +9,7 @@ Shapes: b sequences, s positions, t tokens of a row of texts, h hidden size.
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -112,6 +113,13 @@ class Policy:
         """The body's last hidden states over a packed row; only where ``batching`` is PACKED."""
         row_pass.compiled = self.compiled
         return self._split.packed(ids, row_pass)
+
+    def in_float32(self) -> AbstractContextManager[None]:
+        """Inside, hidden states are those of the same weights in float32, with no product rounded.
+
+        It takes a decoder layer's memory more, and what is compiled runs uncompiled.
+        """
+        return self._split.in_float32()
 
     def compile(self) -> None:
         """Compile the decoder's layers (about 15 s), which are alike: one compilation for all."""

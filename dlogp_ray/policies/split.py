@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.attention import RowPass, packed, register
-from dlogp_ray.policies.casting import in_dtype
+from dlogp_ray.policies.casting import exact_products, in_dtype
 from dlogp_ray.policies.lm_head import LmHead
 
 ATTENTION_BYTES = 256 * 2**20
@@ -67,7 +67,7 @@ class Split:
         self.body = found[which]
         self.lm_head = _lm_head(model)
         self._heads = _heads(_text_config(model))
-        self._rounds = True
+        self._in_float32 = False
 
     @property
     def kind(self) -> str:
@@ -124,14 +124,18 @@ class Split:
         return hidden[0]
 
     @contextmanager
-    def in_float32(self) -> Iterator[None]:
-        """Inside, all computes in float32 whatever the weights are held in, a layer at a time."""
-        self._rounds = False
+    def in_float32(self, *, whole: bool = False) -> Iterator[None]:
+        """Inside, hidden states are those of the same weights in float32, and stay so.
+
+        Args:
+            whole: Whether the whole model is to run too, which takes a float32 lm head's memory.
+        """
+        self._in_float32 = True
         try:
-            with in_dtype(self.model, torch.float32):
+            with exact_products(), in_dtype(self.model, torch.float32, head=whole):
                 yield
         finally:
-            self._rounds = True
+            self._in_float32 = False
 
     def attend_in_rows(self) -> None:
         """From now on, only ``packed`` runs.
@@ -147,7 +151,7 @@ class Split:
         # Where the residual stream is float32 (Mamba), the model rounds it for its head. A head in
         # float32 (of an adapter) takes whatever comes.
         dtype = self.lm_head.weight.dtype
-        return hidden.to(dtype) if self._rounds and dtype != torch.float32 else hidden
+        return hidden if self._in_float32 or dtype == torch.float32 else hidden.to(dtype)
 
     def _attention(self, ids: Tensor) -> AbstractContextManager[None]:
         """Torch's plain attention where it is the exact one and fits; else its own choice.
@@ -157,8 +161,8 @@ class Split:
         without. The plain one holds all attention weights of a layer.
         """
         weights_bytes = 4 * ids.numel() * ids.shape[1] * self._heads
-        exact = self.device.type == "cpu" and next(self.body.parameters()).dtype == torch.float32
-        if exact and weights_bytes <= ATTENTION_BYTES:
+        float32 = self._in_float32 or next(self.body.parameters()).dtype == torch.float32
+        if self.device.type == "cpu" and float32 and weights_bytes <= ATTENTION_BYTES:
             return sdpa_kernel(SDPBackend.MATH)
         return nullcontext()
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dlogp_ray.errors import Refused
+from dlogp_ray.policies.casting import exact_products
 from dlogp_ray.policies.sharing import (
     FAILURES,
     PROMPT,
@@ -100,7 +101,7 @@ def _try_twin(split: Split, twin: Twin, body: int) -> Finding:
     model = twin.model.to(split.device)
     ids = torch.randperm(model.get_input_embeddings().weight.shape[0], generator=_seeded())
     texts = _texts(ids.repeat(-(-VOCABULARY // len(ids)))[:VOCABULARY], TEXT)
-    with _exact_products():
+    with exact_products():
         batching = best_batching(
             lambda: Split(split.name, copy.deepcopy(model), body), texts, may_pack=True
         )
@@ -115,7 +116,7 @@ def _try_itself(split: Split, body: int) -> Finding:
     ids = torch.randint(split.lm_head.width, (5 * TEXT,), generator=_seeded())
     special = [i for i in _special_ids(split.model.config) if i < split.lm_head.width]
     ids[PROMPT : PROMPT + len(special)] = torch.tensor(special, dtype=ids.dtype)
-    with _exact_products(), split.in_float32():
+    with split.in_float32(whole=True):
         started = time.monotonic()
         split.whole(ids[None, :TEXT].to(split.device))
         spare = _OWN_S / (time.monotonic() - started)
@@ -143,18 +144,6 @@ def _texts(ids: Tensor, longest: int) -> list[Tensor]:
     long = torch.cat([ids[: longest - again], ids[5 : 5 + again]])
     rest = ids[longest - again :]
     return [long, torch.cat([long[:PROMPT], rest[:9]]), rest]
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Float32 products of float32 numbers, in convolutions on a GPU as well."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
