@@ -31,7 +31,7 @@ class Overview:
         sealed: Whether it is closed.
         units: Planned work units.
         units_done: Those whose object is there.
-        noise: What other batches change; None where it was not measured.
+        noise: The floor; None where it was not measured.
         summary: Of all objects; an intervene job's is of its answers, a weights table's of weights.
         rejected: Up to three examples a status: status, count, sample_id, source, error.
         failures: Units that could not be done, with cause and attempts.

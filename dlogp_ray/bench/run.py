@@ -90,8 +90,8 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         }
         arms |= {f"{name}_twice": peer.run_twice for name, peer in peers.items()}
         seconds = _measure(arms, config.repeats, progress)
-        noise = workers.ask("noise")[0]
         last = workers.ask("facts")
+        noise = workers.ask("noise")[0]
     finally:
         workers.close()
         for peer in peers.values():

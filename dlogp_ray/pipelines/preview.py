@@ -26,7 +26,7 @@ class ScorePreview:
     Attributes:
         plan: Its units.
         probe: Its actors, and what one of them was seen to do.
-        noise: What other batches change; None where that is not known.
+        noise: The floor; None where it is not known.
         units_done: Units whose object is there already.
     """
 

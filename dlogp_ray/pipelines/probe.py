@@ -33,7 +33,7 @@ from dlogp_ray.scoring.engine import (
     compiling_pays,
     thread_choices,
 )
-from dlogp_ray.scoring.noise import measure_noise
+from dlogp_ray.scoring.noise import ROUNDING_S, ROUNDING_SHARE, measure_noise
 from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 from dlogp_ray.tables.noise import NoiseFloor
 
@@ -41,7 +41,8 @@ _SEQUENCE_TOKENS = 256
 _NOISE_TOKENS = range(1_024, 16_384 + 1)
 """The least and the most of the noise floor's sample; a 99th percentile of less says little."""
 _NOISE_S = 2.0
-"""What scoring the sample once may take; twice and the base against itself is about three times."""
+"""What scoring the sample once may take; twice and the base against itself is about three times.
+What its part in float32 may take is ``measure_noise``'s."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Probe:
         widths: Policy -> rows of its lm head.
         tokens_per_s: Tokens that one actor alone scores with all policies, of random sequences.
         engine: How the run is to score.
-        noise: What other batches change with that engine; None where nothing was sampled.
+        noise: The floor with that engine; None where nothing was sampled.
     """
 
     placement: Placement
@@ -113,12 +114,13 @@ def _probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Un
                 again = replace(job, engine=engine)
                 unit = ScoreUnit(again, device, engine.threads, spread=spread)
     texts = sample_texts(job, sample, _noise_tokens(speed)) if sample else []
+    rounding_s = max(ROUNDING_S, ROUNDING_SHARE * tokens_per_actor / speed)
     return Probe(
         placement=placement,
         widths={name: policy.lm_head.width for name, policy in unit.policies.items()},
         tokens_per_s=speed,
         engine=engine,
-        noise=measure_noise(unit.scorer, texts) if texts else None,
+        noise=measure_noise(unit.scorer, texts, rounding_s) if texts else None,
     )
 
 

@@ -63,7 +63,7 @@ class ScoreResult(RunResult):
     """The end of a score job; rows are samples x compared policies.
 
     Attributes:
-        noise: What other batches change, measured when the run began; None where it was not.
+        noise: The floor, measured when the run began; None where it was not.
         units_uncompiled: Units of this call that ``torch.compile`` had given up in: in part they
             ran as if nothing was compiled, slower and rounded otherwise.
     """

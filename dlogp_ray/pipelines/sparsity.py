@@ -53,6 +53,7 @@ class SparsityResult:
         tokens: Their tokens that count.
         alone: Rows of policies that are compared with none.
         unresolved_nats: |Δlog p| up to here is unresolved; None where no noise was measured.
+        noise_lacks: What that leaves out, for people; None where it leaves out nothing.
         single: Groups with one sample, whose figures have no standard error.
         empty: Groups of whose rows none has a token that counts, and which have no figures.
         tables: Rows of each table.
@@ -69,6 +70,7 @@ class SparsityResult:
     tokens: int
     alone: int
     unresolved_nats: float | None
+    noise_lacks: str | None
     single: list[str]
     empty: list[str]
     tables: dict[str, int]
@@ -120,6 +122,7 @@ def sparsity(config: SparsityConfig, *, progress: bool = True) -> SparsityResult
         tokens=sum(one.tokens for one in whole.groups.values()),
         alone=whole.alone,
         unresolved_nats=floors.get("delta_logp"),
+        noise_lacks=run.noise.lacks if run.noise else None,
         single=sorted(str(group) for group, one in whole.groups.items() if one.samples == 1),
         empty=[str(group) for group in whole.empty],
         tables={name: len(table) for name, table in tables.items()},
@@ -159,11 +162,13 @@ def print_sparsity(result: SparsityResult, console: Console, *, llama_cpp: bool 
         console.print()
         for line in llama_cpp_lines(figures, config["by"]):
             console.print(line, highlight=False, soft_wrap=True)
-    floor = result.unresolved_nats
-    if floor is None:
+    if result.unresolved_nats is None:
         console.print("the run has no noise floor: raised and lowered are all that is not 0")
     else:
-        console.print(f"raised and lowered: by more than {floor:.2g} nats, the run's noise floor")
+        console.print(
+            f"raised and lowered: by more than {_floor(result)}, the run's noise floor",
+            soft_wrap=True,
+        )
     for name in result.single:
         console.print(f"one sample, so no standard errors: {name}", soft_wrap=True)
     for name in result.empty:
@@ -173,9 +178,13 @@ def print_sparsity(result: SparsityResult, console: Console, *, llama_cpp: bool 
 
 def _footer(run: Run, result: SparsityResult) -> str:
     share = "" if run.sealed else f" (not sealed: {result.units_read} of {result.units} units)"
-    floor = result.unresolved_nats
-    noise = "not measured" if floor is None else f"{floor:.2g} nats"
+    noise = "not measured" if result.unresolved_nats is None else _floor(result)
     return f"{run.uri}{share} · noise floor {noise} · values to four digits"
+
+
+def _floor(result: SparsityResult) -> str:
+    lacks = f" ({result.noise_lacks})" if result.noise_lacks else ""
+    return f"{result.unresolved_nats:.2g} nats{lacks}"
 
 
 def _check(run: Run, config: SparsityConfig) -> None:

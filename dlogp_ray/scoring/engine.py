@@ -55,6 +55,11 @@ def choose_dtype(asked: str, saved: str, device: str) -> str:
     return fast_dtype(saved, device) if asked == "auto" else asked
 
 
+def float32_slowdown(dtype: str, device: str) -> float:
+    """How many times as long products in float32 take as in a dtype; 1 where they do not."""
+    return max(1.0, _product_s("float32", device) / _product_s(dtype, device))
+
+
 def thread_choices(cpus: int, memory_bytes: float, policies_bytes: int) -> list[int]:
     """Threads of an actor that are worth a trial on a node: as few as possible, and all.
 

@@ -7,6 +7,7 @@ over batches padded on the right; the lm heads run on the positions that predict
 import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -159,6 +160,20 @@ class PairScorer:
         return {
             name: torch.cat([states[name] for states, _ in parts])[order] for name in self._policies
         }
+
+    @property
+    def lower_dtype(self) -> str | None:
+        """A dtype of less than float32 that a policy has weights in; None where none has."""
+        weights = (w for policy in self._policies.values() for _name, w in policy.parameters())
+        found = {w.dtype for w in weights if w.is_floating_point()} - {torch.float32}
+        return min((str(dtype).removeprefix("torch.") for dtype in found), default=None)
+
+    def hidden_in_float32(self, sequences: Sequence[TokenSequence]) -> dict[str, Tensor]:
+        """``hidden`` of the same weights in float32, in passes of half as many tokens."""
+        with ExitStack() as stack:
+            for policy in self._policies.values():
+                stack.enter_context(policy.in_float32())
+            return self.hidden(sequences, max(1, self._token_budget // 2))
 
     def statistics(self, hidden: Mapping[str, Tensor], targets: np.ndarray) -> dict[str, Arrays]:
         """By policy, arrays [n] named as ``policies.statistics`` names them.

@@ -1,7 +1,10 @@
 """A run's noise floor: what its table shows where nothing has changed, as ``run.json`` records it.
 
-It is measured before the job, by ``scoring.noise``, and holds for the whole run.
+It is measured before the job, by ``scoring.noise``, and holds for the whole run. Of three parts,
+the largest is what a change has to exceed.
 """
+
+from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,8 +25,30 @@ class Spread(BaseModel):
     p99: float
 
 
+Spreads = dict[str, dict[str, Spread]]
+"""Policy -> column of the table -> its spread."""
+
+
+class Rounding(BaseModel):
+    """What the policies' dtypes change: the table against that of the same weights in float32.
+
+    Attributes:
+        texts: Texts of the sample that there was time for; 0 where all is float32.
+        tokens: Their response tokens, which are compared.
+        spreads: Of each policy that has rows; none where all is float32.
+        problem: Why it could not be measured; None where it was.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    texts: int = 0
+    tokens: int = 0
+    spreads: Spreads = {}
+    problem: str | None = None
+
+
 class NoiseFloor(BaseModel):
-    """What composing batches another way changes, on a sample of the corpus.
+    """What is rounded, and what composing batches another way changes, on a sample of the corpus.
 
     Attributes:
         texts: Texts of the sample.
@@ -32,52 +57,70 @@ class NoiseFloor(BaseModel):
         changed: Policy -> column of ids, ranks or agreement -> share of tokens that changed.
         base_against_base: Column of a pair -> its spread where the base under the one composition
             is compared with the base under the other. Empty for a policy alone.
+        rounding: What the policies' dtypes change; None where a run was made before that was
+            measured.
     """
 
     model_config = ConfigDict(frozen=True)
 
     texts: int
     tokens: int
-    rebatched: dict[str, dict[str, Spread]]
+    rebatched: Spreads
     changed: dict[str, dict[str, float]]
     base_against_base: dict[str, Spread]
+    rounding: Rounding | None = None
 
     @property
     def unresolved_nats(self) -> float | None:
         """A |Δlog p| below it is unresolved, not zero; None for a policy alone."""
-        delta = self.base_against_base.get("delta_logp")
-        return None if delta is None else delta.p99
+        return self.floors.get("delta_logp")
 
     @property
     def floors(self) -> dict[str, float]:
         """Statistic -> what is unresolved up to here, in its own unit (nats).
 
-        Of a pair's statistics base against base; of others, such as entropies, what other batches
-        change, the largest of all policies.
+        The largest 99th percentile of all parts and policies.
         """
+        rounding = self.rounding.spreads if self.rounding else {}
         found: dict[str, float] = {}
-        for columns in self.rebatched.values():
+        for columns in (*self.rebatched.values(), self.base_against_base, *rounding.values()):
             for name, spread in columns.items():
                 found[name] = max(spread.p99, found.get(name, 0.0))
-        return found | {name: spread.p99 for name, spread in self.base_against_base.items()}
+        return found
+
+    @property
+    def lacks(self) -> str | None:
+        """What the floors leave out, for people; None where all three parts are in them."""
+        if self.rounding is None:
+            return "rounding not measured"
+        return self.rounding.problem and f"rounding not measured: {self.rounding.problem}"
 
     def as_row(self) -> tuple[str, str]:
-        """A heading and its figure, for people."""
-        if self.unresolved_nats is not None:
-            if not self.base_against_base["delta_logp"].rms:
-                return "unresolved", f"nothing: {_NO_BIT} ({self.tokens:,} tokens)"
-            figure = f"below {self.unresolved_nats:.2g} nats"
-            return "unresolved", f"{figure} (99 % of base against base, {self.tokens:,} tokens)"
-        spreads = [
-            spread
-            for columns in self.rebatched.values()
-            for name, spread in columns.items()
-            if name in ("logp_base", "logp_rl")
-        ]
-        if not any(spread.rms for spread in spreads):
-            return "repeatable", f"exactly: {_NO_BIT} ({self.tokens:,} tokens)"
-        largest = max(spread.p99 for spread in spreads)
-        return (
-            "repeatable",
-            f"within {largest:.2g} nats (99 % of log p in other batches, {self.tokens:,} tokens)",
-        )
+        """A heading and its figure, for people: the floor and each of its parts."""
+        pair = self.unresolved_nats is not None
+        columns = ("delta_logp",) if pair else ("logp_base", "logp_rl")
+        other = list(_of(columns, self.rebatched.values()))
+        same = list(_of(columns, [self.base_against_base]))
+        rounded = list(_of(columns, self.rounding.spreads.values() if self.rounding else []))
+        heading = "unresolved" if pair else "repeatable"
+        moved = any(spread.rms for spread in (*other, *same))
+        if not moved and not any(spread.rms for spread in rounded) and not self.lacks:
+            nothing = "nothing" if pair else "exactly"
+            return heading, f"{nothing}: {_NO_BIT} ({self.tokens:,} tokens)"
+        floor = f"{'below' if pair else 'within'} {_largest((*other, *same, *rounded))} nats"
+        batches = f"{_NO_BIT}, {self.tokens:,} tokens"
+        if moved:
+            base = f"base against base {_largest(same)}, " if pair else ""
+            batches = f"99 % of {self.tokens:,} tokens: {base}other batches {_largest(other)}"
+        rounding = self.lacks or "all in float32"
+        if rounded and self.rounding:
+            rounding = f"rounding {_largest(rounded)}, {self.rounding.tokens:,} tokens"
+        return heading, f"{floor} ({batches}; {rounding})"
+
+
+def _of(columns: Iterable[str], policies: Iterable[Mapping[str, Spread]]) -> Iterator[Spread]:
+    return (of[name] for of in policies for name in columns if name in of)
+
+
+def _largest(spreads: Iterable[Spread]) -> str:
+    return f"{max(spread.p99 for spread in spreads):.2g}"

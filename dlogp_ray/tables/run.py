@@ -33,7 +33,7 @@ from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.tables import schemas
 from dlogp_ray.tables.committed import UNIT, Committed
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
-from dlogp_ray.tables.noise import NoiseFloor
+from dlogp_ray.tables.noise import NoiseFloor, Rounding
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA
 
 TABLES = {"score": "scores", "intervene": "generations", "reweight": "weights"}
@@ -152,7 +152,14 @@ class Run:
     def noise(self) -> NoiseFloor | None:
         """What the table shows where nothing has changed; None where that was not measured."""
         found = self.info.get("noise")
-        return NoiseFloor.model_validate(found) if found else None
+        if not found:
+            return None
+        noise = NoiseFloor.model_validate(found)
+        # A run that was made before rounding was measured; in float32 there is none.
+        dtypes = self.info.get("engine", {}).get("dtype", {})
+        if noise.rounding is None and {*dtypes.values()} == {"float32"}:
+            return noise.model_copy(update={"rounding": Rounding()})
+        return noise
 
     def committed(self) -> Committed:
         """Units whose object is there, as the store lists them now."""

@@ -116,6 +116,22 @@ def test_a_sealed_run_is_shown_and_whole(old: str, name: str) -> None:
     assert CliRunner().invoke(app, ["verify", uri, "--no-progress"]).exit_code == 0
 
 
+def test_the_noise_floor_of_sealed_scores_is_shown(old: str, tmp_path: Path) -> None:
+    """Those of schema 1 are older than the measurement of rounding."""
+    run = run_of(old, "scores")
+    assert run.noise is not None
+    assert "all in float32" in run.noise.as_row()[1]
+    path = Path(copied(old, tmp_path)) / "scores" / "run.json"
+    info = json.loads(path.read_text())
+    info["engine"]["dtype"]["rl"] = "bfloat16"
+    info["noise"].pop("rounding", None)
+    path.write_text(json.dumps(info))
+    noise = open_run(str(path.parent)).noise
+    assert noise is not None
+    assert noise.as_row()[1].endswith("; rounding not measured)")
+    assert noise.unresolved_nats == run.noise.unresolved_nats
+
+
 def test_sealed_scores_are_still_those_of_the_plain_forward(
     old: str, corpus: list[dict[str, Any]]
 ) -> None:

@@ -59,9 +59,9 @@ def test_what_compiling_changed_is_gone_where_it_does_not_pay(
     """The noise floor is that of the engine that the run gets."""
     seen: list[PairScorer] = []
 
-    def noise(scorer: PairScorer, texts: Sequence[TokenSequence]) -> NoiseFloor:
+    def noise(scorer: PairScorer, texts: Sequence[TokenSequence], rounding_s: float) -> NoiseFloor:
         seen.append(scorer)
-        return measure_noise(scorer, texts)
+        return measure_noise(scorer, texts, rounding_s)
 
     monkeypatch.setattr(probing, "measure_noise", noise)
     monkeypatch.setattr(probing, "compiling_pays", lambda *_: False)
@@ -77,3 +77,14 @@ def test_what_compiling_changed_is_gone_where_it_does_not_pay(
     policies = scorer._policies.values()
     modules = [m for policy in policies for m in policy._model.modules()]
     assert not any(m._compiled_call_impl or isinstance(m, KernelLinear) for m in modules)
+
+
+@pytest.mark.parametrize("tokens", [SHORT, LONG])
+def test_float32_may_take_15_s_or_a_twentieth_of_the_job(
+    tokens: int, job: ScoreJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(probing, "measure_noise", lambda *all_of_it: given.append(all_of_it[2]))
+    units = plan_score(job.config).units
+    seen = _probe(job, Placement(1, 1, 1, 0), tokens, list(units))
+    assert given == [pytest.approx(max(15, tokens / seen.tokens_per_s / 20))]

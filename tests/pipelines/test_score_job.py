@@ -28,6 +28,7 @@ from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.pipelines.result import print_result
+from dlogp_ray.tables.noise import Rounding
 from dlogp_ray.tables.verification import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -103,6 +104,7 @@ def test_the_noise_floor_is_measured_once_and_found_everywhere(
     # Two layers in float32: a few roundings of 2^-24 of logits of about 10.
     assert noise.unresolved_nats is not None
     assert 0 < noise.unresolved_nats < 1e-5
+    assert noise.rounding == Rounding()  # all is float32
     record = noise.model_dump()
 
     def places(result: dlogp_ray.ScoreResult) -> list[Any]:
@@ -122,8 +124,7 @@ def test_the_noise_floor_is_measured_once_and_found_everywhere(
     console = Console(file=printed, width=200)
     print_result(first, console)
     print_overview(overview(dlogp_ray.open_run(first.run)), console)
-    line = f"below {noise.unresolved_nats:.2g} nats (99 % of base against base, "
-    assert printed.getvalue().count(line) == 2
+    assert printed.getvalue().count(noise.as_row()[1]) == 2
 
     # As a run looks that was cut off after some of its units.
     config = finished.copy(tmp_path)
@@ -134,6 +135,21 @@ def test_the_noise_floor_is_measured_once_and_found_everywhere(
     assert resumed.units_scored == 1
     assert places(resumed) == [record] * 6
     assert places(dlogp_ray.score(config, progress=False)) == [record] * 6
+
+
+def test_the_noise_floor_of_half_precision_has_its_rounding_in_it(
+    tmp_path: Path, make_config: Any
+) -> None:
+    rows = make_rows(20)
+    config = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", rows)), dtype="bfloat16")
+    noise = dlogp_ray.score(config, progress=False).noise
+    assert noise is not None
+    assert noise.rounding is not None
+    assert (noise.rounding.texts, noise.rounding.tokens) == (noise.texts, noise.tokens)
+    assert noise.unresolved_nats is not None
+    # A few roundings of 2^-9 of hidden states of which logits of about 2 are made.
+    assert 1e-3 < noise.rounding.spreads["rl"]["delta_logp"].p99 <= noise.unresolved_nats < 1
+    assert dlogp_ray.open_run(config.run_uri).noise == noise
 
 
 def test_only_missing_units_are_done_and_they_are_the_run_s_own(

@@ -13,10 +13,11 @@ from torch import Tensor
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
+from dlogp_ray.scoring import noise as noise_module
 from dlogp_ray.scoring.noise import compare, measure_noise
-from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 from dlogp_ray.scoring.scorer import Arrays, PairScorer
-from dlogp_ray.tables.noise import NoiseFloor, Spread
+from dlogp_ray.tables.noise import NoiseFloor, Rounding, Spread
 
 TEXTS = [
     TokenSequence(np.array(row["prompt_ids"], np.int32), np.array(row["response_ids"], np.int32))
@@ -93,13 +94,13 @@ class Perturbed(PairScorer):
     def base_twice(self, again: str) -> PairScorer:
         return self
 
+    @property
+    def lower_dtype(self) -> str | None:
+        return None
+
 
 def test_a_perturbation_of_one_composition_is_the_floor() -> None:
-    ids = np.random.default_rng(0).permutation(np.arange(1, 101, dtype=np.int32))
-    texts = [
-        TokenSequence(np.array([5, 7], np.int32), part) for part in np.split(ids, [10, 11, 60])
-    ]
-    noise = measure_noise(Perturbed(), texts)
+    noise = measure_noise(Perturbed(), four_texts())
     assert (noise.texts, noise.tokens) == (4, 100)
     # rl moves by three steps an id and the base by one, so that Δ moves by two
     for name, factor in (("logp_base", 1), ("logp_rl", 3), ("delta_logp", 2), ("js", 2)):
@@ -109,7 +110,136 @@ def test_a_perturbation_of_one_composition_is_the_floor() -> None:
     for name in ("delta_logp", "js"):
         found = noise.base_against_base[name]
         assert (found.rms, found.p99) == about(STEPS), name
-    assert noise.unresolved_nats == 99 * STEP
+    # The largest of them; of float32 there is no third part.
+    assert noise.rounding == Rounding()
+    assert noise.unresolved_nats == 2 * 99 * STEP
+    assert noise.floors == {
+        "logp_base": 99 * STEP,
+        "logp_rl": 3 * 99 * STEP,
+        "delta_logp": 2 * 99 * STEP,
+        "js": 2 * 99 * STEP,
+    }
+
+
+class Clock:
+    """Time as scorers let it go by."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Rounded(Perturbed):
+    """In float32 base is two steps an id less, and rl five more; there a token takes ten seconds,
+    else one."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__()
+        self.clock = clock or Clock()
+        self.in_float32: list[TokenSequence] = []
+
+    @property
+    def lower_dtype(self) -> str | None:
+        return "bfloat16"
+
+    def hidden(
+        self, sequences: Sequence[TokenSequence], token_budget: int | None = None
+    ) -> dict[str, Tensor]:
+        self.clock.now += count_tokens(sequences)
+        return super().hidden(sequences, token_budget)
+
+    def hidden_in_float32(self, sequences: Sequence[TokenSequence]) -> dict[str, Tensor]:
+        self.clock.now += 10 * count_tokens(sequences)
+        self.in_float32 += sequences
+        ids = torch.from_numpy(np.concatenate([s.response_ids for s in sequences]))
+        return {name: ids[:, None] * STEP * times for name, times in (("base", -2), ("rl", 5))}
+
+
+def four_texts() -> list[TokenSequence]:
+    """Of 10, 1, 49 and 40 tokens with prompts of 2: ids 1 to 100, each once."""
+    ids = np.random.default_rng(0).permutation(np.arange(1, 101, dtype=np.int32))
+    return [TokenSequence(np.array([5, 7], np.int32), part) for part in np.split(ids, [10, 11, 60])]
+
+
+def test_what_the_dtype_changes_is_the_third_part_of_the_floor() -> None:
+    noise = measure_noise(Rounded(), four_texts())
+    assert noise.rounding is not None
+    assert (noise.rounding.texts, noise.rounding.tokens) == (4, 100)
+    for name, factor in (("logp_base", 2), ("logp_rl", 5), ("delta_logp", 7), ("js", 7)):
+        found = noise.rounding.spreads["rl"][name]
+        assert (found.rms, found.p99) == about(times(STEPS, factor)), name
+    assert noise.unresolved_nats == 7 * 99 * STEP
+    assert noise.floors == {
+        "logp_base": 2 * 99 * STEP,
+        "logp_rl": 5 * 99 * STEP,
+        "delta_logp": 7 * 99 * STEP,
+        "js": 7 * 99 * STEP,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "texts", "tokens"),
+    [
+        # Of one text and token 11 s, and of each text before all else its first in the own dtype.
+        (12 + 11 * 108, 4, 100),
+        (12 + 11 * (12 + 3 + 51), 3, 60),
+        (12 + 11 * (12 + 3 + 51) - 1, 2, 11),
+        (12 + 11 * 12, 1, 10),
+        # 12 tokens of its own take 12 s, so that of 100 s there are 10 in float32: 8 of a response.
+        (100, 1, 8),
+    ],
+)
+def test_as_many_of_the_first_texts_as_there_is_time_for(
+    seconds: float, texts: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer, rounding = measured_within(seconds, monkeypatch)
+    assert rounding.problem is None
+    assert (rounding.texts, rounding.tokens) == (texts, tokens)
+    assert rounding.tokens == sum(len(text.response_ids) for text in scorer.in_float32)
+    for text, whole in zip(scorer.in_float32, four_texts(), strict=False):
+        assert np.array_equal(text.prompt_ids, whole.prompt_ids)
+        assert np.array_equal(text.response_ids, whole.response_ids[: len(text.response_ids)])
+
+
+def measured_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Rounded, Rounding]:
+    clock = Clock()
+    monkeypatch.setattr(noise_module, "time", clock)
+    monkeypatch.setattr(noise_module, "float32_slowdown", lambda _dtype, _device: 10.0)
+    scorer = Rounded(clock)
+    rounding = measure_noise(scorer, four_texts(), float(seconds)).rounding
+    assert rounding is not None
+    return scorer, rounding
+
+
+def test_where_there_is_no_time_for_a_token_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, rounding = measured_within(29, monkeypatch)
+    assert scorer.in_float32 == []
+    assert rounding == Rounding(problem="one text in float32 takes longer than 29 s")
+
+
+def test_a_model_that_can_not_be_cast_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Rounded, sequences: Sequence[TokenSequence]) -> dict[str, Tensor]:
+        raise RuntimeError("expected m1 and m2 to have\nthe same dtype")
+
+    monkeypatch.setattr(Rounded, "hidden_in_float32", fail)
+    noise = measure_noise(Rounded(), four_texts())
+    assert noise.lacks == (
+        "rounding not measured: RuntimeError: expected m1 and m2 to have the same dtype"
+    )
+    assert noise.lacks in noise.as_row()[1]
+    assert noise.unresolved_nats == 2 * 99 * STEP
+
+
+def test_float32_that_is_not_finite_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(self: Rounded, sequences: Sequence[TokenSequence]) -> dict[str, Tensor]:
+        rows = sum(len(s.response_ids) for s in sequences)
+        return {name: torch.full((rows, 1), torch.nan) for name in ("base", "rl")}
+
+    monkeypatch.setattr(Rounded, "hidden_in_float32", overflow)
+    noise = measure_noise(Rounded(), four_texts())
+    assert noise.lacks == "rounding not measured: no number in float32 is finite"
 
 
 # Logits of about 2 from hidden states of a relative rounding of 2^-24 or 2^-9, of which a few
@@ -133,7 +263,48 @@ def test_every_float_column_has_a_floor_that_is_the_dtype_s(
     for spread in (noise.base_against_base["delta_logp"], noise.rebatched["rl"]["delta_logp"]):
         assert low < spread.p99 < high
         assert 0 < spread.rms < spread.p99
-    assert noise.unresolved_nats == noise.base_against_base["delta_logp"].p99
+    assert noise.rounding is not None
+    rounded = noise.rounding.spreads
+    if dtype == "float32":
+        assert noise.rounding == Rounding()
+    else:
+        assert (noise.rounding.texts, noise.rounding.tokens) == (len(TEXTS), TOKENS)
+        assert rounded["rl"].keys() == noise.rebatched["rl"].keys()
+        assert low < rounded["rl"]["delta_logp"].p99 < high
+    assert noise.unresolved_nats == max(
+        noise.base_against_base["delta_logp"].p99,
+        *(parts["rl"]["delta_logp"].p99 for parts in (noise.rebatched, rounded) if parts),
+    )
+
+
+def test_the_third_part_is_what_the_same_weights_in_float32_show(tmp_path: Path) -> None:
+    folders = {
+        name: make_policy_folder(tmp_path / name, seed, dtype="bfloat16")
+        for seed, name in enumerate(("base", "rl"))
+    }
+    half, single = (
+        PairScorer(load(folders, dtype), base="base", token_budget=512)
+        for dtype in ("bfloat16", "float32")
+    )
+    rounding = measure_noise(half, TEXTS).rounding
+    assert rounding is not None
+    scored = [scorer.score(TEXTS) for scorer in (half, single)]
+
+    def column(scores: list[dict[str, Arrays]], policy: str, key: str) -> np.ndarray:
+        return np.concatenate([one[policy][key] for one in scores])
+
+    for name, policy, key in (
+        ("logp_base", "base", "logp"),
+        ("entropy_rl", "rl", "entropy"),
+        ("kl_rl_base", "rl", "kl_rl_base"),
+    ):
+        own, exact = (column(scores, policy, key) for scores in scored)
+        found = rounding.spreads["rl"][name]
+        # Beside 1e-2, float32 in other batches does not count: 1e-6.
+        rms = float(np.sqrt(((own - exact) ** 2).mean()))
+        assert found.rms == pytest.approx(rms, rel=1e-3)
+        assert (np.abs(own - exact) > found.p99 * 1.001).mean() <= 0.01
+        assert (np.abs(own - exact) > found.p99 * 0.999).mean() >= 0.01
 
 
 def test_the_figures_are_what_scoring_twice_shows(policy_folders: dict[str, Path]) -> None:
@@ -161,13 +332,13 @@ def test_the_figures_are_what_scoring_twice_shows(policy_folders: dict[str, Path
         assert (np.abs(difference) > found.p99 * 1.01).mean() <= 0.01
         assert (np.abs(difference) > found.p99 * 0.9).mean() >= 0.01
     # Δ of the base against itself is what its log p moved.
-    assert noise.unresolved_nats is not None
-    assert noise.unresolved_nats == pytest.approx(noise.rebatched["rl"]["logp_base"].p99, rel=1e-2)
+    base = noise.base_against_base["delta_logp"].p99
+    assert base == pytest.approx(noise.rebatched["rl"]["logp_base"].p99, rel=1e-2)
     # To leading order in the change δ of log p, KL is ½ E[δ²] in both directions and JS ⅛ E[δ²].
     forward, backward, js = (
         noise.base_against_base[name].rms for name in ("kl_rl_base", "kl_base_rl", "js")
     )
-    assert 0 < forward < noise.unresolved_nats**2
+    assert 0 < forward < base**2
     assert backward == pytest.approx(forward, rel=0.05)
     assert js == pytest.approx(forward / 4, rel=0.05)
 
@@ -228,34 +399,102 @@ def test_one_text_of_one_token(exact: dict[str, Policy]) -> None:
     assert (noise.texts, noise.tokens) == (1, 1)
 
 
-def test_the_line_for_people_and_the_record() -> None:
-    delta = Spread(rms=1.2e-6, p99=3.14e-6)
-    noise = NoiseFloor(
+def spread(p99: float) -> Spread:
+    return Spread(rms=p99 / 4, p99=p99)
+
+
+def a_floor(rounding: Rounding | None, base: float = 3.14e-3, other: float = 4.4e-3) -> NoiseFloor:
+    return NoiseFloor(
         texts=64,
         tokens=2048,
-        rebatched={"rl": {"logp_rl": delta}},
-        changed={"rl": {}},
-        base_against_base={"delta_logp": delta},
+        rebatched={"rl": {"delta_logp": spread(other)}, "late": {"delta_logp": spread(other / 2)}},
+        changed={"rl": {}, "late": {}},
+        base_against_base={"delta_logp": spread(base)},
+        rounding=rounding,
     )
-    assert " ".join(noise.as_row()) == (
-        "unresolved below 3.1e-06 nats (99 % of base against base, 2,048 tokens)"
-    )
+
+
+ROUNDED = Rounding(
+    texts=9,
+    tokens=1317,
+    spreads={"rl": {"delta_logp": spread(0.01)}, "late": {"delta_logp": spread(0.0444)}},
+)
+BATCHES = "99 % of 2,048 tokens: base against base 0.0031, other batches 0.0044"
+NO_BIT = "other batches change no bit of log p"
+
+
+@pytest.mark.parametrize(
+    ("noise", "figure", "lacks"),
+    [
+        (a_floor(ROUNDED), f"below 0.044 nats ({BATCHES}; rounding 0.044, 1,317 tokens)", None),
+        (a_floor(Rounding()), f"below 0.0044 nats ({BATCHES}; all in float32)", None),
+        (
+            a_floor(None),
+            f"below 0.0044 nats ({BATCHES}; rounding not measured)",
+            "rounding not measured",
+        ),
+        (
+            a_floor(Rounding(problem="KeyError: 1")),
+            f"below 0.0044 nats ({BATCHES}; rounding not measured: KeyError: 1)",
+            "rounding not measured: KeyError: 1",
+        ),
+        (
+            a_floor(ROUNDED, 0.0, 0.0),
+            f"below 0.044 nats ({NO_BIT}, 2,048 tokens; rounding 0.044, 1,317 tokens)",
+            None,
+        ),
+        (a_floor(Rounding(), 0.0, 0.0), f"nothing: {NO_BIT} (2,048 tokens)", None),
+        (
+            a_floor(None, 0.0, 0.0),
+            f"below 0 nats ({NO_BIT}, 2,048 tokens; rounding not measured)",
+            "rounding not measured",
+        ),
+    ],
+)
+def test_the_line_for_people_and_the_record(
+    noise: NoiseFloor, figure: str, lacks: str | None
+) -> None:
+    assert noise.as_row() == ("unresolved", figure)
+    assert noise.lacks == lacks
     assert NoiseFloor.model_validate(noise.model_dump(mode="json")) == noise
 
 
-def test_the_line_where_batches_change_nothing() -> None:
-    none = Spread(rms=0.0, p99=0.0)
+@pytest.mark.parametrize(
+    ("p99", "rounding", "figure"),
+    [
+        (
+            0.002,
+            Rounding(texts=1, tokens=9, spreads={"base": {"logp_base": spread(0.03)}}),
+            "within 0.03 nats (99 % of 2,048 tokens: other batches 0.002; rounding 0.03, 9 tokens)",
+        ),
+        (
+            2e-6,
+            Rounding(),
+            "within 2e-06 nats (99 % of 2,048 tokens: other batches 2e-06; all in float32)",
+        ),
+        (0.0, Rounding(), f"exactly: {NO_BIT} (2,048 tokens)"),
+    ],
+)
+def test_the_line_of_a_policy_alone(p99: float, rounding: Rounding, figure: str) -> None:
     noise = NoiseFloor(
-        texts=4,
-        tokens=808,
-        rebatched={"rl": {"logp_rl": none}},
-        changed={"rl": {}},
-        base_against_base={"delta_logp": none},
+        texts=64,
+        tokens=2048,
+        rebatched={"base": {"logp_base": spread(p99)}},
+        changed={"base": {}},
+        base_against_base={},
+        rounding=rounding,
     )
-    line = "other batches change no bit of log p (808 tokens)"
-    assert noise.as_row() == ("unresolved", f"nothing: {line}")
-    alone = noise.model_copy(update={"base_against_base": {}})
-    assert alone.as_row() == ("repeatable", f"exactly: {line}")
-    # One token in a thousand: the 99th percentile is 0, and something changed.
+    assert noise.as_row() == ("repeatable", figure)
+
+
+def test_one_token_in_a_thousand_is_not_nothing() -> None:
+    """The 99th percentile is 0, and something changed."""
+    noise = a_floor(Rounding(), 0.0, 0.0)
     seldom = noise.model_copy(update={"base_against_base": {"delta_logp": Spread(rms=1e-9, p99=0)}})
     assert seldom.as_row()[1].startswith("below 0 nats")
+
+
+def test_a_record_without_the_third_part_is_read() -> None:
+    record = a_floor(Rounding()).model_dump(mode="json")
+    del record["rounding"]
+    assert NoiseFloor.model_validate(record) == a_floor(None)
