@@ -141,8 +141,13 @@ def test_one_layer_more_is_in_memory() -> None:
 
 
 def float32_numbers() -> int:
-    """All that are in any tensor."""
-    tensors = [t for t in gc.get_objects() if isinstance(t, Tensor) and t.dtype == torch.float32]
+    """All that are in any tensor in memory: not in a compiler's fakes, or on no device."""
+    kinds = (Tensor, torch.nn.Parameter)
+    tensors = [
+        t
+        for t in gc.get_objects()
+        if type(t) in kinds and t.dtype == torch.float32 and t.device.type == "cpu"
+    ]
     return sum({t.data_ptr(): t.untyped_storage().nbytes() // 4 for t in tensors}.values())
 
 
