@@ -190,6 +190,10 @@ def test_sealed_scores_are_analysed(old: str) -> None:
         if "quantile" in row["figure"] or row["value"] is None:
             continue  # quantiles of schema 1 come from sketches that drew at random
         assert now[name]["n_tokens"] == row["n_tokens"]
+        if row["figure"] in ("share_raised", "share_lowered", "share_unresolved"):
+            # The floor of schema 1 left out what other batches change, and shares go by it.
+            assert now[name]["noise_floor"] >= row["noise_floor"]
+            continue
         assert now[name]["value"] == pytest.approx(row["value"], rel=1e-9, abs=1e-15), name
 
 
