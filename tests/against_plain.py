@@ -1,14 +1,16 @@
 """Scores of a policy against plain forwards of its texts, one after another, in the same dtype."""
 
 import copy
-import functools
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 import transformers
 
+from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
@@ -69,6 +71,32 @@ def plain_logps(model: Any, texts: list[TokenSequence]) -> np.ndarray:
     return np.concatenate(found)
 
 
+def plain_s(folder: Path, dtype: str = "float32") -> float:
+    """Seconds of a plain forward of 150 tokens, or of as many as there are positions for."""
+    model = _load(folder, dtype).eval()
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 150
+    ids = torch.arange(min(150, most))[None] % model.get_input_embeddings().weight.shape[0]
+    started = time.monotonic()
+    with torch.inference_mode():
+        model(input_ids=ids, use_cache=False)
+    return time.monotonic() - started
+
+
+def can_t_be_run(refusal: Refused, folder: Path, dtype: str) -> bool:
+    """Whether a policy is refused because it can't be run, which it then can't by itself either."""
+    if "can't be run in" not in str(refusal):
+        return False
+    with pytest.raises(RuntimeError):
+        plain_s(folder, dtype)
+    return True
+
+
+def _load(folder: Path, dtype: str, **options: Any) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), **options
+    )
+
+
 def compare(folder: Path, dtype: str, longest: int = 1_200) -> Seen:
     """Score texts with a budget that holds many a pass, and in float32 with one that cuts them too.
 
@@ -81,15 +109,12 @@ def compare(folder: Path, dtype: str, longest: int = 1_200) -> Seen:
         Refused: The policy is refused.
     """
     policy = Policy.load(resolve("p", str(folder)), dtype=dtype)
-    load = functools.partial(
-        transformers.AutoModelForCausalLM.from_pretrained, folder, dtype=getattr(torch, dtype)
-    )
     whole = dtype == "float32" and longest > 150
     lengths = (min(150, longest, policy.longest), min(longest, policy.longest))
     texts = make_texts(policy.lm_head.width, lengths if whole else lengths[:1])
-    wanted = plain_logps(load().eval(), texts)
+    wanted = plain_logps(_load(folder, dtype).eval(), texts)
     # The library's grouped products of experts know no float64.
-    exact = plain_logps(load(experts_implementation="eager").double().eval(), texts)
+    exact = plain_logps(_load(folder, dtype, experts_implementation="eager").double().eval(), texts)
     found = [_logps(policy, texts, budget) for budget in ((2_048, 40) if whole else (2_048,))]
     return Seen(
         policy.batching,

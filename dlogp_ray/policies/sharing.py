@@ -26,7 +26,7 @@ FAILURES = (
 )
 """What models raise on an input that they are not made for."""
 
-_ROUNDED = 2e-3
+ROUNDED = 2e-3
 """How far the logits of a token lie apart in passes of other shapes, root mean square over that of
 all: up to 7e-4 was seen in narrow twins (Kolibri), and from 0.01 on where a text sees another one
 or its encoding is another."""
@@ -118,7 +118,7 @@ def _shares(
     except FAILURES:
         return False
     return all(
-        _equal(way[i], wanted[i][: len(way[i])], _ROUNDED) for way in found for i in range(3)
+        _equal(way[i], wanted[i][: len(way[i])], ROUNDED) for way in found for i in range(3)
     ) and all(
         _equal(changed[i], way[i], _UNTOUCHED)
         for i, ways in beside
@@ -129,10 +129,10 @@ def _shares(
 def _check_repeats(
     fresh: Callable[[], Split], split: Split, texts: Sequence[Tensor], wanted: Sequence[Tensor]
 ) -> None:
-    if not _equal(forward(fresh(), texts[0]), wanted[0], _ROUNDED):
+    if not _equal(forward(fresh(), texts[0]), wanted[0], ROUNDED):
         raise Unfit("does not repeat itself: two forwards of one text differ, as by a random draw")
     again = [forward(split, text) for text in reversed(texts)][-1]
-    if not _equal(again, wanted[0], _ROUNDED):
+    if not _equal(again, wanted[0], ROUNDED):
         raise Unfit("does not repeat itself: what ran before changes the forward of a text")
 
 
@@ -144,7 +144,7 @@ def _check_looks_back(split: Split, texts: Sequence[Tensor], wanted: Sequence[Te
             raise Unfit(_LOOKS_AHEAD)
 
 
-def check_logits(split: Split, text: Tensor, tolerance: float = _ROUNDED) -> None:
+def check_logits(split: Split, text: Tensor, tolerance: float = ROUNDED) -> None:
     """Whether a text's logits are those of the lm head over the body's hidden states.
 
     Raises:
@@ -180,9 +180,9 @@ def _knows_the_length(split: Split, texts: Sequence[Tensor], wanted: Sequence[Te
     for text, logits in ((again, forward(split, again)), *zip(texts, wanted, strict=True)):
         for end in (FIRST_LIMIT - 1, len(text) // 3, len(text) - 1):
             shorter = forward(split, text[:end])
-            if _equal(shorter, logits[:end], _ROUNDED):
+            if _equal(shorter, logits[:end], ROUNDED):
                 continue
-            if _equal(shorter[:FIRST_LIMIT], logits[: min(end, FIRST_LIMIT)], _ROUNDED):
+            if _equal(shorter[:FIRST_LIMIT], logits[: min(end, FIRST_LIMIT)], ROUNDED):
                 raise Unfit(_LOOKS_AHEAD)
             return True
     return False

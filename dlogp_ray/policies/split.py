@@ -79,6 +79,12 @@ class Split:
         """Where ids go in and hidden states come out: all weights, or the first of several GPUs."""
         return self.lm_head.weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the first of the body's weights; others may be kept in float32 by the model."""
+        weight: Tensor = next(self.body.parameters())
+        return weight.dtype
+
     @torch.inference_mode()
     def whole(
         self, ids: Int[Tensor, "1 s"]

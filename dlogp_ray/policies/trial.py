@@ -1,12 +1,14 @@
 """How the texts of an architecture can share a pass, found by trying it.
 
 What is tried is a small twin (``twin``), in float32 whatever the policy's dtype: a leak from one
-text into another shows there as what it is, and hides among roundings in half precision. Where no
-twin can be built it is the policy itself, on texts as long as time allows. The texts hold every id
-of the twin, so that one that is special to the model (a padding id that it counts) is among them.
+text into another shows there as what it is, and hides among roundings in half precision. Then the
+twin runs once in the policy's dtypes, for some models can't beyond a limit. Where no twin can be
+built it is the policy itself, on texts as long as time allows. The texts hold every id of the twin,
+so that one that is special to the model (a padding id that it counts) is among them.
 """
 
 import copy
+import itertools
 import json
 import sys
 import time
@@ -23,6 +25,7 @@ from dlogp_ray.policies.casting import exact_products
 from dlogp_ray.policies.sharing import (
     FAILURES,
     PROMPT,
+    ROUNDED,
     OtherLogits,
     Unfit,
     best_batching,
@@ -30,7 +33,7 @@ from dlogp_ray.policies.sharing import (
     said,
 )
 from dlogp_ray.policies.split import Batching, Split, bodies
-from dlogp_ray.policies.twin import TEXT, VOCABULARY, Twin, twin_of
+from dlogp_ray.policies.twin import FIRST_LIMIT, TEXT, VOCABULARY, Twin, twin_of
 
 _OWN_S = 0.25
 """Seconds of one text, where the policy itself is tried: a trial runs some twenty."""
@@ -55,7 +58,7 @@ class Finding:
     body: int = 0
 
 
-_found: dict[tuple[type, str, str | None, torch.device], Finding | Unfit] = {}
+_found: dict[tuple[type, str, str | None, torch.device, torch.dtype], Finding | Unfit] = {}
 
 
 def find_batching(split: Split) -> Finding:
@@ -68,7 +71,7 @@ def find_batching(split: Split) -> Finding:
     config = split.model.config
     values = {k: v for k, v in config.to_dict().items() if k not in _SAYS_NOTHING}
     said = json.dumps(values, sort_keys=True, default=str)
-    key = type(split.model), said, config._attn_implementation, split.device
+    key = type(split.model), said, config._attn_implementation, split.device, split.dtype
     if key not in _found:
         try:
             _found[key] = _find(split)
@@ -105,10 +108,35 @@ def _try_twin(split: Split, twin: Twin, body: int) -> Finding:
         batching = best_batching(
             lambda: Split(split.name, copy.deepcopy(model), body), texts, may_pack=True
         )
+    _check_dtypes(split, model, texts[0])
     if twin.unseen is None:
         return Finding(batching, bounded=twin.bounded, body=body)
     # A row of several texts may be longer than what was seen, whatever its texts are.
     return Finding(min(batching, Batching.PADDED), twin.unseen - 1, twin.bounded, body)
+
+
+def _check_dtypes(split: Split, twin: Any, text: Tensor) -> None:
+    """Run a twin in the dtypes that the policy's weights have.
+
+    Raises:
+        Unfit: It can't be run, such as xLSTM in half precision from its chunk size on.
+    """
+    if split.dtype == torch.float32:
+        return
+    model = copy.deepcopy(twin)
+    held = dict(itertools.chain(split.model.named_parameters(), split.model.named_buffers()))
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if name in held:
+            tensor.data = tensor.to(held[name].dtype)
+        elif isinstance(tensor, torch.nn.Parameter):  # of a layer that an adapter wraps
+            tensor.data = tensor.to(split.dtype)
+    try:
+        for length in (FIRST_LIMIT, TEXT):  # torch runs batched products of few in another way
+            with torch.inference_mode():
+                model(input_ids=text[None, :length].to(split.device), use_cache=False)
+    except FAILURES as error:
+        dtype = str(split.dtype).removeprefix("torch.")
+        raise Unfit(f"can't be run in {dtype}: {said(error)}") from error
 
 
 def _try_itself(split: Split, body: int) -> Finding:
@@ -164,11 +192,8 @@ def check_weights(split: Split) -> None:
         Refused: It can't be run, or its logits are not those of its lm head.
     """
     ids = torch.arange(8, device=split.device).remainder(split.lm_head.width)
-    # Of the logits; the numbers before them are rounded alike on both ways.
-    dtype = next(split.body.parameters()).dtype
-    tolerance = 1e-4 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
-    try:
-        check_logits(split, ids, tolerance)
+    try:  # in half precision the model rounds its logits
+        check_logits(split, ids, max(ROUNDED, 4 * torch.finfo(split.dtype).eps))
     except Unfit as reason:
         raise Refused(f"policy {split.name}: {split.kind} {reason}") from None
     except FAILURES as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from against_plain import DTYPES, check, compare
+from against_plain import DTYPES, can_t_be_run, check, compare
 from model_families import ALONE, FAMILIES, MAMBA, MOE, PADDED, SMALL, Family, save_model
 
 from dlogp_ray.errors import Refused
@@ -100,6 +100,24 @@ def test_scores_are_those_of_the_plain_forward(case: str, dtype: str, tmp_path: 
     seen = compare(save_model(tmp_path, family, seed=0), dtype, longest=60)
     assert seen.batching is family.batching
     check(seen, dtype, experts=has_experts(family.settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", FAMILIES)
+def test_variants_have_the_scores_of_their_plain_forward(
+    case: str, dtype: str, tmp_path: Path
+) -> None:
+    family = FAMILIES[case]
+    folder = save_model(tmp_path, family, seed=0)
+    try:
+        seen = compare(folder, dtype, longest=60)
+    except Refused as refusal:
+        if not can_t_be_run(refusal, folder, dtype):
+            raise
+    else:
+        assert seen.batching is family.batching
+        check(seen, dtype, experts=has_experts(family.settings))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
