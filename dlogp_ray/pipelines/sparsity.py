@@ -132,6 +132,7 @@ def sparsity(config: SparsityConfig, *, progress: bool = True) -> SparsityResult
         store.replace(f"{folder}/{name}.parquet", encode_table(table))
     html = report(
         title=run.uri.rsplit("/", 1)[-1],
+        noise=run.noise.in_words() if run.noise else "The run has no noise floor.",
         footer=_footer(run, result),
         figures=tables["figures"],
         by=config.by,
@@ -178,8 +179,7 @@ def print_sparsity(result: SparsityResult, console: Console, *, llama_cpp: bool 
 
 def _footer(run: Run, result: SparsityResult) -> str:
     share = "" if run.sealed else f" (not sealed: {result.units_read} of {result.units} units)"
-    noise = "not measured" if result.unresolved_nats is None else _floor(result)
-    return f"{run.uri}{share} · noise floor {noise} · values to four digits"
+    return f"{run.uri}{share} · values to four digits"
 
 
 def _floor(result: SparsityResult) -> str:

@@ -113,7 +113,8 @@ def test_the_report_is_one_file_that_is_not_split(run: Run, found: Any) -> None:
     assert data["policies"] == ["rl"]
     assert "split by correct too" in page
     # Its record is older than that of rounding.
-    assert "noise floor 0.02 nats (rounding not measured)" in page
+    assert "Noise floor: unresolved below 0.02 nats (" in page
+    assert "; rounding not measured). Base against base is" in page
     # 40 that moved and 40 by chance of two groups, some of them both, and the one.
     assert 81 <= len(data["samples"]) <= 161
     assert {one["right"] for one in data["samples"]} == {True, False, None}

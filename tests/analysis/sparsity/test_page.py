@@ -41,6 +41,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables = sparsity_tables(found, (), FLOORS, lambda token: None)
     text = report(
         "a run",
+        "Noise floor: unresolved below 1e-06 nats.",
         "made <for> tests",
         tables["figures"],
         (),
@@ -115,7 +116,7 @@ def small(browser: Browser, tmp_path: Path) -> Iterator[Page]:
         {"delta_logp": np.array([5.0])},
     )
     heading = Heading(
-        "<a> & b", [["policy"], ["rl"]], {"Moved": [["token"], ["x"]]}, "", "", FLOORS
+        "<a> & b", [["policy"], ["rl"]], "", {"Moved": [["token"], ["x"]]}, "", "", FLOORS
     )
     path = tmp_path / "small.html"
     path.write_text(page(heading, {}, [by_hand(), other], lambda i: WORDS[i]), encoding="utf-8")
@@ -195,7 +196,7 @@ def test_one_policy_is_drawn_at_a_time(browser: Browser, tmp_path: Path) -> None
     values = [{"policy": policy, "x": x, "y": x} for policy, x in (("a", 1), ("b", 2), ("b", 3))]
     encoding = {"x": number("x"), "y": number("y")}
     chart = Chart("A chart", "of points", spec(values, [{"mark": "point", "encoding": encoding}]))
-    heading = Heading("r", [["policy"], ["a"]], {}, "", "", {})
+    heading = Heading("r", [["policy"], ["a"]], "", {}, "", "", {})
     path = tmp_path / "policies.html"
     path.write_text(page(heading, {"Some": [chart]}, [by_hand()], str), encoding="utf-8")
     opened = Opened(browser, path, 1280, "light").page

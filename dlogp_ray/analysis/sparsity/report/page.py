@@ -82,6 +82,7 @@ class Heading:
     Attributes:
         title: Of the page.
         headlines: A table: its headings, and rows.
+        noise: What they have to exceed.
         tables: Title -> another one, below the charts.
         split: What is split by, in words; "" for nothing more.
         footer: Where it comes from.
@@ -90,6 +91,7 @@ class Heading:
 
     title: str
     headlines: Sequence[Sequence[str]]
+    noise: str
     tables: Mapping[str, Sequence[Sequence[str]]]
     split: str
     footer: str
@@ -138,6 +140,7 @@ def page(
         "TITLE": html.escape(heading.title),
         "CSS": _file("page.css"),
         "HEADLINES": _table(heading.headlines),
+        "NOISE": html.escape(heading.noise),
         "TABLES": "".join(
             f"<section><h2>{html.escape(title)}</h2>{_table(rows)}</section>"
             for title, rows in heading.tables.items()

@@ -22,6 +22,7 @@ PROMPT_LETTERS = 2_000
 
 def report(
     title: str,
+    noise: str,
     footer: str,
     figures: pa.Table,
     by: Sequence[str],
@@ -35,6 +36,7 @@ def report(
 
     Args:
         title: Of the run.
+        noise: What its noise floor is.
         footer: What it was made from.
         figures: As ``sparsity_tables`` gives them.
         by: Columns that they are split by.
@@ -51,6 +53,7 @@ def report(
         title,
         # A line a figure: as wide as there are groups.
         list(zip(*headline_rows(figures, by), strict=True)),
+        noise,
         below,
         _split_in_words(by),
         footer,
