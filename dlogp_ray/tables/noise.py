@@ -12,8 +12,8 @@ _NO_BIT = "other batches change no bit of log p"
 _MEANING = (
     "Base against base is what a policy that did not change shows; other batches, what scoring the "
     "same texts in other passes changes; rounding, what the policies' dtype changes against "
-    "float32 of the same weights. The largest counts: for at most 1 % of the tokens one of them "
-    "moves Δlog p by more, and what lies below it is unresolved, not zero."
+    "float32 of the same weights. The largest counts: none of them moves Δlog p of more than 1 % "
+    "of the tokens by more, and what lies below it is unresolved, not zero."
 )
 
 
