@@ -120,8 +120,9 @@ class NoiseFloor(BaseModel):
         floor = f"{'below' if pair else 'within'} {_largest((*other, *same, *rounded))} nats"
         batches = f"{_NO_BIT}, {self.tokens:,} tokens"
         if moved:
-            base = f"base against base {_largest(same)}, " if pair else ""
-            batches = f"99 % of {self.tokens:,} tokens: {base}other batches {_largest(other)}"
+            named = {"base against base": same, "other batches": other}
+            parts = [f"{name} {_largest(spreads)}" for name, spreads in named.items() if spreads]
+            batches = f"99 % of {self.tokens:,} tokens: {', '.join(parts)}"
         rounding = self.lacks or "all in float32"
         if rounded and self.rounding:
             rounding = f"rounding {_largest(rounded)}, {self.rounding.tokens:,} tokens"
