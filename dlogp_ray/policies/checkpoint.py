@@ -65,7 +65,8 @@ class Checkpoint:
     def max_tokens(self) -> int | None:
         """The longest sequence the model takes, None where its config states no limit."""
         for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
-            if isinstance(value := self._text_value(key), int):
+            value = self._text_value(key)
+            if isinstance(value, int) and value > 0:  # XLNet says -1
                 return value
         return None
 

@@ -7,7 +7,6 @@ loaded (``trial``); one for which it does not hold is refused by name.
 Shapes: b sequences, s positions, t tokens of a row of texts, h hidden size.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,7 +24,7 @@ from dlogp_ray.policies.layout import Layout, Segment
 from dlogp_ray.policies.linear import use_kernel
 from dlogp_ray.policies.loading import load_model
 from dlogp_ray.policies.split import Batching, Split
-from dlogp_ray.policies.trial import check_weights, find_batching
+from dlogp_ray.policies.trial import check_weights, context_of, find_batching
 
 
 class Policy:
@@ -57,7 +56,7 @@ class Policy:
         self._split = Split(name, model, found.body)
         check_weights(self._split)
         self.batching, self.reach = found.batching, found.reach
-        self.longest = self.context if found.bounded else sys.maxsize
+        self.longest = found.longest
         if self.batching is Batching.PACKED:
             self._split.attend_in_rows()
 
@@ -86,8 +85,7 @@ class Policy:
     @property
     def context(self) -> int:
         """Tokens of the longest text, as the checkpoint's config says."""
-        most = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        return most or sys.maxsize
+        return context_of(self._model.config)
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Names and weights of the whole model."""

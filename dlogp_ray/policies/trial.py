@@ -48,13 +48,13 @@ class Finding:
     Attributes:
         batching: How texts can share a pass.
         reach: Tokens of the longest texts of which that is known; longer ones run alone.
-        bounded: Whether the model has no positions beyond its config's context.
+        longest: Tokens of the longest text that the model has positions for.
         body: Which of ``split.bodies`` is what comes before the lm head.
     """
 
     batching: Batching
     reach: int = sys.maxsize
-    bounded: bool = True
+    longest: int = sys.maxsize
     body: int = 0
 
 
@@ -83,6 +83,12 @@ def find_batching(split: Split) -> Finding:
     return found
 
 
+def context_of(config: Any) -> int:
+    """Tokens of the longest text, as a config says."""
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else sys.maxsize  # XLNet says -1
+
+
 def _find(split: Split) -> Finding:
     """With the first body that the logits come from."""
     with _one_thread():
@@ -109,10 +115,11 @@ def _try_twin(split: Split, twin: Twin, body: int) -> Finding:
             lambda: Split(split.name, copy.deepcopy(model), body), texts, may_pack=True
         )
     _check_dtypes(split, model, texts[0])
+    longest = twin.longest or sys.maxsize
     if twin.unseen is None:
-        return Finding(batching, bounded=twin.bounded, body=body)
+        return Finding(batching, longest=longest, body=body)
     # A row of several texts may be longer than what was seen, whatever its texts are.
-    return Finding(min(batching, Batching.PADDED), twin.unseen - 1, twin.bounded, body)
+    return Finding(min(batching, Batching.PADDED), twin.unseen - 1, longest, body)
 
 
 def _check_dtypes(split: Split, twin: Any, text: Tensor) -> None:
@@ -151,7 +158,7 @@ def _try_itself(split: Split, body: int) -> Finding:
         longest = TEXT * max(1, min(4, int(spare)))
         texts = _texts(ids[: longest + longest // 2], longest)
         batching = best_batching(lambda: split, texts, may_pack=False)
-    return Finding(batching, longest, body=body)
+    return Finding(batching, longest, context_of(split.model.config), body)
 
 
 def _seeded() -> torch.Generator:

@@ -71,12 +71,13 @@ class Twin:
         model: In float32, on the CPU.
         unseen: The least of the config's numbers that could not be shrunk: what begins at so many
             tokens does not show in the twin. None where all could.
-        bounded: Whether it has no positions beyond its config's context.
+        longest: Tokens of the longest text that the large one has positions for, as its config
+            says; None where there is no such bound.
     """
 
     model: Any
     unseen: int | None
-    bounded: bool
+    longest: int | None
 
 
 def twin_of(model: Any) -> Twin | None:
@@ -176,6 +177,7 @@ def _with_small_limits(small: Any) -> Twin:
     limits = _limits(values)
     order = sorted({value for _, value in limits})
     unseen = []
+    bounds = []
     for path, value in limits:
         # Apart from each other, and two positions more for those that begin at 2 (OPT).
         for new in (FIRST_LIMIT + 4 * order.index(value), TEXT, TEXT + 2):
@@ -183,16 +185,34 @@ def _with_small_limits(small: Any) -> Twin:
             model = _built(type(small), small.config, changed)
             if model is not None:
                 small, values = model, changed
+                if new >= TEXT:
+                    bounds.append((path, new, value))
                 break
         else:
             if _changes_no_weight(small, values, path, value):
                 unseen.append(value)
-    context = getattr(small.config.get_text_config(), "max_position_embeddings", None)
-    return Twin(
-        small,
-        unseen=min(unseen, default=None),
-        bounded=isinstance(context, int) and not _runs(small, context + 1),
-    )
+    return Twin(small, min(unseen, default=None), _longest(small, values, bounds))
+
+
+def _longest(
+    small: Any, values: Values, bounds: list[tuple[tuple[str, ...], int, int]]
+) -> int | None:
+    """Tokens that the large model has positions for; None where the small one runs more.
+
+    Args:
+        small: The twin.
+        values: Its config.
+        bounds: Where its config has what may bound its texts, what that is, and what it is in the
+            large one.
+    """
+    if _runs(small, TEXT + 1):
+        return None
+    alone = []
+    for path, new, value in bounds:
+        model = _built(type(small), small.config, _with(values, path, new + 1))
+        if model is not None and _runs(model, TEXT + 1):
+            alone.append((path, new, value))
+    return min((value - (new - TEXT) for _, new, value in alone or bounds), default=None)
 
 
 def _changes_no_weight(small: Any, values: Values, path: tuple[str, ...], value: int) -> bool:

@@ -45,7 +45,7 @@ def test_a_type_has_the_scores_of_its_plain_forward_or_is_refused(
                 ways.add(re.sub(r"policy p: \w+ ", "", str(refusal)))
         else:
             ways.add(seen.batching.name)
-            check(seen, dtype, experts=has_experts(folder))
+            check(seen, dtype)
     [FOUND[kind]] = ways  # the same in each dtype that it can be run in
     if not_in:
         UNABLE[kind] = not_in
@@ -83,7 +83,3 @@ def listing(found: dict[str, str], unable: dict[str, list[str]]) -> str:
     lines += ["| type | refused, or not tried |\n", "|---|---|\n"]
     lines += [f"| {kind} | {what} |\n" for kind, what in sorted(found.items()) if what not in ways]
     return "".join(lines)
-
-
-def has_experts(folder: Path) -> bool:
-    return "expert" in (folder / "config.json").read_text(encoding="utf-8")

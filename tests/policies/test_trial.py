@@ -172,6 +172,12 @@ def test_a_trial_leaves_the_random_numbers_of_its_process_alone(tmp_path: Path) 
 POSITIONS = {
     "gpt2": Family("GPT2", GPT),
     "opt": Family("OPT", MHA | {"ffn_dim": 48, "word_embed_proj_dim": 16}),
+    # Its config has another name for them.
+    "whisper": Family(
+        "Whisper",
+        {"vocab_size": 61, "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4}
+        | {"decoder_ffn_dim": 48, "encoder_layers": 2, "max_target_positions": 128},
+    ),
 }
 
 
