@@ -33,7 +33,7 @@ has one composition only: against itself it is exactly 0.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -50,6 +50,10 @@ _CHANGE = ("delta_logp", "kl_rl_base", "kl_base_rl", "js")
 """Columns that are 0 where two policies are equal."""
 Scored = dict[str, Arrays]
 """By policy, the statistics of some tokens."""
+_Part = tuple[Sequence[TokenSequence], Scored, Scored]
+"""Some texts, with their statistics in the job's dtype and in float32."""
+_BEGINNING = 8
+"""Response tokens that tell how long one takes."""
 _AGAIN = "base again"
 """No policy of a job is called so: there is a space in it."""
 
@@ -107,11 +111,11 @@ def _measure_rounding(
     if dtype is None:
         return Rounding()
     try:
-        parts = list(_in_both_dtypes(scorer, texts, seconds, dtype))
+        parts = _in_both_dtypes(scorer, texts, seconds, dtype)
     except Exception as error:  # noqa: BLE001  (whatever a model that can't be cast comes to)
         return Rounding(problem=f"{type(error).__name__}: {' '.join(str(error).split())}")
     if not parts:
-        return Rounding(problem=f"one text in float32 takes longer than {seconds:.0f} s")
+        return Rounding(problem=f"a few tokens in float32 take longer than {seconds:.0f} s")
     scored, own, exact = zip(*parts, strict=True)
     spreads, _ = _compare_policies(_joined(own), _joined(exact), scorer.base)
     if not all(spreads.values()):
@@ -125,35 +129,53 @@ def _measure_rounding(
 
 def _in_both_dtypes(
     scorer: PairScorer, texts: Sequence[TokenSequence], seconds: float, dtype: str
-) -> Iterator[tuple[Sequence[TokenSequence], Scored, Scored]]:
-    """Some texts and their statistics, of the job's dtype and of float32, while there is time.
+) -> list[_Part]:
+    """As many of the first texts as there is time for.
 
-    One text comes first, cut where it is too long; then it is known how long a token takes.
+    The beginning of the first one tells how long a token takes; it counts where there is no time
+    for more of it.
     """
     started = time.monotonic()
-    part, left = texts[:1], texts[1:]
-    hidden = scorer.hidden(part)
-    scorer.statistics(hidden, _targets(part))
-    device = next(iter(hidden.values())).device.type
-    own_s = time.monotonic() - started
-    tokens = int(seconds / (own_s * float32_slowdown(dtype, device)) * count_tokens(part))
-    part = [_cut(text, tokens) for text in part]
-    while part and len(_targets(part)):
-        before = time.monotonic()
-        targets = _targets(part)
-        own = scorer.statistics(scorer.hidden(part), targets)
-        exact = scorer.statistics(scorer.hidden_in_float32(part), targets)
-        yield part, own, exact
-        now = time.monotonic()
-        tokens = int((seconds - (now - started)) / (now - before) * count_tokens(part))
-        ends = np.cumsum([count_tokens([text]) for text in left])
-        fitting = int((ends <= tokens).sum())
-        part, left = left[:fitting], left[fitting:]
+    beginning = _cut(texts[0], _BEGINNING)
+    hidden = scorer.hidden([beginning])
+    scorer.statistics(hidden, beginning.response_ids)
+    slowdown = float32_slowdown(dtype, next(iter(hidden.values())).device.type)
+    if (time.monotonic() - started) * (2 + slowdown) > seconds:
+        return []
+    first, token_s = _in_both(scorer, [beginning])
+    found: list[_Part] = []
+    left = texts
+    while part := _fitting(left, room := _tokens_in(seconds, started, token_s)):
+        one, token_s = _in_both(scorer, part)
+        found.append(one)
+        left = left[len(part) :]
+    if not found:
+        longer = _cut(texts[0], room - len(beginning.prompt_ids))
+        found = [_in_both(scorer, [longer])[0] if len(longer.response_ids) > _BEGINNING else first]
+    return found
 
 
-def _cut(text: TokenSequence, tokens: int) -> TokenSequence:
-    room = max(0, tokens - len(text.prompt_ids))
-    return text._replace(response_ids=text.response_ids[:room])
+def _in_both(scorer: PairScorer, part: Sequence[TokenSequence]) -> tuple[_Part, float]:
+    """Texts with their statistics in both dtypes, and the seconds that a token took."""
+    before = time.monotonic()
+    own, exact = (
+        scorer.statistics(hidden(part), _targets(part))
+        for hidden in (scorer.hidden, scorer.hidden_in_float32)
+    )
+    return (part, own, exact), (time.monotonic() - before) / count_tokens(part)
+
+
+def _tokens_in(seconds: float, started: float, token_s: float) -> int:
+    return int((seconds - (time.monotonic() - started)) / token_s)
+
+
+def _fitting(texts: Sequence[TokenSequence], tokens: int) -> Sequence[TokenSequence]:
+    ends = np.cumsum([count_tokens([text]) for text in texts])
+    return texts[: int((ends <= tokens).sum())]
+
+
+def _cut(text: TokenSequence, response_tokens: int) -> TokenSequence:
+    return text._replace(response_ids=text.response_ids[: max(0, response_tokens)])
 
 
 def _compare_policies(
