@@ -138,11 +138,13 @@ def _in_both_dtypes(
     started = time.monotonic()
     beginning = _cut(texts[0], _BEGINNING)
     hidden = scorer.hidden([beginning])
-    scorer.statistics(hidden, beginning.response_ids)
+    own = scorer.statistics(hidden, beginning.response_ids)
     slowdown = float32_slowdown(dtype, next(iter(hidden.values())).device.type)
-    if (time.monotonic() - started) * (2 + slowdown) > seconds:
+    if (time.monotonic() - started) * (1 + slowdown) > seconds:
         return []
-    first, token_s = _in_both(scorer, [beginning])
+    exact = scorer.statistics(scorer.hidden_in_float32([beginning]), beginning.response_ids)
+    first = [beginning], own, exact
+    token_s = (time.monotonic() - started) / count_tokens([beginning])
     found: list[_Part] = []
     left = texts
     while part := _fitting(left, room := _tokens_in(seconds, started, token_s)):
