@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ from dlogp_ray.policies.twin import FIRST_LIMIT, TEXT, VOCABULARY, Twin, twin_of
 
 _OWN_S = 0.25
 """Seconds of one text, where the policy itself is tried: a trial runs some twenty."""
+_OWN_TEXT = 256
+"""Tokens of the text that a policy runs in its own dtype where its twin can't: a chunk or more."""
 _SAYS_NOTHING = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
 """Of a config, about how its model computes."""
 
@@ -114,19 +116,22 @@ def _try_twin(split: Split, twin: Twin, body: int) -> Finding:
         batching = best_batching(
             lambda: Split(split.name, copy.deepcopy(model), body), texts, may_pack=True
         )
-    _check_dtypes(split, model, texts[0])
     longest = twin.longest or sys.maxsize
+    _check_dtypes(split, model, texts[0], longest)
     if twin.unseen is None:
         return Finding(batching, longest=longest, body=body)
     # A row of several texts may be longer than what was seen, whatever its texts are.
     return Finding(min(batching, Batching.PADDED), twin.unseen - 1, longest, body)
 
 
-def _check_dtypes(split: Split, twin: Any, text: Tensor) -> None:
-    """Run a twin in the dtypes that the policy's weights have.
+def _check_dtypes(split: Split, twin: Any, text: Tensor, longest: int) -> None:
+    """Run a twin in the dtypes that the policy's weights have, and the policy where that fails.
+
+    A twin may fail by its widths alone: torch multiplies experts in half precision only where
+    their rows are of so many bytes.
 
     Raises:
-        Unfit: It can't be run, such as xLSTM in half precision from its chunk size on.
+        Unfit: Neither can be run, such as xLSTM in half precision from its chunk size on.
     """
     if split.dtype == torch.float32:
         return
@@ -137,10 +142,13 @@ def _check_dtypes(split: Split, twin: Any, text: Tensor) -> None:
             tensor.data = tensor.to(held[name].dtype)
         elif isinstance(tensor, torch.nn.Parameter):  # of a layer that an adapter wraps
             tensor.data = tensor.to(split.dtype)
-    try:
+    text = text[None].to(split.device)
+    with suppress(*FAILURES), torch.inference_mode():
         for length in (FIRST_LIMIT, TEXT):  # torch runs batched products of few in another way
-            with torch.inference_mode():
-                model(input_ids=text[None, :length].to(split.device), use_cache=False)
+            model(input_ids=text[:, :length], use_cache=False)
+        return
+    try:
+        split.whole(text.repeat(1, -(-_OWN_TEXT // TEXT))[:, : min(_OWN_TEXT, longest)])
     except FAILURES as error:
         dtype = str(split.dtype).removeprefix("torch.")
         raise Unfit(f"can't be run in {dtype}: {said(error)}") from error

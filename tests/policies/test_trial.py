@@ -15,6 +15,7 @@ from model_families import (
     FAMILIES,
     GPT,
     MHA,
+    MOE,
     PACKED,
     PADDED,
     SMALL,
@@ -92,6 +93,13 @@ def test_a_model_that_can_t_be_run_in_its_dtype_is_refused(tmp_path: Path) -> No
     reason = r"policy p: xLSTM.* can't be run in bfloat16: RuntimeError: expected"
     with pytest.raises(Refused, match=reason):
         load(folder, dtype="bfloat16")
+
+
+def test_a_twin_that_can_t_be_run_in_a_dtype_is_no_verdict(tmp_path: Path) -> None:
+    # Rows of 80 bytes, which torch's grouped products take, and of 10 in the twin.
+    experts = MOE | {"hidden_size": 64, "head_dim": 32, "intermediate_size": 40}
+    folder = save_model(tmp_path, Family("Mixtral", SMALL | experts), seed=0)
+    assert load(folder, dtype="bfloat16").batching is PACKED
 
 
 def test_what_begins_beyond_a_trial_is_scored_alone(
