@@ -8,6 +8,7 @@ Shapes: b prompts of p tokens, padded on the left; r rows of t tokens that grow 
 prompt as often as ``generate`` repeats it, one copy after another.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,13 +70,16 @@ class Padding:
 
     Args:
         model: A model of transformers that is to read them.
-        given: [b, p] the prompts' mask, 0 where there is padding; None where there is none.
+        given: [b, p] the prompts' mask, 0 where there is padding, as a tensor or lists; None where
+            there is none.
     """
 
-    def __init__(self, model: Any, given: Shaped[Tensor, "..."] | None) -> None:
+    def __init__(
+        self, model: Any, given: Shaped[Tensor, "..."] | Sequence[Sequence[int]] | None
+    ) -> None:
         """Nothing is looked at before the rows are there."""
         self._special = special_ids(model)
-        self._given = given
+        self._given = None if given is None else torch.as_tensor(given)
         self._prompts: Tensor | None = None
 
     def mask(self, ids: Int[Tensor, "r p"]) -> Int[Tensor, "r p"]:

@@ -10,6 +10,7 @@ The same distribution as ``PairedDecoder`` (``mixture``), at the cost of two mod
 temperature and the filters are the processor's: leave those of ``generate`` off.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class ExtrapolationLogitsProcessor(LogitsProcessor):
         other: Any,
         intervention: Intervention,
         sampling: Sampling | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | Sequence[Sequence[int]] | None = None,
     ) -> None:
         """Nothing runs yet; one processor serves one call of ``generate`` after another."""
         self._other = other.eval()

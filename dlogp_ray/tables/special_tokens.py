@@ -11,9 +11,9 @@ END_LEFT_OFF = "end_left_off"
 EOS_THERE = "eos_there"
 
 _SAID = {
-    BOS_THERE: "prompts begin with what the tokenizer puts in front: it was not added again",
-    END_LEFT_OFF: "prompts are without the end that the tokenizer appends to a text",
-    EOS_THERE: "responses end already: append_eos added nothing",
+    BOS_THERE: "whose prompt begins with what the tokenizer puts in front: it was not added again",
+    END_LEFT_OFF: "whose prompt is without the end that the tokenizer appends to a text",
+    EOS_THERE: "whose response ends already: append_eos added nothing",
 }
 
 

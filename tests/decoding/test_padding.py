@@ -1,6 +1,7 @@
 """What ids tell of padding, and what a mask has to be."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -64,8 +65,9 @@ PROMPTS = torch.tensor([[PAD, PAD, 5], [6, 7, 8]])
 MASK = torch.tensor([[0, 0, 1], [1, 1, 1]])
 
 
-def test_a_mask_is_of_each_prompt_s_copies() -> None:
-    padding = Padding(model(pad_token_id=PAD), MASK.bool())
+@pytest.mark.parametrize("mask", [MASK, MASK.bool(), MASK.tolist()], ids=["ids", "bool", "lists"])
+def test_a_mask_is_of_each_prompt_s_copies(mask: Any) -> None:
+    padding = Padding(model(pad_token_id=PAD), mask)
     assert padding.mask(PROMPTS).tolist() == MASK.tolist()
     copies = padding.mask(PROMPTS.repeat_interleave(3, 0))
     assert copies.tolist() == [[0, 0, 1]] * 3 + [[1, 1, 1]] * 3

@@ -389,7 +389,7 @@ def test_special_tokens_of_problems_are_counted_and_said(
     console = Console(file=printed, width=200)
     print_result(result, console)
     print_overview(overview(dlogp_ray.open_run(result.run)), console)
-    assert printed.getvalue().count("2 prompts are without the end that the tokenizer") == 2
+    assert printed.getvalue().count("2 whose prompt is without the end that the tokenizer") == 2
 
 
 @pytest.mark.parametrize(

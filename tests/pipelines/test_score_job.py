@@ -495,9 +495,9 @@ def test_text_rows_are_scored_as_the_ids_that_they_stand_for(
     print_result(result, console)
     print_overview(overview(run), console)
     for line in (
-        "3 prompts are without the end that the tokenizer appends to a text",
-        "1 prompts begin with what the tokenizer puts in front: it was not added again",
-        "2 responses end already: append_eos added nothing",
+        "3 whose prompt is without the end that the tokenizer appends to a text",
+        "1 whose prompt begins with what the tokenizer puts in front: it was not added again",
+        "2 whose response ends already: append_eos added nothing",
     ):
         assert printed.getvalue().count(line) == 2
 
