@@ -240,4 +240,4 @@ def _packed(split: Split, texts: Sequence[Tensor]) -> list[list[Tensor]]:
 
 def said(error: Exception) -> str:
     """An error in one line."""
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -88,8 +88,11 @@ class Split:
     @torch.inference_mode()
     def whole(
         self, ids: Int[Tensor, "1 s"]
-    ) -> tuple[Float[Tensor, "1 s h"], Float[Tensor, "1 s v"]]:
-        """The model's own forward of one text: what its lm head was given, and the logits."""
+    ) -> tuple[Float[Tensor, "1 ..."], Float[Tensor, "1 s v"]]:
+        """The model's own forward of one text: what its lm head was given, and the logits.
+
+        Of a model that is fit, that is [1, s, h].
+        """
         given: list[Tensor] = []
         handle = self.model.get_output_embeddings().register_forward_pre_hook(
             lambda _module, args: given.append(args[0])
