@@ -195,12 +195,12 @@ def check(seen: Seen, dtype: str) -> None:
     """
     own = float(seen.plain_error.max())
     if dtype == "float32":
-        own = max(1e-4, 3 * own)
-        assert seen.difference.max() <= own
+        assert seen.difference.max() <= max(1e-4, 3 * own)
     else:
         assert seen.ratio <= RATIO
     # Passes of one shape add the same numbers in the same order.
-    assert seen.moved <= (own if seen.experts else 0.0)
+    # Where float32 stands in for float64, its own error is not known.
+    assert seen.moved <= ((own or 1e-4) if seen.experts else 0.0)
 
 
 def _rms(errors: np.ndarray, kept: float) -> float:
