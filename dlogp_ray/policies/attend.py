@@ -68,8 +68,8 @@ def attend(
         softmax: How scores become weights.
         compiled: Whether a kernel may be built: 2 to 4 times as fast in bfloat16 on a CPU.
     """
-    if _exact(query, softmax):
-        return _plain(query, key, value, mask, softmax)
+    if is_exact(query, softmax):
+        return _plain(query[None], key[None], value[None], mask, softmax)[0]
     if compiled and mask is None and _has_kernel(query, key, value):
         out = query.new_empty(query.shape[1], query.shape[0], value.shape[2]).transpose(0, 1)
         bfloat16_kernels().attend(query, key, value, out, softmax.scaling)
@@ -79,6 +79,31 @@ def attend(
     if mask is None and not aligned:
         mask = _causal(0, queries, keys - queries, keys, query.device)
     return _fused(query[None], key[None], value[None], mask, softmax, causal=aligned)[0]
+
+
+def attend_alike(
+    query: Float[Tensor, "r g q d"],
+    key: Float[Tensor, "r k s d"],
+    value: Float[Tensor, "r k s e"],
+    mask: Bool[Tensor, "q s"] | None,
+    softmax: Softmax,
+) -> Float[Tensor, "r g q e"]:
+    """``attend`` of r texts of the same lengths at once, where ``is_exact``.
+
+    Of short texts most of the time goes into calling so many small products, one after the other:
+    the demo's job takes three quarters of the time so.
+
+    Args:
+        query: Of the last q of s positions of each text.
+        key: g is a multiple of k.
+        value: As the keys.
+        mask: True where a query may look; None is causal.
+        softmax: How scores become weights.
+    """
+    step = max(1, SCORES_BYTES // (4 * query.shape[1] * query.shape[2] * key.shape[2]))
+    parts = (slice(start, start + step) for start in range(0, len(query), step))
+    out = [_plain(query[of], key[of], value[of], mask, softmax) for of in parts]
+    return out[0] if len(out) == 1 else torch.cat(out)
 
 
 def attend_rows(
@@ -97,7 +122,7 @@ def attend_rows(
         mask: True where a query may look.
         softmax: How scores become weights.
     """
-    if not _exact(query, softmax):
+    if not is_exact(query, softmax):
         return _fused(query, key, value, mask[:, None], softmax)
     rows, heads, queries, _ = query.shape
     groups, keys = key.shape[1:3]
@@ -113,8 +138,8 @@ def attend_rows(
     return out
 
 
-def _exact(query: Tensor, softmax: Softmax) -> bool:
-    """Whether torch's fused kernel is not exact enough, or does not know it.
+def is_exact(query: Tensor, softmax: Softmax) -> bool:
+    """Whether the definition is run: torch's fused kernel is not exact enough, or does not know it.
 
     In float32 on a CPU its exponential is good to about 20 bits, which moved the KL of the demo
     pair by up to 1.7e-5 nats (plain: 2.9e-6).
@@ -154,27 +179,28 @@ def _plain(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, softmax: Softmax
 ) -> Tensor:
     """The definition, for as many queries at a time as ``SCORES_BYTES`` hold."""
-    heads, queries, _ = query.shape
-    groups, keys, _ = key.shape
+    texts, heads, queries, _ = query.shape
+    groups, keys = key.shape[1:3]
     offset = keys - queries
-    rows = max(1, SCORES_BYTES // (4 * heads * keys))
-    grouped = query.view(groups, heads // groups, queries, -1)
+    rows = max(1, SCORES_BYTES // (4 * texts * heads * keys))
+    grouped = query.view(texts, groups, heads // groups, queries, -1)
     out = []
     for start in range(0, queries, rows):
         stop = min(start + rows, queries)
         # Keys that no query of these may see are left out: half of them, seen over a long text.
         seen = offset + stop
-        part = grouped[:, :, start:stop].reshape(groups, -1, query.shape[2])
-        scores = (part @ key[:, :seen].transpose(1, 2)).view(heads, stop - start, seen)
+        part = grouped[:, :, :, start:stop].reshape(texts, groups, -1, query.shape[3])
+        products = part @ key[:, :, :seen].transpose(2, 3)
+        scores = products.view(texts, heads, stop - start, seen)
         allowed = (
             _causal(start, stop, offset, seen, query.device)
             if mask is None
             else mask[start:stop, :seen]
         )
-        weights = softmax.weights(scores, allowed[None]).to(value.dtype)
-        summed = weights.view(groups, -1, seen) @ value[:, :seen]
-        out.append(summed.view(heads, stop - start, -1))
-    return torch.cat(out, 1)
+        weights = softmax.weights(scores, allowed[None, None]).to(value.dtype)
+        summed = weights.view(texts, groups, -1, seen) @ value[:, :, :seen]
+        out.append(summed.view(texts, heads, stop - start, -1))
+    return out[0] if len(out) == 1 else torch.cat(out, 2)
 
 
 def _causal(start: int, stop: int, offset: int, keys: int, device: torch.device) -> Tensor:

@@ -15,12 +15,13 @@ d size of a query, e size of a value.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dlogp_ray.policies.attend import Softmax, attend
+from dlogp_ray.policies.attend import Softmax, attend, attend_alike, is_exact
 from dlogp_ray.policies.attention import RowPass, visible
 
 
@@ -81,6 +82,7 @@ class Layout(RowPass):
         self._past = past
         self._keep = keep
         self._masks: dict[tuple[int | None, int, int], Tensor | None] = {}
+        self._indices: dict[Segment, tuple[Tensor, Tensor]] = {}
 
     def positions(self, device: torch.device) -> Int[Tensor, " t"]:
         """The position of each token in its own text."""
@@ -103,7 +105,22 @@ class Layout(RowPass):
         """Each segment over what it sees."""
         past = self._past_of(self.next_layer(), key, value)
         out = query.new_empty(query.shape[1], query.shape[0], value.shape[2])
-        for segment in self._segments:
+        alone = list(self._segments)
+        if past is None and is_exact(query, softmax):
+            alone = []
+            for segments in self._alike:
+                if len(segments) == 1:
+                    alone.append(segments[0])
+                    continue
+                at, seen = self._places(segments, query.device)
+                mask = self._mask(pattern, at.shape[1], seen.shape[1], query.device)
+                by_text = [
+                    one[:, of].transpose(0, 1).contiguous()
+                    for one, of in ((query, at), (key, seen), (value, seen))
+                ]
+                found = attend_alike(by_text[0], by_text[1], by_text[2], mask, softmax)
+                out[at] = found.transpose(1, 2)
+        for segment in alone:
             own = slice(segment.start, segment.stop)
             prefix = slice(*segment.prefix)
             keys, values = key[:, own], value[:, own]
@@ -120,6 +137,29 @@ class Layout(RowPass):
         """A pass that is kept has become part of the past."""
         if self._keep and self._past is not None:
             self._past.length += self._segments[0].stop
+
+    @cached_property
+    def _alike(self) -> list[list[Segment]]:
+        """Segments of one length, after prefixes of one length, together."""
+        by_lengths: dict[tuple[int, int], list[Segment]] = {}
+        for segment in self._segments:
+            lengths = (segment.stop - segment.start, segment.prefix_length)
+            by_lengths.setdefault(lengths, []).append(segment)
+        return list(by_lengths.values())
+
+    def _places(
+        self, segments: Sequence[Segment], device: torch.device
+    ) -> tuple[Int[Tensor, "r q"], Int[Tensor, "r s"]]:
+        """Where the tokens of segments of one length are in the row, and those that they see."""
+        first = segments[0]
+        if first not in self._indices:
+            own = [range(one.start, one.stop) for one in segments]
+            seen = [[*range(*one.prefix), *of] for one, of in zip(segments, own, strict=True)]
+            self._indices[first] = (
+                torch.tensor([*map(list, own)], device=device),
+                torch.tensor(seen, device=device),
+            )
+        return self._indices[first]
 
     def _mask(
         self, pattern: int | None, queries: int, keys: int, device: torch.device

@@ -10,7 +10,7 @@ from conftest import make_policy_folder
 from packed_texts import alone, assert_equal_but_for_rounding
 
 from dlogp_ray.policies import attend as attend_module
-from dlogp_ray.policies.attend import Softmax, attend
+from dlogp_ray.policies.attend import Softmax, attend, attend_alike
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.layout import Layout, Past, Segment
 from dlogp_ray.policies.policy import Policy
@@ -68,6 +68,27 @@ def test_attend_is_the_definition(
     expected = definition(query, key, value, allowed, 0.7, softcap, sinks)
     # a dozen float32 operations on numbers of size 1
     torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("scores_bytes", [1, 1_000, 2**20])
+def test_texts_of_one_length_at_once_are_each_as_alone(
+    window: int | None, scores_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    queries, keys, texts = 5, 9, 7
+    query, key, value = (
+        torch.randn(texts, n, length, 8) for n, length in ((4, queries), (2, keys), (2, keys))
+    )
+    i, j = torch.arange(queries)[:, None] + keys - queries, torch.arange(keys)[None]
+    mask = None if window is None else (j <= i) & (i - j < window)
+    alone = [attend(query[r], key[r], value[r], mask, Softmax(0.7)) for r in range(texts)]
+    monkeypatch.setattr(attend_module, "SCORES_BYTES", scores_bytes)
+    found = attend_alike(query, key, value, mask, Softmax(0.7))
+    # The same operations on the same numbers; cut otherwise, products may be rounded otherwise.
+    torch.testing.assert_close(found, torch.stack(alone), atol=1e-6, rtol=0)
+    others = torch.cat([query[:1], torch.randn(texts - 1, 4, queries, 8)])
+    assert torch.equal(attend_alike(others, key, value, mask, Softmax(0.7))[0], found[0])
 
 
 @pytest.mark.parametrize("compiled", [False, True])
