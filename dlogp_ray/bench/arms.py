@@ -15,9 +15,10 @@ from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 from dlogp_ray.policies.statistics import chunk_rows
-from dlogp_ray.scoring.engine import TOKEN_BUDGET, choose_dtype
+from dlogp_ray.scoring.engine import TOKEN_BUDGET
 from dlogp_ray.scoring.noise import measure_noise
 from dlogp_ray.scoring.packing import TokenSequence, token_budget_batches
+from dlogp_ray.scoring.products import choose_dtype
 from dlogp_ray.scoring.scorer import PairScorer
 
 NOISE_TEXTS = 8
@@ -67,27 +68,38 @@ class Arms:
         self._models: dict[str, Any] = {}
         if part == 0:
             self._models = {name: self._plain_model(c.folder, name) for name, c in sources.items()}
-        self.arms: dict[str, Callable[[], object]] = {
-            "pair": lambda: self.scorer.score(self._mine),
-            "pair_sampled": lambda: self._sampled.score(self._mine),
-            "bodies": lambda: self.scorer.hidden(self._mine),
+        # Name -> what it does with the first texts, so many of them; the heads' are all.
+        self.arms: dict[str, Callable[[int | None], object]] = {
+            "pair": lambda n: self.scorer.score(self._mine[:n]),
+            "pair_sampled": lambda n: self._sampled.score(self._mine[:n]),
+            "bodies": lambda n: self.scorer.hidden(self._mine[:n]),
             "bodies_and_bare_heads": self._bodies_and_bare_heads,
-            "heads": lambda: self.scorer.statistics(self._states, self._targets),
-            "groups_shared": lambda: self.scorer.score(self._my_groups),
-            "groups_unshared": lambda: self._unshared.score(self._my_groups),
-            "naive_logp_twice": lambda: [naive_logp(m, self.texts) for m in self._models.values()],
-            "naive_statistics": lambda: naive_statistics(
-                self._models["base"], self._models["rl"], self.texts
+            "heads": lambda _n: self.scorer.statistics(self._states, self._targets),
+            "groups_shared": lambda n: self.scorer.score(self._my_groups[:n]),
+            "groups_unshared": lambda n: self._unshared.score(self._my_groups[:n]),
+            "naive_logp_twice": lambda n: [
+                naive_logp(model, self.texts[:n]) for model in self._models.values()
+            ],
+            "naive_statistics": lambda n: naive_statistics(
+                self._models["base"], self._models["rl"], self.texts[:n]
             ),
-            "matmul": self._matmul,
+            "matmul": lambda _n: self._matmul(),
         }
 
-    def run(self, name: str) -> None:
-        """Run one arm to its end."""
+    def run(self, name: str, count: int | None) -> None:
+        """Run one arm to its end.
+
+        Args:
+            name: Of the arm.
+            count: Of the texts, so many of the first; None for all.
+        """
+        share = count
         if name in WHOLE:
             torch.set_num_threads(self._config.threads * self._config.processes)
+        elif count is not None:
+            share = -(-count // self._config.processes)
         try:
-            self.arms[name]()
+            self.arms[name](share)
             if self._device == "cuda":
                 torch.cuda.synchronize()
         finally:
@@ -131,12 +143,12 @@ class Arms:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         return model.eval().requires_grad_(False).to(self._device)
 
-    def _bodies_and_bare_heads(self) -> None:
+    def _bodies_and_bare_heads(self, count: int | None) -> None:
         heads = {name: policy.lm_head.weight.T for name, policy in self.policies.items()}
         widths = [weight.shape[1] for weight in heads.values()]
         rows = chunk_rows(widths, self._device, compiled=self._config.compile == "on")
         with torch.inference_mode():
-            for name, states in self.scorer.hidden(self._mine).items():
+            for name, states in self.scorer.hidden(self._mine[:count]).items():
                 for part in torch.split(states, rows):
                     torch.mm(part, heads[name])
 

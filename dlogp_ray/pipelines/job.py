@@ -12,10 +12,9 @@ from dlogp_ray.config import BASE, PolicySource, RunConfig
 from dlogp_ray.corpus.text import TextTokenizer
 from dlogp_ray.corpus.units import unit_name
 from dlogp_ray.errors import Refused
-from dlogp_ray.policies.adapters import resolve_adapter
+from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
 from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
-from dlogp_ray.scoring.engine import choose_dtype
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -65,6 +64,8 @@ class Job:
 
     def dtypes(self, device: str) -> dict[str, str]:
         """Of each policy's weights on a machine with such a device."""
+        from dlogp_ray.scoring.products import choose_dtype  # with torch, which readers need not
+
         return {
             name: choose_dtype(self.config.dtype, self.checkpoint(name).saved_dtype, device)
             for name in self.config.policies

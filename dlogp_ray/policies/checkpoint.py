@@ -78,6 +78,13 @@ class Checkpoint:
             raise Refused(f"policy {self.name} ({self.source}): config.json has no vocab_size")
         return value
 
+    @property
+    def weights_bytes(self) -> int:
+        """Of the files that hold its weights; of an adapter, its own."""
+        files = [*self.folder.glob(WEIGHTS)]
+        files = files or [path for kind in PICKLED for path in self.folder.glob(kind)]
+        return sum(path.stat().st_size for path in files)
+
     def end_tokens(self, tokenizer: Any) -> tuple[int, ...]:
         """Ids that end an answer: the tokenizer's, and those of ``generation_config.json``.
 

@@ -1,9 +1,11 @@
 """Tokenizers of a pair: loading them, and the check that they give the same ids."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import Checkpoint
@@ -36,6 +38,26 @@ def load_tokenizer_folder(folder: Path, label: str, *, trust_remote_code: bool =
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise Refused(f"{label}: its tokenizer can't be loaded: {error}") from error
+
+
+def surfaces(folder: Path) -> Callable[[int], str]:
+    """How each id looks, by the tokenizer in ``folder``; transformers and torch only where needed.
+
+    Raises:
+        Refused: It can't be loaded.
+    """
+    whole, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    tidied = settings.is_file() and '"clean_up_tokenization_spaces": true' in settings.read_text(
+        encoding="utf-8"
+    )
+    if whole.is_file() and not tidied:
+        try:
+            backend = Tokenizer.from_file(str(whole))
+        except Exception as error:  # the library's own are of no other type
+            raise Refused(f"{whole}: it can't be loaded: {error}") from error
+        return lambda token: backend.decode([token], skip_special_tokens=False)
+    tokenizer = load_tokenizer_folder(folder, str(folder))
+    return lambda token: str(tokenizer.decode([token]))
 
 
 def check_same(tokenizers: Mapping[str, Any]) -> None:

@@ -4,12 +4,8 @@ Other dtypes and compiled layers round differently, so that a run that changed i
 would show differences that are none of the policies'.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 TOKEN_BUDGET = {"cpu": 2_048, "cuda": 16_384}
 """On a CPU the activations of 2,048 tokens stay in its last-level cache."""
@@ -20,7 +16,6 @@ TRIAL_SHARE = 1 / 200
 time where the job then compiles, for the trial does not."""
 ACTOR_BYTES = 2**30
 """What an actor takes beside its policies."""
-_SIZE = 1_024
 
 
 @dataclass(frozen=True)
@@ -42,22 +37,9 @@ class Engine:
     tokens_per_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def fast_dtype(saved: str, device: str) -> str:
-    """``saved``, or float32 where products in it take longer than in float32."""
-    if saved == "float32":
-        return saved
-    own, single = (_product_s(name, device) for name in (saved, "float32"))
-    return saved if own <= single else "float32"
-
-
-def choose_dtype(asked: str, saved: str, device: str) -> str:
-    """What a config's ``dtype`` comes to on such a device, for weights saved in ``saved``."""
-    return fast_dtype(saved, device) if asked == "auto" else asked
-
-
-def float32_slowdown(dtype: str, device: str) -> float:
-    """How many times as long products in float32 take as in a dtype; 1 where they do not."""
-    return max(1.0, _product_s("float32", device) / _product_s(dtype, device))
+def same_numbers(one: Engine, other: Engine) -> bool:
+    """Whether both score alike: all but what was measured of them is the same."""
+    return replace(one, tokens_per_s={}) == replace(other, tokens_per_s={})
 
 
 def thread_choices(cpus: int, memory_bytes: float, policies_bytes: int) -> list[int]:
@@ -75,20 +57,3 @@ def compiling_pays(
 ) -> bool:
     """Whether an actor that has ``tokens`` to score ends sooner if it compiles first."""
     return compile_s + tokens / compiled_tokens_per_s < tokens / eager_tokens_per_s
-
-
-def _product_s(dtype: str, device: str) -> float:
-    values = torch.ones(_SIZE, _SIZE, dtype=getattr(torch, dtype), device=device)
-    return median_s(lambda: values @ values, device)
-
-
-def median_s(work: Callable[[], object], device: str, repeats: int = 5) -> float:
-    """Median seconds of ``work`` after one call that is not counted."""
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])

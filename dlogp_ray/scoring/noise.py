@@ -39,8 +39,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlogp_ray.scoring.engine import float32_slowdown
 from dlogp_ray.scoring.packing import TokenSequence, count_tokens
+from dlogp_ray.scoring.products import float32_slowdown
 from dlogp_ray.scoring.scorer import Arrays, PairScorer
 from dlogp_ray.scoring.unit import table_columns
 from dlogp_ray.tables.noise import NoiseFloor, Rounding, Spread, Spreads

@@ -16,7 +16,8 @@ from dlogp_ray.demo.smollm2.base import fetch_base
 from dlogp_ray.demo.smollm2.pair import RL_NAME, adapter_path, sample
 from dlogp_ray.demo.task import held_out_problems
 from dlogp_ray.pipelines.sample import TEXTS
-from dlogp_ray.policies.adapters import load_policies, resolve_adapter
+from dlogp_ray.policies.adapter_files import resolve_adapter
+from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
 from dlogp_ray.scoring.noise import measure_noise
 from dlogp_ray.scoring.packing import TokenSequence

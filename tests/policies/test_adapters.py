@@ -15,9 +15,10 @@ from conftest import make_adapter, make_policy_folder, make_tokenizer
 from safetensors.torch import load_file, save_file
 
 from dlogp_ray.errors import Refused
-from dlogp_ray.policies import adapters as adapters_module
+from dlogp_ray.policies import adapter_files
 from dlogp_ray.policies import checkpoint as checkpoint_module
-from dlogp_ray.policies.adapters import load_policies, resolve_adapter
+from dlogp_ray.policies.adapter_files import resolve_adapter
+from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
@@ -446,7 +447,7 @@ def test_an_incomplete_folder_is_refused(name: str, base: Path, adapter: Path) -
 def test_without_peft_the_extra_is_named(
     base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapters_module, "find_spec", lambda _name: None)
+    monkeypatch.setattr(adapter_files, "find_spec", lambda _name: None)
     with pytest.raises(Refused, match="pip install peft"):
         load(base, rl=adapter)
 

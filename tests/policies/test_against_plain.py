@@ -89,7 +89,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(one, marks=pytest.mark.slow if one == "float16" else ()) for one in DTYPES],
+)
 @pytest.mark.parametrize("case", CASES)
 def test_scores_are_those_of_the_plain_forward(case: str, dtype: str, tmp_path: Path) -> None:
     family = CASES[case]

@@ -13,7 +13,8 @@ from conftest import make_adapter, make_policy_folder
 from torch import Tensor
 
 from dlogp_ray.policies import linear, trial
-from dlogp_ray.policies.adapters import load_policies, resolve_adapter
+from dlogp_ray.policies.adapter_files import resolve_adapter
+from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.casting import in_dtype
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.layers import layer_lists

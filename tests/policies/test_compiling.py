@@ -14,7 +14,8 @@ from torch._dynamo.utils import counters
 from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
 from dlogp_ray.policies import compiling, statistics
-from dlogp_ray.policies.adapters import load_policies, resolve_adapter
+from dlogp_ray.policies.adapter_files import resolve_adapter
+from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.compiling import given_up, with_room
 from dlogp_ray.policies.policy import Policy

@@ -8,7 +8,8 @@ from accelerate import dispatch_model
 from conftest import make_adapter, make_policy_folder
 
 from dlogp_ray.errors import Refused
-from dlogp_ray.policies.adapters import load_policies, resolve_adapter
+from dlogp_ray.policies.adapter_files import resolve_adapter
+from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.layout import Layout, Past, Segment
 from dlogp_ray.policies.loading import SPREAD, load_model

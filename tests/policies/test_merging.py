@@ -14,7 +14,8 @@ from peft.tuners.lora.config import ArrowConfig, BdLoraConfig, KasaConfig, LoraG
 from transformers import AutoModelForCausalLM
 
 from dlogp_ray.errors import Refused
-from dlogp_ray.policies.adapters import load_policies, resolve_adapter
+from dlogp_ray.policies.adapter_files import resolve_adapter
+from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 

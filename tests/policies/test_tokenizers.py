@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from conftest import make_policy_folder, make_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import resolve
-from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
+from dlogp_ray.policies.tokenizers import check_same, load_tokenizer, surfaces
 
 
 def make_bpe(merges: list[tuple[str, str]]) -> Any:
@@ -103,3 +103,30 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(Refused, match=r"policy p .* its tokenizer can't be loaded"):
         load_tokenizer(resolve("p", str(folder)))
+
+
+@pytest.mark.parametrize("tidied", [False, True])
+def test_ids_look_as_transformers_decodes_them(tidied: bool, tmp_path: Path) -> None:
+    """With ``clean_up_tokenization_spaces`` a lone `` .`` is shown without its space."""
+    pieces = ["<pad>", "<eos>", "a", "Ġb", " .", "é", "\n"]
+    backend = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "<pad>"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        clean_up_tokenization_spaces=tidied,
+    )
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    look = surfaces(tmp_path)
+    seen = [look(token) for token in range(len(pieces))]
+    assert seen == [loaded.decode([token]) for token in range(len(pieces))]
+    assert seen[4] == (" ." if not tidied else ".")
+
+
+def test_a_tokenizer_file_that_is_torn_is_refused(tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path)
+    whole = tmp_path / "tokenizer.json"
+    whole.write_text(whole.read_text()[:-100])
+    with pytest.raises(Refused, match=r"tokenizer.json: it can't be loaded"):
+        surfaces(tmp_path)

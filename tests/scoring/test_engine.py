@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from dlogp_ray.scoring import engine
-from dlogp_ray.scoring.engine import ACTOR_BYTES, compiling_pays, fast_dtype, thread_choices
+from dlogp_ray.scoring import products
+from dlogp_ray.scoring.engine import ACTOR_BYTES, compiling_pays, thread_choices
+from dlogp_ray.scoring.products import fast_dtype
 
 
 @pytest.mark.parametrize(
@@ -33,12 +34,12 @@ def test_compiling_never_pays_where_it_is_not_faster() -> None:
 def test_half_precision_is_kept_where_it_is_fast(
     seconds: dict[str, float], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_product_s", lambda dtype, device: seconds[dtype])
+    monkeypatch.setattr(products, "_product_s", lambda dtype, device: seconds[dtype])
     assert fast_dtype("bfloat16", "cpu") == chosen
 
 
 def test_float32_is_never_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_product_s", lambda dtype, device: float(dtype == "float32"))
+    monkeypatch.setattr(products, "_product_s", lambda dtype, device: float(dtype == "float32"))
     assert fast_dtype("float32", "cpu") == "float32"
 
 
@@ -62,6 +63,6 @@ def test_threads_are_as_few_as_memory_allows_or_all(
 
 def test_the_measurement_is_of_this_machine() -> None:
     # an 8 times larger product takes longer, whatever the machine
-    small = engine.median_s(lambda: torch.ones(64, 64) @ torch.ones(64, 64), "cpu")
-    large = engine.median_s(lambda: torch.ones(1024, 1024) @ torch.ones(1024, 1024), "cpu")
+    small = products.median_s(lambda: torch.ones(64, 64) @ torch.ones(64, 64), "cpu")
+    large = products.median_s(lambda: torch.ones(1024, 1024) @ torch.ones(1024, 1024), "cpu")
     assert 0 < small < large
