@@ -15,7 +15,8 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,33 +26,35 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from dlogp_ray.analysis.printing import print_whole
+from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, Peer, Workers
 from dlogp_ray.config import BenchConfig
+from dlogp_ray.config.bench import ARMS
 from dlogp_ray.errors import Refused
+from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 
-ARMS = {
-    "pair": "both policies, all statistics",
-    "pair_sampled": "both policies, log-probabilities of the sampled tokens only",
-    "bodies": "both bodies, no head",
-    "bodies_and_bare_heads": "both bodies and the heads' bare products",
-    "naive_logp_twice": "plain forward and log-softmax, both policies: log p only",
-    "naive_statistics": "plain forward of both policies, all statistics",
-    "vllm_twice": "vLLM prompt_logprobs, two passes: log p and rank only",
-    "lm_eval_twice": "lm-eval log-likelihoods, two passes: summed log p only",
-    "heads": "heads and statistics alone",
-    "groups_shared": "groups of 8 x 128 tokens on prompts of 512",
-    "groups_unshared": "the same without sharing prompts",
-}
 RATIOS = {
     "pair / vllm_twice": ("pair", "vllm_twice"),
     "pair / lm_eval_twice": ("pair", "lm_eval_twice"),
     "pair / naive_logp_twice": ("pair", "naive_logp_twice"),
     "pair / naive_statistics": ("pair", "naive_statistics"),
     "groups_shared / groups_unshared": ("groups_shared", "groups_unshared"),
+    "pair / vllm_twice, on groups": ("groups_shared", "vllm_groups_twice"),
 }
-PEER_ARMS = ("vllm_twice", "lm_eval_twice")
-WARM = ("naive_logp_twice", "naive_statistics", *PEER_ARMS)
+PEERS = {
+    "vllm_twice": ("vllm", "texts"),
+    "lm_eval_twice": ("lm_eval", "texts"),
+    "vllm_groups_twice": ("vllm", "groups"),
+}
+"""Arms of other engines: which, and over what."""
+NAIVE = ("naive_logp_twice", "naive_statistics")
+NAIVE_S = 60.0
+"""What one round of a naive arm may take: on as many texts as that allows."""
+WARM = (*NAIVE, *PEERS)
 """Arms without a round that is not counted: they compile nothing, or have made a pass."""
+_FEW = 8
+"""Texts of the trial that says how long all will take; what the naive arms take at a time."""
 _MATMUL_FLOPS = MATMULS * 2 * MATMUL_SIZE**3
 PACKAGES = ("dlogp_ray", "torch", "transformers", "numpy")
 
@@ -67,28 +70,39 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
     Raises:
         Refused: A policy or another engine can't be loaded.
     """
-    from dlogp_ray.bench.texts import make_groups, make_texts
-    from dlogp_ray.scoring.packing import count_tokens
-
     device = _device()
     workers = Workers(config, device)
     peers: dict[str, Peer] = {}
     try:
         facts = workers.facts[0]
         vocabulary = min(facts["vocabulary"].values())
-        texts, groups = make_texts(config, vocabulary), make_groups(config, vocabulary)
-        ids = [(t.prompt_ids.tolist(), t.response_ids.tolist()) for t in texts]
-        threads = config.threads * config.processes
-        for name, python in (("vllm", config.vllm_python), ("lm_eval", config.lm_eval_python)):
-            if python:
-                dtype = facts["dtype"]["base"]
-                peers[name] = Peer(name, python, config.base, dtype, ids, threads)
-        arms: dict[str, Callable[[], float]] = {
-            name: partial(workers.run, name)
-            for name in (*ARMS, "matmul")
-            if name not in PEER_ARMS and (config.groups or not name.startswith("groups"))
+        made = {
+            "texts": make_texts(config, vocabulary),
+            "groups": make_groups(config, vocabulary),
         }
-        arms |= {f"{name}_twice": peer.run_twice for name, peer in peers.items()}
+        ids = {
+            name: [(t.prompt_ids.tolist(), t.response_ids.tolist()) for t in texts]
+            for name, texts in made.items()
+            if texts
+        }
+        threads, dtype = config.threads * config.processes, facts["dtype"]["base"]
+        pythons = {"vllm": config.vllm_python, "lm_eval": config.lm_eval_python}
+        for name in dict.fromkeys(PEERS[arm][0] for arm in config.chosen if arm in PEERS):
+            _say(f"starting {name}, which takes minutes", progress)
+            python = pythons[name]
+            assert python is not None  # else its arms are not among the chosen
+            peers[name] = Peer(name, python, config.base, dtype, ids, threads)
+        arms: dict[str, Arm] = {}
+        for name in (*config.chosen, "matmul"):
+            if name in PEERS:
+                engine, over = PEERS[name]
+                arms[name] = Arm(
+                    partial(peers[engine].run_twice, over), made[over], len(made[over])
+                )
+            else:
+                over = "groups" if name.startswith("groups") else "texts"
+                arms[name] = Arm(partial(workers.run, name), made[over], len(made[over]))
+        _plan(arms, config.repeats, progress)
         seconds = _measure(arms, config.repeats, progress)
         last = workers.ask("facts")
         noise = workers.ask("noise")[0]
@@ -96,7 +110,7 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         workers.close()
         for peer in peers.values():
             peer.close()
-    tokens = {name: count_tokens(groups if name.startswith("groups") else texts) for name in ARMS}
+    tokens = {name: arm.tokens for name, arm in arms.items()}
     peak = [_MATMUL_FLOPS / s for s in seconds["matmul"]]
     flops = facts["matmul_flops"]
     return {
@@ -108,11 +122,10 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         "config": config.model_dump(),
         "engine": {k: facts[k] for k in ("dtype", "batching", "token_budget")}
         | {"compiled": config.compile == "on"},
-        "tokens": tokens["pair"],
+        "tokens": count_tokens(made["texts"]),
+        "texts": {name: arm.count for name, arm in arms.items() if name != "matmul"},
         "tokens_per_s": {
-            name: _spread([tokens[name] / s for s in seconds[name]])
-            for name in ARMS
-            if name in seconds
+            name: _spread([tokens[name] / s for s in seconds[name]]) for name in config.chosen
         },
         "ratios": {
             label: _spread(
@@ -124,22 +137,90 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
             for label, (one, two) in RATIOS.items()
             if one in seconds and two in seconds
         }
-        | {
-            "statistics' share over bodies and bare heads": _spread(
-                [
-                    a / b - 1
-                    for a, b in zip(seconds["pair"], seconds["bodies_and_bare_heads"], strict=True)
-                ]
-            )
-        },
+        | _share_of_statistics(seconds),
         "matmul_peak_flops_per_s": _spread(peak),
-        "share_of_matmul_peak": _spread(
-            [flops / s / p for s, p in zip(seconds["pair"], peak, strict=True)]
-        ),
+        "share_of_matmul_peak": "pair" in seconds
+        and _spread([flops / s / p for s, p in zip(seconds["pair"], peak, strict=True)]),
         "padding_share": facts["padding_share"],
         "peak_memory_bytes": max(fact["peak_memory_bytes"] for fact in last),
         "noise_floor": noise,
     }
+
+
+def _share_of_statistics(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    if not {"pair", "bodies_and_bare_heads"} <= seconds.keys():
+        return {}
+    both = zip(seconds["pair"], seconds["bodies_and_bare_heads"], strict=True)
+    return {"statistics' share over bodies and bare heads": _spread([a / b - 1 for a, b in both])}
+
+
+@dataclass
+class Arm:
+    """What is measured.
+
+    Attributes:
+        run: Over so many of the first texts, or all; gives seconds.
+        texts: All that there are for it.
+        count: How many it is measured on.
+    """
+
+    run: Callable[[int | None], float]
+    texts: Sequence[TokenSequence]
+    count: int
+
+    @property
+    def tokens(self) -> int:
+        """Of the texts that it is measured on."""
+        return count_tokens(self.texts[: self.count])
+
+    def measure(self) -> float:
+        """Seconds over its texts."""
+        return self.run(None if self.count == len(self.texts) else self.count)
+
+
+def _plan(arms: dict[str, Arm], repeats: int, progress: bool) -> None:
+    """Try all on a few texts, cut the naive ones to what a minute allows, say how long it takes.
+
+    What the first pass of an arm pays for (compiling) is in no figure: it comes before.
+    """
+    _say(
+        "trying every arm on a few texts; what is compiled is compiled now, a minute or so",
+        progress,
+    )
+    estimates: dict[str, float] = {}
+    for name, arm in arms.items():
+        few = min(_FEW, len(arm.texts))
+        arm.run(few)
+        token_s = arm.run(few) / count_tokens(arm.texts[:few])
+        if name in NAIVE:
+            arm.count = _fitting(arm.texts, token_s)
+        # The product of squares, and the heads, have their whole work in any pass.
+        estimates[name] = token_s * (
+            count_tokens(arm.texts[:few]) if name in _WHOLE else arm.tokens
+        )
+    passes = {name: repeats + (name not in WARM) for name in arms}
+    minutes = sum(estimates[name] * passes[name] for name in arms) / 60
+    cut = [f"{name} on {arm.count}" for name, arm in arms.items() if arm.count < len(arm.texts)]
+    fewer = f" ({', '.join(cut)} of them, which take a minute)" if cut else ""
+    about = f"{minutes:,.0f} minutes" if minutes >= 2 else f"{minutes * 60:,.0f} s"
+    texts = max(len(arm.texts) for arm in arms.values())
+    _say(f"{repeats} rounds of {len(arms)} arms on {texts} texts{fewer}: about {about}", progress)
+
+
+_WHOLE = ("matmul", "heads")
+
+
+def _fitting(texts: Sequence[TokenSequence], token_s: float) -> int:
+    """How many of the first texts take at most ``NAIVE_S``; one batch at least."""
+    count = len(texts)
+    while count > _FEW and count_tokens(texts[:count]) * token_s > NAIVE_S:
+        count -= _FEW
+    return max(1, count)
+
+
+def _say(what: str, progress: bool) -> None:
+    if progress:
+        Console(stderr=True).print(what, highlight=False, soft_wrap=True)
 
 
 def print_bench(result: dict[str, Any], console: Console) -> None:
@@ -149,19 +230,21 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for name, spread in result["tokens_per_s"].items():
         table.add_row(ARMS[name], *(f"{spread[k]:,.0f}" for k in ("median", "min", "max")))
-    console.print(table)
+    print_whole(table, console)
     table = Table(box=None)
     for column in ("ratio, within a round", "median", "lowest", "highest"):
         table.add_column(column, justify="right" if table.columns else "left")
     for name, spread in result["ratios"].items():
         table.add_row(name, *(f"{spread[k]:.2f}" for k in ("median", "min", "max")))
-    console.print(table)
+    print_whole(table, console)
     engine = result["engine"]
     memory, peak = result["peak_memory_bytes"] / 2**20, result["matmul_peak_flops_per_s"]["median"]
+    share = result["share_of_matmul_peak"]
+    share = f"{share['median']:.0%} of " if share else ""
     console.print(
         f"{engine['dtype']['base']}, {'compiled' if engine['compiled'] else 'eager'}, "
         f"{engine['token_budget']:,} tokens a pass; "
-        f"{result['share_of_matmul_peak']['median']:.0%} of {peak / 1e9:,.0f} GFLOP/s; "
+        f"{share}{peak / 1e9:,.0f} GFLOP/s; "
         f"{memory:,.0f} MiB at most in one process; padding {result['padding_share']:.1%}"
     )
 
@@ -179,20 +262,18 @@ def write_bench(result: dict[str, Any], path: Path) -> None:
         raise Refused(f"--out {path}: {error.strerror}; give a file that can be written") from None
 
 
-def _measure(
-    arms: dict[str, Callable[[], float]], repeats: int, progress: bool
-) -> dict[str, list[float]]:
+def _measure(arms: dict[str, Arm], repeats: int, progress: bool) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         warm_up = [name for name in arms if name not in WARM]
         task = bar.add_task("", total=len(warm_up) + len(arms) * repeats)
         for name in warm_up:  # compiles, and fills caches
             bar.update(task, description=f"warm-up: {name}", advance=1)
-            arms[name]()
+            arms[name].measure()
         for round_number in range(1, repeats + 1):
-            for name, run in arms.items():
+            for name, arm in arms.items():
                 bar.update(task, description=f"round {round_number}: {name}", advance=1)
-                seconds[name].append(run())
+                seconds[name].append(arm.measure())
     return seconds
 
 

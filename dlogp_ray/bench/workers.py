@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,12 +51,17 @@ class Workers:
             os.environ["OMP_NUM_THREADS"] = threads
         self.facts = [self._answer(connection) for _, connection in self._workers]
 
-    def run(self, arm: str) -> float:
-        """Seconds until the last process has done its share of the arm."""
+    def run(self, arm: str, count: int | None = None) -> float:
+        """Seconds until the last process has done its share of the arm.
+
+        Args:
+            arm: By name.
+            count: Of the texts, so many of the first; None for all.
+        """
         chosen = self._workers[:1] if arm in WHOLE else self._workers
         started = time.perf_counter()
         for _, connection in chosen:
-            self._tell(connection, arm)
+            self._tell(connection, (arm, count))
         for _, connection in chosen:
             self._answer(connection)
         return time.perf_counter() - started
@@ -74,7 +80,7 @@ class Workers:
             worker.join(10)
             worker.kill()
 
-    def _tell(self, connection: Connection, what: str) -> None:
+    def _tell(self, connection: Connection, what: object) -> None:
         try:
             connection.send(what)
         except OSError:
@@ -108,13 +114,13 @@ def _serve(config: BenchConfig, device: str, part: int, connection: Connection) 
     try:
         arms = Arms(config, device, part)
         connection.send(arms.facts())
-        while (arm := connection.recv()) is not None:
-            if arm == "facts":
+        while (asked := connection.recv()) is not None:
+            if asked == "facts":
                 connection.send(arms.facts())
-            elif arm == "noise":
+            elif asked == "noise":
                 connection.send(arms.noise())
             else:
-                arms.run(arm)
+                arms.run(*asked)
                 connection.send(None)
     except DlogpError as error:
         connection.send(error)
@@ -142,16 +148,22 @@ class Peer:
     """
 
     def __init__(
-        self, name: str, python: str, model: str, dtype: str, texts: Texts, threads: int
+        self,
+        name: str,
+        python: str,
+        model: str,
+        dtype: str,
+        texts: Mapping[str, Texts],
+        threads: int,
     ) -> None:
-        """Start it and wait until it has made one pass.
+        """Start it and wait until it has made one pass over a few texts.
 
         Args:
             name: As ``peer_arm`` knows it.
             python: A Python that has it.
             model: Folder or hub id.
             dtype: Of its weights.
-            texts: Prompt and response ids.
+            texts: Name -> prompt and response ids.
             threads: What it may use.
 
         Raises:
@@ -182,9 +194,10 @@ class Peer:
             ) from None
         self.versions: dict[str, str] = json.loads(self._expect(json.dumps(texts)))
 
-    def run_twice(self) -> float:
-        """Seconds of two passes, as two policies take them."""
-        return float(self._expect("go")) + float(self._expect("go"))
+    def run_twice(self, texts: str, count: int | None = None) -> float:
+        """Seconds of two passes over named texts, as two policies take them."""
+        line = texts if count is None else f"{texts}:{count}"
+        return float(self._expect(line)) + float(self._expect(line))
 
     def close(self) -> None:
         """End it."""

@@ -12,6 +12,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dlogp_ray import cli
+from dlogp_ray.bench import run as running
 from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.bench.workers import Workers
 from dlogp_ray.config import BenchConfig
@@ -89,6 +90,90 @@ def test_a_run_prints_text_and_json_and_writes_the_same(
     assert result["noise_floor"]["base_against_base"]["delta_logp"]["p99"] < 1e-4
 
 
+FAKE_VLLM = """
+import time
+
+class SamplingParams:
+    def __init__(self, **_): pass
+
+class LLM:
+    def __init__(self, model, **settings):
+        assert settings["max_model_len"] > 512 + 128
+
+    def generate(self, prompts, sampling, use_tqdm):
+        time.sleep(0.001 * len(prompts))
+"""
+
+
+@pytest.fixture
+def fake_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine for which each text takes a millisecond, as a package of its own."""
+    folder = tmp_path / "packages"
+    (folder / "vllm_fake-1.0.dist-info").mkdir(parents=True)
+    (folder / "vllm.py").write_text(FAKE_VLLM)
+    metadata = "Metadata-Version: 2.1\nName: vllm-fake\nVersion: 1.0\n"
+    (folder / "vllm_fake-1.0.dist-info/METADATA").write_text(metadata)
+    (folder / "vllm_fake-1.0.dist-info/top_level.txt").write_text("vllm\n")
+    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", paths)
+
+
+@pytest.mark.usefixtures("fake_vllm")
+def test_another_engine_is_measured_on_texts_and_on_groups(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arms = ("pair", "naive_logp_twice", "vllm_twice", "groups_shared", "vllm_groups_twice")
+    words = [f"--arm={name}" for name in arms]
+    fields = {"texts": 20, "repeats": 1, "compile": "off", "groups": 1, "max_response_tokens": 64}
+    words += [f"--set={key}={value}" for key, value in fields.items()]
+    monkeypatch.setattr(sys, "argv", ["dlogp", "bench", *words, "--vllm-python", sys.executable])
+    monkeypatch.setattr(running, "NAIVE_S", 0.0)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capfd.readouterr()
+    assert not ended.value.code, captured.err
+    result = json.loads(captured.out.splitlines()[-1])
+    assert result["tokens_per_s"].keys() == {*arms}
+    # The naive arm is cut to the least that it takes at a time, and said beforehand.
+    assert result["texts"] == {
+        "pair": 20,
+        "naive_logp_twice": 4,
+        "vllm_twice": 20,
+        "groups_shared": 8,
+        "vllm_groups_twice": 8,
+    }
+    assert "1 rounds of 6 arms on 20 texts (naive_logp_twice on 4 of them" in captured.err
+    assert captured.err.index("rounds of 6 arms") < len(captured.err)
+    assert result["peer_versions"]["vllm"]["vllm-fake"] == "1.0"
+    # Two passes of a millisecond a text over groups of 8 x (512 + 128) tokens.
+    tokens = 8 * (512 + 128)
+    assert result["tokens_per_s"]["vllm_groups_twice"]["median"] < tokens / (2 * 0.008)
+    ratio = result["ratios"]["pair / vllm_twice, on groups"]["median"]
+    speeds = result["tokens_per_s"]
+    expected = speeds["groups_shared"]["median"] / speeds["vllm_groups_twice"]["median"]
+    assert ratio == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (["pare"], "arms: unknown pare; there are pair,"),
+        (["vllm_twice"], "arms: vllm_twice needs vllm_python, which is None"),
+        (["groups_shared"], "arms: groups_shared needs groups, which is 0"),
+    ],
+)
+def test_arms_that_cannot_be_are_refused(arms: list[str], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        config(arms=arms, groups=0)
+
+
+def test_arms_are_all_that_there_are_where_none_is_named() -> None:
+    assert not [name for name in config().chosen if "vllm" in name or "lm_eval" in name]
+    assert "vllm_groups_twice" in config(vllm_python="p").chosen
+    assert "vllm_groups_twice" not in config(vllm_python="p", groups=0).chosen
+    assert config(arms="heads, pair").chosen == ("pair", "heads")
+
+
 def test_policies_with_fewer_positions_than_the_texts_need_end_it(
     bench: Bench, tmp_path: Path
 ) -> None:
@@ -103,7 +188,9 @@ def test_policies_with_fewer_positions_than_the_texts_need_end_it(
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("when", ["between arms", "in an arm"])
+@pytest.mark.parametrize(
+    "when", [pytest.param("between arms", marks=pytest.mark.slow), "in an arm"]
+)
 def test_a_process_that_dies_ends_it(policy_folders: dict[str, Path], when: str) -> None:
     pair = {name: str(folder) for name, folder in policy_folders.items()}
     small = {"prompt_tokens": 4, "min_response_tokens": 2, "max_response_tokens": 9, "groups": 0}
