@@ -31,8 +31,8 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Side by side: tests with Ray mostly wait for processes, and all else is one thread. With three processes
-# of tests with Ray at once, on two cores, some ran into their time limits.
+# Side by side: tests with Ray mostly wait for processes, and all else is two processes of one thread. With three
+# processes of tests with Ray at once, on two cores, some ran into their time limits.
 test: lint
 	$(MAKE) --no-print-directory -j3 --output-sync=line types test-ray test-rest
 
@@ -45,7 +45,7 @@ test-ray: compiled
 	$(PYTEST) -m 'ray and not slow and not gpu' $(call having,ray)
 
 test-rest: compiled
-	$(PYTEST) -m 'not ray and not slow and not gpu'
+	$(PYTEST) -n 2 -m 'not ray and not slow and not gpu'
 
 test-slow: setup
 	$(PYTEST) -m slow

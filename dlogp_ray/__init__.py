@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
     from dlogp_ray.pipelines.reweight import ReweightResult, reweight
     from dlogp_ray.pipelines.score import score
+    from dlogp_ray.pipelines.session import shutdown
     from dlogp_ray.pipelines.sparsity import SparsityResult, sparsity
     from dlogp_ray.tables.run import Run, open_run
     from dlogp_ray.weights.table import load_logps, load_weights
@@ -36,6 +37,7 @@ __all__ = [
     "open_run",
     "reweight",
     "score",
+    "shutdown",
     "sparsity",
 ]
 
@@ -53,6 +55,7 @@ _HOMES = {
     "load_weights": "dlogp_ray.weights.table",
     "open_run": "dlogp_ray.tables.run",
     "score": "dlogp_ray.pipelines.score",
+    "shutdown": "dlogp_ray.pipelines.session",
     "SparsityConfig": "dlogp_ray.config",
     "SparsityResult": "dlogp_ray.pipelines.sparsity",
     "sparsity": "dlogp_ray.pipelines.sparsity",

@@ -20,8 +20,12 @@ from dlogp_ray.config import (
     ScoreConfig,
     SparsityConfig,
 )
+from dlogp_ray.config.bench import ARMS
+from dlogp_ray.config.job import RunOn
 from dlogp_ray.config.spelling import spelled_schemes
 from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused
+from dlogp_ray.pipelines.cost import begin
+from dlogp_ray.pipelines.session import shutdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +37,7 @@ not graded (more than max_rejected), or sample ids occur twice; 4 units failed, 
 5 the run exists and was made from something else, or the store is not fit; 6 an object of the run
 is missing, damaged or changed; 130 and 143 stopped, the same command resumes."""
 
-BENCH_OPTIONS = ("base", "rl", "vllm_python", "lm_eval_python")
+BENCH_OPTIONS = ("base", "rl", "arms", "vllm_python", "lm_eval_python")
 """Fields of the benchmark that have an option of their own."""
 
 app = typer.Typer(
@@ -60,6 +64,17 @@ class Format(StrEnum):
 ActorsOption = Annotated[
     int | None, typer.Option(help="Number of actors, instead of the config's.")
 ]
+RunOnOption = Annotated[
+    RunOn | None,
+    typer.Option(
+        help="here: in this process; ray: through Ray; auto: here where that is sooner (default: "
+        "the config's, which is auto if it says nothing)."
+    ),
+]
+TableRunOnOption = Annotated[
+    RunOn,
+    typer.Option(help="here: in this process; ray: through Ray; auto: here where that is sooner."),
+]
 SealPartialOption = Annotated[
     bool, typer.Option("--seal-partial", help="Seal the run although units failed.")
 ]
@@ -82,6 +97,7 @@ def score(
         bool, typer.Option("--plan", help="Print units, tokens, bytes and hours, and stop.")
     ] = False,
     actors: ActorsOption = None,
+    run_on: RunOnOption = None,
     seal_partial: SealPartialOption = False,
     progress: ProgressOption = True,
     json_log: JsonLogOption = False,
@@ -89,7 +105,10 @@ def score(
     """Score a corpus; run it again to do what is missing. The last line printed is JSON."""
     if json_log:
         _log_json()
-    job = ScoreConfig.from_yaml(config, actors=actors, seal_partial=seal_partial or None)
+    job = ScoreConfig.from_yaml(
+        config, actors=actors, run_on=run_on, seal_partial=seal_partial or None
+    )
+    begin(job)
     if plan:
         from rich.console import Console
 
@@ -110,6 +129,7 @@ def intervene(
         bool, typer.Option("--plan", help="Print units, answers and thresholds, and stop.")
     ] = False,
     actors: ActorsOption = None,
+    run_on: RunOnOption = None,
     seal_partial: SealPartialOption = False,
     progress: ProgressOption = True,
     json_log: JsonLogOption = False,
@@ -117,7 +137,10 @@ def intervene(
     """Answer problems with both policies together, grade, and draw the curve. Last line: JSON."""
     if json_log:
         _log_json()
-    job = InterveneConfig.from_yaml(config, actors=actors, seal_partial=seal_partial or None)
+    job = InterveneConfig.from_yaml(
+        config, actors=actors, run_on=run_on, seal_partial=seal_partial or None
+    )
+    begin(job)
     if plan:
         from rich.console import Console
 
@@ -156,11 +179,13 @@ def sparsity(
             "--llama-cpp", help="Print what llama.cpp's perplexity --kl-divergence prints as well."
         ),
     ] = False,
+    run_on: TableRunOnOption = "auto",
     progress: ProgressOption = True,
 ) -> None:
     """Where, in which direction and how sparsely RL changed the policy. Last line: JSON."""
     config = SparsityConfig.from_mapping(
-        {"run": run, "by": by or [], "name": name, "partial": partial}, source="sparsity"
+        {"run": run, "by": by or [], "name": name, "partial": partial, "run_on": run_on},
+        source="sparsity",
     )
     from rich.console import Console
 
@@ -168,6 +193,7 @@ def sparsity(
     from dlogp_ray.pipelines.sparsity import sparsity as run_job
 
     result = run_job(config, progress=progress)
+    shutdown()
     print_sparsity(result, Console(), llama_cpp=llama_cpp)
     typer.echo(json.dumps(result.as_json()))
 
@@ -209,6 +235,7 @@ def reweight(
         str | None,
         typer.Option(help="Of the table: <run>/weights/<name> (default: the schemes' names)."),
     ] = None,
+    run_on: TableRunOnOption = "auto",
     progress: ProgressOption = True,
 ) -> None:
     """A weight for each token's loss or advantage, as a table for trainers. Last line: JSON."""
@@ -230,6 +257,7 @@ def reweight(
             "policy": policy,
             "rl": rl,
             "mean_one": mean_one,
+            "run_on": run_on,
         },
         source="reweight",
     )
@@ -239,6 +267,7 @@ def reweight(
     from dlogp_ray.pipelines.reweight import reweight as run_job
 
     result = run_job(config, progress=progress)
+    shutdown()
     print_reweight(result, Console())
     typer.echo(json.dumps(result.as_json()))
 
@@ -250,7 +279,10 @@ def _log_json() -> None:
 
 
 def _end(run_job: "Callable[[], ScoreResult | InterveneResult]") -> None:
-    """Run a job, print how it ended, and exit with its code."""
+    """Run a job, print how it ended, and exit with its code.
+
+    Ray is ended before that: what it has to say of processes that died, it prints.
+    """
     from rich.console import Console
 
     from dlogp_ray.pipelines.result import print_result
@@ -261,6 +293,7 @@ def _end(run_job: "Callable[[], ScoreResult | InterveneResult]") -> None:
         raise Interrupted(
             "interrupted; what is committed stays, the same command goes on"
         ) from None
+    shutdown()
     print_result(result, Console())
     typer.echo(json.dumps(result.as_json()))
     raise typer.Exit(result.exit_code)
@@ -444,6 +477,10 @@ def bench(
             + ".",
         ),
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What to measure; may be repeated (default: all): {', '.join(ARMS)}."),
+    ] = None,
     vllm_python: Annotated[
         str | None, typer.Option(help="A Python that has vLLM, to be measured beside.")
     ] = None,
@@ -453,7 +490,10 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
 ) -> None:
-    """This machine's speed on a pair, beside naive loops and other engines. Last line: JSON."""
+    """This machine's speed on a pair, beside naive loops and other engines. Last line: JSON.
+
+    Says beforehand how long it will take. The naive loops get as many texts as a minute allows.
+    """
     if (base is None) != (rl is None):
         raise Refused("expected both --base and --rl, or neither for the demo pair; got one")
     if base is None or rl is None:
@@ -463,6 +503,7 @@ def bench(
     values: dict[str, object] = {
         "base": base,
         "rl": rl,
+        "arms": arm or None,
         "vllm_python": vllm_python,
         "lm_eval_python": lm_eval_python,
     }

@@ -12,12 +12,14 @@ from dlogp_ray.analysis.answers import AnswerCounts, AnswerSummary
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.analysis.weights import schemes_line, weights_facts
+from dlogp_ray.tables.calls import Call, read_calls, spent_in_words
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.special_tokens import special_token_rows
 from dlogp_ray.tables.weights import WeightsSummary
 
 _EXAMPLES = 3
+_CALLS = 3
 _LOST = {Summary: "rejected", AnswerSummary: "not graded", WeightsSummary: "without weights"}
 
 
@@ -35,6 +37,7 @@ class Overview:
         summary: Of all objects; an intervene job's is of its answers, a weights table's of weights.
         rejected: Up to three examples a status: status, count, sample_id, source, error.
         failures: Units that could not be done, with cause and attempts.
+        calls: That made it, from the first on: where, and what they spent their time on.
     """
 
     run: str
@@ -46,6 +49,7 @@ class Overview:
     summary: Summary | AnswerSummary | WeightsSummary
     rejected: list[dict[str, Any]]
     failures: dict[str, dict[str, Any]]
+    calls: Sequence[Call] = ()
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -58,7 +62,11 @@ class Overview:
     def as_json(self) -> dict[str, Any]:
         """All of it as one document, without the histograms."""
         noise = self.noise and self.noise.model_dump()
-        fields = asdict(self) | {"noise": noise, "summary": self.summary.model_dump()}
+        fields = asdict(self) | {
+            "noise": noise,
+            "summary": self.summary.model_dump(),
+            "calls": [call.model_dump() for call in self.calls],
+        }
         for generators in fields["summary"].get("groups", {}).values():
             for group in generators.values():
                 del group["delta_histogram"]
@@ -87,6 +95,7 @@ def overview(run: Run) -> Overview:
         summary=summary,
         rejected=_rejected(run) if summary.rejected else [],
         failures=run.failures(),
+        calls=read_calls(run.uri),
     )
 
 
@@ -122,6 +131,10 @@ def print_overview(seen: Overview, console: Console) -> None:
         facts.add_row(*seen.noise.as_row())
     for heading, fact in special_token_rows(seen.special_tokens):
         facts.add_row(heading, fact)
+    if len(seen.calls) > _CALLS:
+        facts.add_row("spent", f"by {len(seen.calls):,} calls; the last of them:")
+    for call in seen.calls[-_CALLS:]:
+        facts.add_row("spent", _spent(call))
     print_whole(facts, console)
     if isinstance(seen.summary, AnswerSummary):
         console.print()
@@ -141,6 +154,16 @@ def print_overview(seen: Overview, console: Console) -> None:
     for unit, record in seen.failures.items():
         line = f"failed {unit} after {record['attempts']} attempts: {record['cause']}"
         console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _spent(call: Call) -> str:
+    where = "through Ray" if call.run_on == "ray" else f"in process {call.process} on {call.host}"
+    if call.ended:
+        units = f"{call.units_created} units {where}"
+        return f"{units}: {spent_in_words(sum(call.spent.values()), call.spent)}"
+    state = "under way" if call.alive else "not ended"
+    died = f", with {', '.join(call.under_way)} begun" if call.under_way else ""
+    return f"{where}: {state}{died}"
 
 
 def _made_from(seen: Overview) -> list[tuple[str, str]]:

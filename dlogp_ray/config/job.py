@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -55,6 +55,11 @@ def check_name(name: str) -> str:
 def as_list(value: object) -> object:
     """A list of one where no list came."""
     return [value] if isinstance(value, str | dict) else value
+
+
+RunOn = Literal["auto", "here", "ray"]
+"""Where a job's work is done: in this process, through Ray, or in this process where that is
+sooner."""
 
 
 class JobConfig(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlogp_ray.config.job import JobConfig, Uri, as_list, check_name
+from dlogp_ray.config.job import JobConfig, RunOn, Uri, as_list, check_name
 from dlogp_ray.config.schemes import Scheme
 
 
@@ -37,6 +37,9 @@ class ReweightConfig(WeightsConfig):
     rl: str | None = None
     """Of several policies that were compared with the base: the one whose Δlog p is meant, or that
     is the current one."""
+    run_on: RunOn = "auto"
+    """``here``: in this process. ``ray``: in processes of a Ray, which is started on this machine
+    where ``RAY_ADDRESS`` names none. ``auto``: here, where that takes less time than its start."""
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -1,11 +1,11 @@
-"""What the configs of all jobs share that make a run with policies, on Ray."""
+"""What the configs of all jobs share that make a run with policies."""
 
 import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from dlogp_ray.config.job import JobConfig, Uri
+from dlogp_ray.config.job import JobConfig, RunOn, Uri
 
 BASE = "base"
 """The name of the policy that the others are compared with."""
@@ -84,6 +84,10 @@ class RunConfig(JobConfig):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and hidden states; auto is what the checkpoint was saved in, or float32 where the
     machine is slower with that. The statistics are always float32."""
+    run_on: RunOn = "auto"
+    """``here``: in this process, one unit after the other. ``ray``: by actors of a Ray, which is
+    started on this machine where ``RAY_ADDRESS`` names none. ``auto``: here, where one actor is
+    enough and all units take it less time than Ray's start."""
     actors: Annotated[ActorRange | None, BeforeValidator(_as_range)] = None
     """Scoring actors, each with all policies in memory: a number, or a range as in
     ``{min: 1, max: 64}``, for a cluster that adds nodes while units wait (default: one a GPU, else

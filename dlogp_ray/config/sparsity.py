@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlogp_ray.config.job import JobConfig, Uri, as_list, check_name
+from dlogp_ray.config.job import JobConfig, RunOn, Uri, as_list, check_name
 
 
 class SparsityConfig(JobConfig):
@@ -20,6 +20,9 @@ class SparsityConfig(JobConfig):
     """That the report shows, of all groups together."""
     partial: bool = False
     """Analyse a run that is not sealed, as far as it is."""
+    run_on: RunOn = "auto"
+    """``here``: in this process. ``ray``: in processes of a Ray, which is started on this machine
+    where ``RAY_ADDRESS`` names none. ``auto``: here, where that takes less time than its start."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

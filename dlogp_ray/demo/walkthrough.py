@@ -19,6 +19,7 @@ from dlogp_ray.demo.looking import print_queries, print_run
 from dlogp_ray.demo.pair import BASE_NAME, accuracies, checkpoint_path, rl_name
 from dlogp_ray.pipelines.result import print_result
 from dlogp_ray.pipelines.score import score
+from dlogp_ray.pipelines.session import shutdown
 
 SEED = 0
 UNIT_TOKENS = 12_000
@@ -51,6 +52,7 @@ def run_demo(output: Path, problems: int) -> int:
             "run_id": f"demo-{problems}",
             "carry": {"prompt": "string"},
             "unit_tokens": UNIT_TOKENS,
+            "run_on": "ray",  # so small a job would be done here: but this is what a demo is for
         }
     )
     result = score(job)
@@ -58,6 +60,7 @@ def run_demo(output: Path, problems: int) -> int:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(BASE_NAME))
     print_run(result, tokenizer, generators, console)
     print_queries(result.run, console)
+    shutdown()  # what Ray may have to say comes before the last line
     console.print(json.dumps(result.as_json()), highlight=False, soft_wrap=True)
     return result.exit_code
 

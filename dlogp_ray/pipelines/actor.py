@@ -2,16 +2,18 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dlogp_ray.pipelines.executor import Row
 from dlogp_ray.pipelines.holding import check_device, hold_policies
-from dlogp_ray.pipelines.metrics import ActorMetrics
 from dlogp_ray.pipelines.planning import ScoreJob
-from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
+from dlogp_ray.pipelines.stages import from_bytes, guarded, to_bytes
 from dlogp_ray.policies.compiling import given_up
+from dlogp_ray.scoring.engine import same_numbers
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import score_unit
 
@@ -24,7 +26,6 @@ class ScoreUnit:
         device: Where they are held, as torch names it.
         threads: CPU threads of tensor operations.
         spread: Whether each policy is spread over all GPUs that Ray gave to the process.
-        watch: A ``LoadingWatch``, where Ray may restart the process.
     """
 
     def __init__(
@@ -32,19 +33,17 @@ class ScoreUnit:
         job: ScoreJob,
         device: str,
         threads: int = 1,
-        watch: Any | None = None,
         *,
         spread: bool = False,
     ) -> None:
         """Load the policies.
 
         Raises:
-            Refused: One can't be loaded, torch has no such device, or the process has died at it
-                before, as often as it may.
+            Refused: One can't be loaded, or torch has no such device.
         """
         check_device(device)
         engine = job.engine or job.default_engine(device)
-        self.policies = hold_policies(job, engine.dtype, device, threads, watch, spread=spread)
+        self.policies = hold_policies(job, engine.dtype, device, threads, spread=spread)
         self.scorer = PairScorer(
             self.policies,
             base=job.base,
@@ -55,7 +54,16 @@ class ScoreUnit:
         if engine.compiled:
             self.scorer.compile()
         self._job = job
-        self._metrics = ActorMetrics(job.config.run_id)
+        self.engine = replace(engine, threads=threads)
+        """How it scores; whoever changes that says so here."""
+
+    def adopt(self, job: ScoreJob) -> bool:
+        """Go on with ``job``, whose policies these are, if it scores so."""
+        wanted = job.engine
+        fits = wanted is not None and same_numbers(wanted, self.engine)
+        if fits:
+            self._job = job
+        return fits
 
     @property
     def policies_bytes(self) -> int:
@@ -78,33 +86,27 @@ class ScoreUnit:
                 steps={name: config.policies[name].step for name in config.compared},
                 carry=self._job.rules.carry,
             )
-            seconds = time.monotonic() - started
-            self._count(rows, scores, seconds)
-            uncompiled = ", ".join(given_up())
             return row | {
                 "payload": to_bytes(scores),
-                "uncompiled": uncompiled,
-                "seconds": seconds,
+                "uncompiled": ", ".join(given_up()),
+                "seconds": time.monotonic() - started,
+                "counts": _counts(rows, scores),
             }
 
-        done = guarded("scoring", row, work)
-        if done["error"]:
-            self._metrics.failed()
-        return done
+        return guarded("scoring", row, work)
 
-    def _count(self, rows: pa.Table, scores: pa.Table, seconds: float) -> None:
-        ok = rows.filter(pc.equal(rows["status"], "ok"))
-        tokens = _lengths(ok["prompt_ids"]) + _lengths(ok["response_ids"])
-        policies = scores["policy"].to_pylist()
-        self._metrics.scored(
-            tokens=tokens,
-            response_tokens={
-                policy: _lengths(scores.filter(pc.equal(scores["policy"], policy))["response_ids"])
-                for policy in set(policies)
-            },
-            rows=Counter(zip(policies, scores["status"].to_pylist(), strict=True)),
-            seconds=seconds,
-        )
+
+def _counts(rows: pa.Table, scores: pa.Table) -> dict[str, Any]:
+    ok = rows.filter(pc.equal(rows["status"], "ok"))
+    policies = scores["policy"].to_pylist()
+    return {
+        "tokens": _lengths(ok["prompt_ids"]) + _lengths(ok["response_ids"]),
+        "response_tokens": {
+            policy: _lengths(scores.filter(pc.equal(scores["policy"], policy))["response_ids"])
+            for policy in set(policies)
+        },
+        "rows": Counter(zip(policies, scores["status"].to_pylist(), strict=True)),
+    }
 
 
 def _lengths(lists: pa.ChunkedArray) -> int:

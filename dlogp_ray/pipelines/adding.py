@@ -1,28 +1,23 @@
-"""What adds up, of all objects of a run: each is looked at once, and the sums meet in a tree.
+"""What adds up, of all objects of a run, through Ray: the sums meet in a tree (``folding``).
 
-    objects -> sums of FAN_IN neighbours -> sums of FAN_IN of these -> ... -> one
-
-The tree follows from the number of objects alone, and neighbours are added from the first on: a sum
-of roundings is the same to the last bit, however many CPUs there are and whatever ends first. How
-many levels one task goes through follows from the CPUs. No row passes through the driver: a task
-gives a sum, however many objects it has looked at.
+How many levels one task goes through follows from the CPUs. No row passes through the driver: a
+task gives a sum, however many objects it has looked at.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
 
 from dlogp_ray.errors import DlogpError, Refused
+from dlogp_ray.pipelines.folding import FAN_IN, in_order, sum_of
 from dlogp_ray.pipelines.progress import counted
 
 T = TypeVar("T")
 
 TASKS_PER_CPU = 16
 """Few enough that their sums are small beside the table, and enough that CPUs end together."""
-FAN_IN = 8
 _AT_ONCE_PER_CPU = 2
 """Tasks that run or wait."""
 _RETRIES = 3
@@ -83,33 +78,18 @@ def added_up(
     return _get(next(iter(sums.values()))) if sums else add([])
 
 
-def _in_order(add: Callable[[Sequence[T]], T], parts: Iterable[T]) -> T:
-    return reduce(lambda whole, part: add([whole, part]), parts)
-
-
-def _sum_of(objects: Sequence[str], look: Callable[[str], T], add: Callable[[Sequence[T]], T]) -> T:
-    """The sum of the tree over some objects, of which few are in memory at once."""
-    if len(objects) == 1:
-        return look(objects[0])
-    share = 1
-    while share * FAN_IN < len(objects):
-        share *= FAN_IN
-    parts = (objects[at : at + share] for at in range(0, len(objects), share))
-    return _in_order(add, (_sum_of(some, look, add) for some in parts))
-
-
 def _look_at(
     objects: Sequence[str], look: Callable[[str], T], add: Callable[[Sequence[T]], T]
 ) -> tuple[int | DlogpError, T | None]:
     try:
-        return len(objects), _sum_of(objects, look, add)
+        return len(objects), sum_of(objects, look, add)
     except DlogpError as error:  # an error that no one asks for is logged with a traceback
         return error, None
 
 
 def _add_up(add: Callable[[Sequence[T]], T], *sums: T) -> tuple[int | DlogpError, T | None]:
     try:
-        return 0, _in_order(add, sums)
+        return 0, in_order(add, sums)
     except DlogpError as error:
         return error, None
 

@@ -17,10 +17,10 @@ from dlogp_ray.decoding.grading import grade, load_verifier
 from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import Intervention
 from dlogp_ray.decoding.stopping import Stops
+from dlogp_ray.pipelines.executor import Row
 from dlogp_ray.pipelines.holding import check_device, hold_policies
 from dlogp_ray.pipelines.intervening import InterveneJob, Wanted
-from dlogp_ray.pipelines.metrics import ActorMetrics
-from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, receipt, to_bytes
+from dlogp_ray.pipelines.stages import from_bytes, guarded, receipt, to_bytes
 from dlogp_ray.policies.tokenizers import load_tokenizer
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA, NOT_GRADED, OK
 from dlogp_ray.tables.schemas import encode
@@ -59,7 +59,6 @@ class AnswerUnit:
         job: Which policies, and how they decode.
         device: Where they are held, as torch names it.
         threads: CPU threads of tensor operations.
-        watch: A ``LoadingWatch``, where Ray may restart the process.
         spread: Whether each policy is spread over all GPUs that Ray gave to the process.
     """
 
@@ -68,7 +67,6 @@ class AnswerUnit:
         job: InterveneJob,
         device: str,
         threads: int = 1,
-        watch: Any | None = None,
         *,
         spread: bool = False,
     ) -> None:
@@ -80,9 +78,8 @@ class AnswerUnit:
         """
         check_device(device)
         config = job.config
-        self.policies = hold_policies(
-            job, job.dtype or job.dtypes(device), device, threads, watch, spread=spread
-        )
+        dtypes = job.dtype or job.dtypes(device)
+        self.policies = hold_policies(job, dtypes, device, threads, spread=spread)
         checkpoint = job.checkpoint(config.tokenizer_policy)
         self._tokenizer = load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
         ends = checkpoint.end_tokens(self._tokenizer)
@@ -97,7 +94,14 @@ class AnswerUnit:
         )
         self._verify = load_verifier(config.verifier)
         self._job = job
-        self._metrics = ActorMetrics(config.run_id)
+        self._made_for = dtypes, threads
+
+    def adopt(self, job: InterveneJob) -> bool:
+        """Go on with ``job``, whose policies these are, if it holds them so."""
+        fits = self._made_for == (job.dtype, job.threads)
+        if fits:
+            self._job = job
+        return fits
 
     def __call__(self, row: Row) -> Row:
         """Answer the problems of one unit."""
@@ -108,22 +112,20 @@ class AnswerUnit:
             table = pa.Table.from_pylist(rows, schema=GENERATIONS_SCHEMA).sort_by(
                 [("group_id", "ascending"), ("sample_id", "ascending")]
             )
-            seconds = time.monotonic() - started
             lengths: Counter[str] = Counter()
             for one in rows:
                 lengths[one["policy"]] += one["length"]
-            self._metrics.scored(
-                tokens=lengths.total(),
-                response_tokens=lengths,
-                rows=Counter((one["policy"], one["status"]) for one in rows),
-                seconds=seconds,
-            )
-            return row | {"payload": to_bytes(table), "seconds": seconds}
+            return row | {
+                "payload": to_bytes(table),
+                "seconds": time.monotonic() - started,
+                "counts": {
+                    "tokens": lengths.total(),
+                    "response_tokens": lengths,
+                    "rows": Counter((one["policy"], one["status"]) for one in rows),
+                },
+            }
 
-        done = guarded("decoding", row, work)
-        if done["error"]:
-            self._metrics.failed()
-        return done
+        return guarded("decoding", row, work)
 
     def _rows(self, problems: pa.Table) -> Iterator[Row]:
         # A rate may come to a threshold that is asked for as well.

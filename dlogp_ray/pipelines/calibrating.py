@@ -19,8 +19,8 @@ from dlogp_ray.decoding.calibration import rule_statistics, threshold
 from dlogp_ray.decoding.rules import RULES, Intervention, Side
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.answering import AnswerUnit
-from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.intervening import InterveneJob, Wanted
+from dlogp_ray.pipelines.placement import Placement
 
 _TRIED = 16
 """Problems that are answered with each γ beforehand."""
@@ -49,6 +49,7 @@ class Calibrated:
         interventions: With their thresholds.
         left_out: Those that have none.
         dtype: Policy -> dtype of its weights.
+        threads: CPU threads of an actor.
         answers_per_s: Of one actor, without interventions.
         tokens: Of the answers that the thresholds come from; by the policy that drafts.
     """
@@ -56,6 +57,7 @@ class Calibrated:
     interventions: tuple[Wanted, ...]
     left_out: tuple[LeftOut, ...]
     dtype: dict[str, str]
+    threads: int
     answers_per_s: float
     tokens: dict[str, int]
 
@@ -69,7 +71,9 @@ class Calibrated:
         }
 
 
-def calibrate(job: InterveneJob, placement: Placement, problems: pa.Table) -> Calibrated:
+def calibrate(
+    job: InterveneJob, placement: Placement, problems: pa.Table
+) -> tuple[Calibrated, AnswerUnit]:
     """Load and try the policies, and find the thresholds that are missing.
 
     Args:
@@ -106,13 +110,15 @@ def calibrate(job: InterveneJob, placement: Placement, problems: pa.Table) -> Ca
             found[one.label] = _with_threshold(one, statistics)
     in_order = [found[one.label] for one in job.interventions]
     _try_extrapolation(unit, some[:_TRIED], in_order)
-    return Calibrated(
+    calibrated = Calibrated(
         interventions=tuple(one for one in in_order if isinstance(one, Wanted)),
         left_out=tuple(one for one in in_order if isinstance(one, LeftOut)),
         dtype=job.dtype or job.dtypes(placement.device),
+        threads=placement.threads,
         answers_per_s=min(speeds),
         tokens=tokens,
     )
+    return calibrated, unit
 
 
 def _try_extrapolation(
@@ -150,6 +156,7 @@ def as_calibrated(info: Mapping[str, Any]) -> Calibrated:
         interventions=interventions_of(info),
         left_out=tuple(LeftOut(**one) for one in info["left_out"]),
         dtype=engine["dtype"],
+        threads=engine["threads"],
         answers_per_s=engine["answers_per_s"],
         tokens=info["calibration_tokens"],
     )

@@ -4,34 +4,27 @@
     tasks)
 
 Ray itself tries nothing twice that has to do with an actor: a unit whose process died would wait
-for that actor's restart, for ever where its node is gone and no other has room. A unit that is
-lost goes to the end of the queue instead, and another actor tries it.
+for that actor's restart, for ever where its node is gone and no other has room.
 """
 
 import gc
 import logging
 import math
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
 
-from dlogp_ray import store
-from dlogp_ray.corpus.units import Unit, Units
-from dlogp_ray.pipelines.cluster import IO_CPUS, Placement
-from dlogp_ray.pipelines.events import say
-from dlogp_ray.pipelines.failures import Failure
+from dlogp_ray.corpus.units import Unit
+from dlogp_ray.pipelines.executor import Ended, Row, Stages
 from dlogp_ray.pipelines.job import Job
-from dlogp_ray.pipelines.loading import LoadingWatch
-from dlogp_ray.pipelines.metrics import DriverMetrics
-from dlogp_ray.pipelines.progress import UnitProgress
-from dlogp_ray.pipelines.stopping import StopRequest
+from dlogp_ray.pipelines.loading import Loading, LoadingWatch
+from dlogp_ray.pipelines.metrics import ActorMetrics, DriverMetrics
+from dlogp_ray.pipelines.placement import IO_CPUS, Placement
 
 WAVE_UNITS = range(10_000, 100_000 + 1)
 """Units of one execution of Ray Data, which holds 12 KB of each in the driver until it ends..."""
@@ -45,107 +38,71 @@ _GROWING_PATIENCE_S = 86_400.0
 """Where nodes come and go: spot nodes may all be away."""
 
 
-@dataclass(frozen=True)
-class Stages:
-    """What becomes of a unit; each takes a row and gives it on.
-
-    Attributes:
-        read: A function of (row, *, job): descriptor -> checked input.
-        actor: A class that holds the policies; called with a row.
-        write: A function of (row, *, job): creates the object, and gives a receipt.
-        counts: What ``Unit.tokens`` counts.
-    """
-
-    read: Callable[..., dict[str, Any]]
-    actor: type
-    write: Callable[..., dict[str, Any]]
-    counts: str = "tokens"
-
-
-@dataclass
-class Outcome:
-    """What came of some units.
-
-    Attributes:
-        created: How many objects were created here.
-        uncompiled: Units that were scored where ``torch.compile`` had given up on a function.
-        ended: Why Ray ended the job before all were tried as often as they may; None if not.
-    """
-
-    created: int = 0
-    uncompiled: int = 0
-    ended: str | None = None
-
-
-class _Ended(Exception):
-    """Ray ended an execution."""
-
-
-def do_units(
-    job: Job,
-    stages: Stages,
-    placement: Placement,
-    units: Units,
-    stop: StopRequest,
-    *,
-    failed: Callable[[Failure], object],
-    progress: bool,
-) -> Outcome:
-    """Do ``units``, each until it has an object or an error, or has died in every attempt.
+class Chain:
+    """Does the units of one job.
 
     Args:
         job: With what was measured and chosen for it.
-        stages: What becomes of each.
+        stages: What becomes of each unit.
         placement: Of the actors.
-        units: What is missing.
-        stop: Asked after each unit.
-        failed: Called with each that was tried as often as it may and has no object.
-        progress: Show progress on standard error.
-
-    Raises:
-        Stopped: SIGTERM came.
-        OSError: The store can't be asked what is there.
     """
-    outcome = Outcome()
-    watch = ray.remote(num_cpus=0)(LoadingWatch).remote()
-    size = min(max(WAVE_UNITS[0], WAVE_UNITS_PER_ACTOR * placement.max_actors), WAVE_UNITS[-1])
-    fresh, again, attempts = iter(units), list[Unit](), Counter[int]()
-    metrics, left = DriverMetrics(job.config.run_id), len(units)
-    metrics.waiting(left)
-    with UnitProgress(len(units), units.tokens, stages.counts, enabled=progress) as bar:
-        while True:
-            wave = list(islice(fresh, size))
-            if not wave:
-                wave, again = again, []
-            if not wave:
-                return outcome
-            under_way = {unit.index: unit for unit in wave}
-            try:
-                for receipt in _receipts(job, stages, placement, wave, watch):
-                    unit = under_way.pop(int(receipt["index"]))
-                    outcome.created += bool(receipt["created"])
-                    outcome.uncompiled += bool(receipt["uncompiled"])
-                    if receipt["error"]:
-                        failed(Failure(unit, receipt["error"], attempts[unit.index] + 1))
-                    left -= 1
-                    metrics.waiting(left)
-                    _say_done(unit, receipt)
-                    bar.advance(unit.tokens)
-                    stop.check()
-            except _Ended as error:
-                outcome.ended = str(error)
-                say("ended by Ray", logging.ERROR, cause=outcome.ended)
-                return outcome
-            attempts.update(under_way.keys())
-            lost = [u for u in under_way.values() if not store.exists(job.object_uri(u.index))]
-            for unit in lost:
-                tried = attempts[unit.index]
-                say("unit lost", logging.WARNING, unit=unit.name, attempts=tried)
-                if tried < job.config.max_unit_attempts:
-                    again.append(unit)
-                else:
-                    cause = f"the process that did it died in each of {tried} attempts"
-                    failed(Failure(unit, cause, tried))
+
+    def __init__(self, job: Job, stages: Stages, placement: Placement) -> None:
+        """No actor is there yet: each execution makes its own."""
+        self._job, self._stages, self._placement = job, stages, placement
+        self._watch = ray.remote(num_cpus=0)(LoadingWatch).remote()
+        self._metrics = DriverMetrics(job.config.run_id)
+        wanted = WAVE_UNITS_PER_ACTOR * placement.max_actors
+        self.wave = min(max(WAVE_UNITS[0], wanted), WAVE_UNITS[-1])
+
+    def waiting(self, units: int) -> None:
+        """So many are left, for Prometheus."""
+        self._metrics.waiting(units)
+
+    def receipts(self, units: Sequence[Unit]) -> Generator[Row]:
+        """One execution of Ray Data.
+
+        Yields:
+            A row for each unit whose processes lived: index, created, error, and what was done.
+
+        Raises:
+            Ended: Ray ended it before its end.
+        """
+        return _receipts(self._job, self._stages, self._placement, units, self._watch)
+
+
+class PoolActor:
+    """A job's actor in a process of Ray's: with metrics, and an end to loading that always dies.
+
+    Args:
+        stages: With the class of the actor.
+        job: Its.
+        placement: What it holds.
+        watch: A ``LoadingWatch``.
+    """
+
+    def __init__(self, stages: Stages, job: Job, placement: Placement, watch: Any) -> None:
+        """Load the policies.
+
+        Raises:
+            Refused: One can't be loaded, or the process has died at it before, as often as it may.
+        """
+        with Loading(watch, job.config.max_unit_attempts):
+            self._actor = stages.actor(
+                job, placement.device, placement.threads, spread=placement.gpus > 1
+            )
+        self._metrics = ActorMetrics(job.config.run_id)
+
+    def __call__(self, row: Row) -> Row:
+        """Do one unit, and count it."""
+        before = row.get("error")
+        done = self._actor(row)
+        counts = done.pop("counts", None)
+        if counts is not None:
+            self._metrics.scored(**counts, seconds=done["seconds"])
+        elif done["error"] and not before:
+            self._metrics.failed()
+        return done
 
 
 def patience_s(job: Job, placement: Placement, units: Sequence[Unit]) -> float:
@@ -160,25 +117,9 @@ def patience_s(job: Job, placement: Placement, units: Sequence[Unit]) -> float:
     return max(_PATIENCE_S, _LONGEST_UNITS * longest_s)
 
 
-def _say_done(unit: Unit, receipt: dict[str, Any]) -> None:
-    if receipt["error"]:
-        say("unit failed", logging.ERROR, unit=unit.name, cause=receipt["error"])
-        return
-    names = ("created", "rows", "rejected", "tokens", "seconds", "uncompiled")
-    say("unit done", unit=unit.name, **{name: receipt[name] for name in names})
-
-
 def _receipts(
     job: Job, stages: Stages, placement: Placement, units: Sequence[Unit], watch: Any
-) -> Iterator[dict[str, Any]]:
-    """One execution of Ray Data.
-
-    Yields:
-        A row for each unit whose processes lived: index, created, error, and what was done.
-
-    Raises:
-        _Ended: Ray ended it before its end.
-    """
+) -> Generator[Row]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     # A unit whose process dies loses its own block and no other.
@@ -202,13 +143,12 @@ def _receipts(
     receipts = (
         descriptors.map(stages.read, **io)
         .map(
-            stages.actor,
+            PoolActor,
             fn_constructor_kwargs={
+                "stages": stages,
                 "job": job,
-                "device": placement.device,
-                "threads": placement.threads,
+                "placement": placement,
                 "watch": watch,
-                "spread": placement.gpus > 1,
             },
             compute=ActorPoolStrategy(
                 min_size=min(placement.min_actors, most),
@@ -232,7 +172,7 @@ def _receipts(
     try:
         yield from receipts.iter_rows()
     except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-        raise _Ended(f"Ray ended the job: {type(error).__name__}: {error}") from None
+        raise Ended(f"Ray ended the job: {type(error).__name__}: {error}") from None
     finally:
         logger.setLevel(level)
         # A cycle of Ray's exceptions keeps an actor that was restarted, with its CPUs: the next

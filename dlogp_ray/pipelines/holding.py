@@ -1,14 +1,12 @@
 """How the process of an actor comes to hold the policies."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.job import Job
-from dlogp_ray.pipelines.loading import Loading
 from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.loading import SPREAD
 from dlogp_ray.policies.policy import Policy
@@ -28,7 +26,6 @@ def hold_policies(
     dtypes: Mapping[str, str],
     device: str,
     threads: int,
-    watch: Any | None,
     *,
     spread: bool,
 ) -> dict[str, Policy]:
@@ -39,20 +36,18 @@ def hold_policies(
         dtypes: Policy -> dtype of its weights.
         device: Where they are held, as torch names it.
         threads: CPU threads of tensor operations.
-        watch: A ``LoadingWatch``, where Ray may restart the process.
         spread: Whether each policy is spread over all GPUs that Ray gave to the process.
 
     Raises:
-        Refused: One can't be loaded, or the process has died at it before, as often as it may.
+        Refused: One can't be loaded.
     """
     disable_progress_bar()
     torch.set_num_threads(threads)
-    with Loading(watch, job.config.max_unit_attempts):
-        return load_policies(
-            {name: job.checkpoint(name) for name in job.config.policies},
-            dtype=dtypes,
-            device=device,
-            device_map=SPREAD if spread else None,
-            trust_remote_code=job.config.trust_remote_code,
-            allow_pickle=job.config.allow_pickle,
-        )
+    return load_policies(
+        {name: job.checkpoint(name) for name in job.config.policies},
+        dtype=dtypes,
+        device=device,
+        device_map=SPREAD if spread else None,
+        trust_remote_code=job.config.trust_remote_code,
+        allow_pickle=job.config.allow_pickle,
+    )

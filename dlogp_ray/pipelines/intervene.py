@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/intervene.py --config job.yaml
 dlogp_ray.intervene(InterveneConfig.from_yaml("job.yaml"))
 """
 
-import time
+from collections import Counter
 from dataclasses import replace
 
 from rich.console import Console
@@ -13,22 +13,25 @@ from rich.console import Console
 from dlogp_ray.analysis.curve import write_curve
 from dlogp_ray.config import InterveneConfig
 from dlogp_ray.corpus.units import Units
+from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.answering import AnswerUnit, read_problem_unit, write_answers
+from dlogp_ray.pipelines.beginning import common_info, existing_run
 from dlogp_ray.pipelines.calibrating import (
     Calibrated,
     as_calibrated,
     calibrate,
     interventions_of,
 )
-from dlogp_ray.pipelines.chain import Stages
-from dlogp_ray.pipelines.cluster import Placement
+from dlogp_ray.pipelines.clock import Clock
+from dlogp_ray.pipelines.cost import begin
 from dlogp_ray.pipelines.events import say
+from dlogp_ray.pipelines.executor import Executor, Stages
 from dlogp_ray.pipelines.intervening import InterveneJob, IntervenePlan, plan_intervene
-from dlogp_ray.pipelines.making import Ready, common_info, existing_run, make_run, ray_session
+from dlogp_ray.pipelines.making import Ready, make_run
 from dlogp_ray.pipelines.preview import IntervenePreview
 from dlogp_ray.pipelines.result import InterveneResult, summarise_answered
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
-from dlogp_ray.pipelines.trying import in_one_try, place_now
+from dlogp_ray.pipelines.where import Where
 from dlogp_ray.tables.run import Run
 
 STAGES = Stages(read_problem_unit, AnswerUnit, write_answers, counts="answers")
@@ -48,13 +51,14 @@ def intervene(config: InterveneConfig, *, progress: bool = True) -> InterveneRes
         StoreFailed: The run's own records can't be read or written.
         Stopped: SIGTERM came; what is committed stays.
     """
-    with stop_on_sigterm():
-        started = time.monotonic()
+    where = Where(begin(config))
+    with stop_on_sigterm() as stop:
+        clock = Clock()
         plan = plan_intervene(config)
 
-        def prepare(missing: Units, run: Run | None) -> Ready:
+        def prepare(executor: Executor, missing: Units, run: Run | None) -> Ready:
             job = plan.job if run is None else as_recorded(plan.job, run)
-            return _prepare(plan, job, progress)
+            return _prepare(plan, job, executor, missing, progress)
 
         made = make_run(
             plan.job,
@@ -63,12 +67,15 @@ def intervene(config: InterveneConfig, *, progress: bool = True) -> InterveneRes
             STAGES,
             prepare,
             as_recorded,
+            where=where,
+            clock=clock,
+            stop=stop,
             records=plan.records,
             progress=progress,
         )
         curve = write_curve(made.run) if made.run.sealed else []
-        seconds = time.monotonic() - started
-        result = summarise_answered(made, curve, seconds, config.max_rejected)
+        clock.lap("seal")
+        result = summarise_answered(made, curve, clock, config.max_rejected)
         say("finished", **result.as_json())
         return result
 
@@ -94,37 +101,44 @@ def preview(config: InterveneConfig) -> IntervenePreview:
         Refused: The job could not begin.
         FingerprintMismatch: The run exists and was made from something else.
     """
+    where = Where(begin(config))
     plan = plan_intervene(config)
     run = existing_run(plan.job.run_uri, plan.fingerprint)
-    with ray_session():
-        if run is None:
-            return IntervenePreview(plan, *_try_out(plan, plan.job, progress=True), 0)
-        threads = run.info["engine"]["threads"]
-        placement = place_now(plan.job.config, threads, progress=True)
-        return IntervenePreview(plan, placement, as_calibrated(run.info), len(run.committed()))
+    job = plan.job if run is None else as_recorded(plan.job, run)
+    with session.kept():
+        executor = where.tried(job, plan.units.tokens, Counter())
+        found = (
+            _try_out(plan, job, executor, progress=True) if run is None else as_calibrated(run.info)
+        )
+        seconds = plan.units.tokens / found.answers_per_s
+        placement = where.done(executor, seconds).place(job.config, found.threads)
+    return IntervenePreview(plan, placement, found, len(run.committed()) if run else 0)
 
 
 def _try_out(
-    plan: IntervenePlan, job: InterveneJob, *, progress: bool
-) -> tuple[Placement, Calibrated]:
-    placement = place_now(job.config, job.threads if job.dtype else None, progress=progress)
+    plan: IntervenePlan, job: InterveneJob, executor: Executor, *, progress: bool
+) -> Calibrated:
+    threads = job.threads if job.dtype else None
+    placement = executor.place(job.config, threads, progress=progress)
     if progress:
         some = min(job.config.calibration_problems, len(plan.problems))
         what = f"loading the policies, and answering {some:,} problems for thresholds and speed"
         Console(stderr=True).print(what, highlight=False)
-    return placement, in_one_try(placement, calibrate, job, placement, plan.problems)
+    return executor.attempt(placement, calibrate, job, placement, plan.problems)
 
 
-def _prepare(plan: IntervenePlan, job: InterveneJob, progress: bool) -> Ready:
-    placement, found = _try_out(plan, job, progress=progress)
+def _prepare(
+    plan: IntervenePlan, job: InterveneJob, executor: Executor, missing: Units, progress: bool
+) -> Ready:
+    found = _try_out(plan, job, executor, progress=progress)
     info = {
         **common_info("intervene", plan.job.config, plan.units, plan.fingerprint),
         **found.as_info(),
         "special_tokens": plan.special_tokens,
         "engine": {
             "dtype": found.dtype,
-            "threads": placement.threads,
+            "threads": found.threads,
             "answers_per_s": found.answers_per_s,
         },
     }
-    return Ready(placement, info)
+    return Ready(found.threads, missing.tokens / found.answers_per_s, 0.0, info)

@@ -4,31 +4,30 @@ What is committed is what is there: a unit that has no object afterwards has fai
 receipts say.
 """
 
-import hashlib
-import importlib.metadata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import numpy as np
-import ray
 
 from dlogp_ray import store
-from dlogp_ray.config import RunConfig
 from dlogp_ray.corpus.units import Units, decode_units, encode_units
 from dlogp_ray.errors import StoreFailed
-from dlogp_ray.pipelines.chain import Outcome, Stages, do_units
-from dlogp_ray.pipelines.cluster import Placement, start_ray
+from dlogp_ray.pipelines import session
+from dlogp_ray.pipelines.beginning import existing_run
+from dlogp_ray.pipelines.clock import Clock
 from dlogp_ray.pipelines.events import say
+from dlogp_ray.pipelines.executor import Executor, Stages
 from dlogp_ray.pipelines.failures import Failures
 from dlogp_ray.pipelines.job import Job
-from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
-from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run
+from dlogp_ray.pipelines.loop import Outcome, do_units
+from dlogp_ray.pipelines.stopping import StopRequest
+from dlogp_ray.pipelines.where import Where
+from dlogp_ray.tables.calls import deaths, read_calls
+from dlogp_ray.tables.run import Run, begin_run
 from dlogp_ray.tables.sealing import seal
-
-PACKAGES = ("dlogp_ray", "ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -38,11 +37,15 @@ class Ready:
     """What was found out before the first unit.
 
     Attributes:
-        placement: Of the actors.
+        threads: CPU threads of an actor.
+        seconds: What all units take one actor.
+        noise_s: Seconds that measuring the noise floor took.
         info: ``run.json``, where the run begins with this call.
     """
 
-    placement: Placement
+    threads: int
+    seconds: float
+    noise_s: float
     info: Mapping[str, Any]
 
 
@@ -66,9 +69,12 @@ def make_run(
     units: Units,
     fingerprint: Mapping[str, Any],
     stages: Stages,
-    prepare: Callable[[Units, Run | None], Ready],
+    prepare: Callable[[Executor, Units, Run | None], Ready],
     as_recorded: Callable[[AnyJob, Run], AnyJob],
     *,
+    where: Where,
+    clock: Clock,
+    stop: StopRequest,
     records: Mapping[str, bytes] | None = None,
     progress: bool,
 ) -> Made:
@@ -79,9 +85,12 @@ def make_run(
         units: As they would be cut now; a run that exists has its own.
         fingerprint: Of everything that changes what comes out.
         stages: What becomes of each unit.
-        prepare: Called with what is missing, and the run that exists, once Ray is there: loads and
-            measures.
+        prepare: Called with where the policies are tried, what is missing, and the run that exists:
+            loads and measures.
         as_recorded: The job as the run's record has it: another call may have begun the run.
+        where: Where that is done.
+        clock: Of the call.
+        stop: Asked between units.
         records: More objects that the run begins with: name -> content.
         progress: Show progress on standard error.
 
@@ -99,26 +108,41 @@ def make_run(
         run.check_objects()
         return Made(run, outcome, failed)
     missing = units if run is None else units.take(~np.isin(units.index, run.committed().index))
+    call = None
     if run is None or len(missing):
-        with ray_session() as stop:
-            tokens, left = missing.tokens, len(missing)
-            say("planned", run=job.run_uri, units=len(units), missing=left, tokens=tokens)
-            ready = prepare(missing, run)
+        tokens, left = missing.tokens, len(missing)
+        say("planned", run=job.run_uri, units=len(units), missing=left, tokens=tokens)
+        died = Counter[str]()
+        if run is not None:
+            died = deaths(read_calls(run.uri), {unit.name for unit in missing})
+        clock.lap("plan")
+        with session.kept():
+            executor = where.tried(job, tokens, died)
+            clock.lap("start")
+            ready = prepare(executor, missing, run)
+            clock.lap("probe")
+            clock.move(ready.noise_s, "probe", "noise floor")
+            executor = where.done(executor, ready.seconds)
+            clock.lap("start")
+            placement = executor.place(job.config, ready.threads)
             with _store_failures(job.run_uri):
                 begun = {"units.parquet": encode_units(units), **(records or {})}
                 run = begin_run(job.run_uri, ready.info, begun)
                 job = as_recorded(job, run)
                 engine = run.info["engine"]
-                say("scoring", engine=engine, placement=asdict(ready.placement))
+                say("scoring", engine=engine, placement=asdict(placement), on=executor.call.run_on)
                 outcome = do_units(
                     job,
                     stages,
-                    ready.placement,
+                    executor,
+                    placement,
                     missing,
                     stop,
                     failed=failures.add,
                     progress=progress,
                 )
+        call = executor.call
+        clock.lap("units")
     with _store_failures(run.uri):
         committed = run.committed()
         failed = failures.settle(committed)
@@ -126,49 +150,12 @@ def make_run(
         # Units that Ray's end left untried have not failed.
         if len(committed) == run.planned or (partial and not outcome.ended):
             seal(run, partial=partial)
+        clock.lap("seal")
+        if call is not None:
+            created = outcome.created
+            ended = {"ended": True, "units_created": created, "spent": clock.spent}
+            call.model_copy(update=ended).write(run.uri)
     return Made(run, outcome, failed)
-
-
-def existing_run(uri: str, fingerprint: Mapping[str, Any]) -> Run | None:
-    """The run that is there, if any.
-
-    Raises:
-        FingerprintMismatch: It was made from something else.
-    """
-    run = find_run(uri)
-    if run is not None:
-        check_fingerprint(run, fingerprint)
-    return run
-
-
-def common_info(
-    job: str, config: RunConfig, units: Units, fingerprint: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What every ``run.json`` says."""
-    return {
-        "job": job,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config.model_dump(mode="json"),
-        "units": {
-            "count": len(units),
-            "tokens": units.tokens,
-            "sha256": hashlib.sha256(encode_units(units)).hexdigest(),
-        },
-        "fingerprint": fingerprint,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-
-
-@contextmanager
-def ray_session() -> Iterator[StopRequest]:
-    """Ray for as long as the context lasts; a session that was there stays."""
-    ours = start_ray()
-    try:
-        with stop_on_sigterm() as stop:  # again: starting Ray puts its own handler in place
-            yield stop
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 @contextmanager

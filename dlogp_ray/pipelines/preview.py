@@ -8,8 +8,8 @@ from rich.table import Table
 
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.pipelines.calibrating import Calibrated
-from dlogp_ray.pipelines.cluster import Placement
 from dlogp_ray.pipelines.intervening import IntervenePlan
+from dlogp_ray.pipelines.placement import Placement
 from dlogp_ray.pipelines.planning import ScorePlan
 from dlogp_ray.pipelines.probe import Probe
 from dlogp_ray.tables.noise import NoiseFloor

@@ -11,21 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import ray
 import torch
 
 from dlogp_ray.corpus.units import Unit
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import (
-    Node,
-    Placement,
-    place_actors,
-    smallest_node,
-)
+from dlogp_ray.pipelines.executor import Executor
+from dlogp_ray.pipelines.placement import Node, Placement
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.sample import sample_texts
-from dlogp_ray.pipelines.trying import in_one_try, place_now
 from dlogp_ray.scoring.engine import (
     COMPILING_FROM_S,
     TRIAL_SHARE,
@@ -55,6 +49,7 @@ class Probe:
         tokens_per_s: Tokens that one actor alone scores with all policies, of random sequences.
         engine: How the run is to score.
         noise: The floor with that engine; None where nothing was sampled.
+        noise_s: Seconds that measuring it took.
     """
 
     placement: Placement
@@ -62,13 +57,22 @@ class Probe:
     tokens_per_s: float
     engine: Engine
     noise: NoiseFloor | None
+    noise_s: float
 
 
-def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit], *, progress: bool = False) -> Probe:
+def probe(
+    job: ScoreJob,
+    executor: Executor,
+    tokens: int,
+    sample: Sequence[Unit],
+    *,
+    progress: bool = False,
+) -> Probe:
     """Load and try the policies with the resources of one actor, and choose the engine.
 
     Args:
         job: With the engine of the run, where it has one.
+        executor: Where they are tried.
         tokens: What all actors together have to score.
         sample: Units with whose first texts the noise floor is measured; none for none.
         progress: Say on standard error what is waited for.
@@ -77,19 +81,21 @@ def probe(job: ScoreJob, tokens: int, sample: Sequence[Unit], *, progress: bool 
         Refused: The cluster can't hold the actors, a policy can't be loaded, or its head is
             smaller than its config says.
     """
-    placement = place_now(job.config, job.engine.threads if job.engine else None, progress=progress)
-    seen = in_one_try(placement, _probe, job, placement, tokens, sample)
+    threads = job.engine.threads if job.engine else None
+    placement = executor.place(job.config, threads, progress=progress)
+    seen = executor.attempt(placement, _probe, job, placement, executor.node(), tokens, sample)
     for name, width in seen.widths.items():
         if width < job.rules.vocab_size:
             raise Refused(
                 f"policy {name}: vocab sizes are incompatible: the lm head has {width} rows, "
                 f"expected at least {job.rules.vocab_size}"
             )
-    placement = place_actors(job.config, ray.cluster_resources(), seen.engine.threads)
-    return replace(seen, placement=placement)
+    return replace(seen, placement=executor.place(job.config, seen.engine.threads))
 
 
-def _probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Unit]) -> Probe:
+def _probe(
+    job: ScoreJob, placement: Placement, node: Node, tokens: int, sample: Sequence[Unit]
+) -> tuple[Probe, ScoreUnit]:
     device = placement.device
     engine = job.engine or job.default_engine(device)
     spread = placement.gpus > 1
@@ -100,7 +106,8 @@ def _probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Un
         label = "compiled" if engine.compiled else "eager"
         engine = replace(engine, threads=placement.threads, tokens_per_s={label: speed})
         if device == "cpu" and not (job.config.threads_per_actor or job.config.actors):
-            engine = _choose_threads(unit, job, engine, smallest_node(), tokens_per_actor)
+            node = replace(node, actors=placement.max_actors)
+            engine = _choose_threads(unit, job, engine, node, tokens_per_actor)
             if engine.threads != placement.threads:
                 torch.set_num_threads(engine.threads)
                 speed = _tokens_per_s(unit, job, engine)
@@ -115,13 +122,18 @@ def _probe(job: ScoreJob, placement: Placement, tokens: int, sample: Sequence[Un
                 unit = ScoreUnit(again, device, engine.threads, spread=spread)
     texts = sample_texts(job, sample, _noise_tokens(speed)) if sample else []
     rounding_s = max(ROUNDING_S, ROUNDING_SHARE * tokens_per_actor / speed)
-    return Probe(
+    before = time.monotonic()
+    noise = measure_noise(unit.scorer, texts, rounding_s) if texts else None
+    unit.engine = engine
+    found = Probe(
         placement=placement,
         widths={name: policy.lm_head.width for name, policy in unit.policies.items()},
         tokens_per_s=speed,
         engine=engine,
-        noise=measure_noise(unit.scorer, texts, rounding_s) if texts else None,
+        noise=noise,
+        noise_s=time.monotonic() - before,
     )
+    return found, unit
 
 
 def _choose_threads(
@@ -136,8 +148,8 @@ def _choose_threads(
     trial_tokens = len(choices) * count_tokens(texts[:1] + texts)
     speeds: dict[int, float] = {}
     if len(choices) > 1 and trial_tokens <= TRIAL_SHARE * tokens_per_actor:
-        speeds = {n: _node_tokens_per_s(unit, job, engine, node.cpus // n, n) for n in choices}
-    labels = {f"{node.cpus // n} x {n} threads": speed for n, speed in speeds.items()}
+        speeds = {n: _node_tokens_per_s(unit, job, engine, node.room(n), n) for n in choices}
+    labels = {f"{node.room(n)} x {n} threads": speed for n, speed in speeds.items()}
     return replace(
         engine,
         threads=max(speeds, key=speeds.__getitem__, default=choices[0]),

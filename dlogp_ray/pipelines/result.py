@@ -10,7 +10,9 @@ from rich.table import Table
 from dlogp_ray.analysis.curve import Point, first_to_reach_rl
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.errors import ExitCode
+from dlogp_ray.pipelines.clock import Clock
 from dlogp_ray.pipelines.making import Made
+from dlogp_ray.tables.calls import spent_in_words
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.special_tokens import special_token_rows
 
@@ -34,6 +36,7 @@ class RunResult:
         special_tokens: Rows of the corpus, or problems, by what is special about their text, as
             ``tables.special_tokens`` names it.
         seconds: Wall-clock time of this call.
+        spent: Of it, by what it went into, as ``clock.PHASES`` has it.
         exit_code: See ``errors.ExitCode``.
     """
 
@@ -50,6 +53,7 @@ class RunResult:
     tokens: int
     special_tokens: dict[str, int]
     seconds: float
+    spent: dict[str, float]
     exit_code: int
 
     @property
@@ -103,31 +107,31 @@ class InterveneResult(RunResult):
         return asdict(self) | {"not_graded": self.rejected, "reaches_rl": reached}
 
 
-def summarise_run(made: Made, seconds: float, max_rejected: int) -> ScoreResult:
+def summarise_run(made: Made, clock: Clock, max_rejected: int) -> ScoreResult:
     """What is in the run, and the exit code that follows from it.
 
     Args:
         made: The run after the job.
-        seconds: Wall-clock time of this call.
+        clock: Of this call.
         max_rejected: As the config says.
     """
     return ScoreResult(
-        **_common(made, seconds, max_rejected),
+        **_common(made, clock, max_rejected),
         noise=made.run.noise,
         units_uncompiled=made.outcome.uncompiled,
     )
 
 
 def summarise_answered(
-    made: Made, curve: Sequence[Point], seconds: float, max_rejected: int
+    made: Made, curve: Sequence[Point], clock: Clock, max_rejected: int
 ) -> InterveneResult:
     """The same for an intervene job, whose rejected rows are those that nobody could grade."""
     left_out = {str(one["label"]): str(one["reason"]) for one in made.run.info["left_out"]}
-    common = _common(made, seconds, max_rejected)
+    common = _common(made, clock, max_rejected)
     return InterveneResult(**common, left_out=left_out, curve=tuple(curve))
 
 
-def _common(made: Made, seconds: float, max_rejected: int) -> dict[str, Any]:
+def _common(made: Made, clock: Clock, max_rejected: int) -> dict[str, Any]:
     run, outcome = made.run, made.outcome
     totals = run.totals()
     recorded = {name: record["cause"] for name, record in run.failures().items()}
@@ -152,7 +156,8 @@ def _common(made: Made, seconds: float, max_rejected: int) -> dict[str, Any]:
         "duplicate_sample_ids": totals["duplicate_sample_ids"],
         "tokens": totals["tokens"],
         "special_tokens": run.info.get("special_tokens", totals.get("special_tokens", {})),
-        "seconds": round(seconds, 1),
+        "seconds": round(clock.seconds, 1),
+        "spent": clock.spent,
         "exit_code": int(code),
     }
 
@@ -198,7 +203,7 @@ def print_result(result: RunResult, console: Console) -> None:
         table.add_row("failed", f"... and {len(result.units_failed) - 5} more, under failed/")
     if result.ended:
         table.add_row("ended", result.ended)
-    table.add_row("time", f"{result.seconds:.1f} s")
+    table.add_row("time", spent_in_words(result.seconds, result.spent))
     print_whole(table, console)
     if isinstance(result, InterveneResult):
         _print_curve(result, console)

@@ -10,14 +10,12 @@ first, in one pass (two for an entropy quantile), and stands in its ``run.json``
 """
 
 import hashlib
-import importlib.metadata
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,9 +27,13 @@ from dlogp_ray.analysis.weights import schemes_line, weights_facts
 from dlogp_ray.config import ReweightConfig
 from dlogp_ray.config.schemes import EntropyTop
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines.adding import added_up
-from dlogp_ray.pipelines.making import PACKAGES, existing_run, ray_session
+from dlogp_ray.pipelines import session
+from dlogp_ray.pipelines.beginning import existing_run, versions
+from dlogp_ray.pipelines.clock import Clock
+from dlogp_ray.pipelines.over_objects import added_up, tables_on
 from dlogp_ray.pipelines.reweighting import plan_reweight
+from dlogp_ray.pipelines.stopping import stop_on_sigterm
+from dlogp_ray.tables.calls import this_call
 from dlogp_ray.tables.objects import open_object
 from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
 from dlogp_ray.tables.schemas import encode
@@ -61,6 +63,7 @@ class ReweightResult:
         summary: Rows, a row a sample, and their weights.
         threshold: The entropy from which ``entropy_top`` keeps a token.
         seconds: Wall-clock time of this call.
+        spent: Of it, by what it went into; Ray's start is part of reading, or of weighing.
     """
 
     table: str
@@ -72,6 +75,7 @@ class ReweightResult:
     summary: WeightsSummary
     threshold: float | None
     seconds: float
+    spent: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
         """All fields, for the last line of output."""
@@ -94,7 +98,12 @@ def reweight(config: ReweightConfig, *, progress: bool = True) -> ReweightResult
         FingerprintMismatch: The table exists and was made from something else.
         Damaged: An object can't be read; it is named.
     """
-    started = time.monotonic()
+    with session.kept(), stop_on_sigterm():
+        return _reweight(config, progress)
+
+
+def _reweight(config: ReweightConfig, progress: bool) -> ReweightResult:
+    clock = Clock(("plan", "reading", "weighing", "seal"))
     run = open_run(config.run)
     weighing = plan_reweight(run, config)
     uri = run.path(f"weights/{config.table}")
@@ -116,21 +125,30 @@ def reweight(config: ReweightConfig, *, progress: bool = True) -> ReweightResult
         missing = [unit for unit in units if unit not in there]
     store.check_writable(uri, conditional=run.conditional)
     created = 0
+    clock.lap("plan")
+    call = None
     if table is None or missing:
-        with ray_session():
-            if table is None:
-                table = _begun(run, uri, weighing, config, fingerprint, progress=progress)
-            else:  # the call that began it may have ended before it wrote the list of units
-                units_list = {"units.parquet": store.read(run.path("units.parquet"))}
-                table = begin_run(uri, table.info, units_list)
-            whole = table.info["whole"]
-            make = partial(
-                _make_object, scores=run.uri, table=table.uri, weighing=weighing, whole=whole
-            )
-            created = added_up(missing, make, _total, what="weighing", progress=progress)
+        where = tables_on(config.run_on, run.seal["tokens"])
+        call = this_call(where)
+        if table is None:
+            table = _begun(run, uri, weighing, config, fingerprint, where, progress=progress)
+        else:  # the call that began it may have ended before it wrote the list of units
+            units_list = {"units.parquet": store.read(run.path("units.parquet"))}
+            table = begin_run(uri, table.info, units_list)
+        clock.lap("reading")
+        whole = table.info["whole"]
+        make = partial(
+            _make_object, scores=run.uri, table=table.uri, weighing=weighing, whole=whole
+        )
+        created = added_up(missing, make, _total, where, what="weighing", progress=progress)
+        clock.lap("weighing")
     if not table.sealed:
         seal(table)
-    return _result(table, weighing, created, time.monotonic() - started)
+    clock.lap("seal")
+    if call is not None:
+        ended = {"ended": True, "units_created": created, "spent": clock.spent}
+        call.model_copy(update=ended).write(table.uri)
+    return _result(table, weighing, created, clock)
 
 
 def print_reweight(result: ReweightResult, console: Console) -> None:
@@ -217,6 +235,7 @@ def _begun(
     weighing: Weighing,
     config: ReweightConfig,
     fingerprint: Mapping[str, Any],
+    where: Literal["here", "ray"],
     *,
     progress: bool,
 ) -> Run:
@@ -227,9 +246,9 @@ def _begun(
     top = next((one for one in weighing.schemes if isinstance(one, EntropyTop)), None)
     if top or wanted & {"groups", "advantages"}:
         look = partial(_first_look, weighing=weighing)
-        first = added_up(uris, look, _First.merge, progress=progress)
+        first = added_up(uris, look, _First.merge, where, progress=progress)
         if top:
-            threshold = _threshold(uris, weighing, top, first.counts, progress=progress)
+            threshold = _threshold(uris, weighing, top, first.counts, where, progress=progress)
         # Before run.json, which says that they are there; of these scores and schemes, whoever
         # writes them.
         made_from = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:12]
@@ -257,22 +276,28 @@ def _begun(
             "groups": groups,
         },
         "fingerprint": fingerprint,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
     }
     return begin_run(uri, info, {"units.parquet": units})
 
 
 def _threshold(
-    uris: list[str], weighing: Weighing, scheme: EntropyTop, counts: Counts, *, progress: bool
+    uris: list[str],
+    weighing: Weighing,
+    scheme: EntropyTop,
+    counts: Counts,
+    where: Literal["here", "ray"],
+    *,
+    progress: bool,
 ) -> float:
     if not len(counts):
         return 0.0
     upper, rank = quantile_upper(counts, scheme.rho)
     look = partial(_second_look, weighing=weighing, upper=upper)
-    return quantile(upper, added_up(uris, look, _added, progress=progress), rank)
+    return quantile(upper, added_up(uris, look, _added, where, progress=progress), rank)
 
 
-def _result(table: Run, weighing: Weighing, created: int, seconds: float) -> ReweightResult:
+def _result(table: Run, weighing: Weighing, created: int, clock: Clock) -> ReweightResult:
     footers = table.footers(table.committed())
     summary = WeightsSummary.merge(
         WeightsSummary.model_validate(footer["summary"]) for _, footer in footers
@@ -286,5 +311,6 @@ def _result(table: Run, weighing: Weighing, created: int, seconds: float) -> Rew
         units_created=created,
         summary=summary,
         threshold=table.info["whole"]["threshold"],
-        seconds=seconds,
+        seconds=clock.seconds,
+        spent=clock.spent,
     )

@@ -8,9 +8,8 @@ It is made anew each time: what comes out follows from the run and the columns n
 """
 
 import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,10 +26,12 @@ from dlogp_ray.analysis.sparsity.report.report import report
 from dlogp_ray.analysis.sparsity.tables import names_of_tables, sparsity_tables, training_tables
 from dlogp_ray.config import BASE, SparsityConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines.adding import added_up
-from dlogp_ray.pipelines.making import ray_session
-from dlogp_ray.policies.checkpoint import resolve
-from dlogp_ray.policies.tokenizers import load_tokenizer
+from dlogp_ray.pipelines import session
+from dlogp_ray.pipelines.clock import Clock
+from dlogp_ray.pipelines.over_objects import added_up, tables_on
+from dlogp_ray.pipelines.stopping import stop_on_sigterm
+from dlogp_ray.policies.checkpoint import local_folder
+from dlogp_ray.policies.tokenizers import surfaces
 from dlogp_ray.tables.run import ANALYSIS, Run, encode_table, open_run
 
 REPORT = "report.html"
@@ -57,7 +58,8 @@ class SparsityResult:
         single: Groups with one sample, whose figures have no standard error.
         empty: Groups of whose rows none has a token that counts, and which have no figures.
         tables: Rows of each table.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time of this call.
+        spent: Of it, by what it went into; Ray's start is part of reading.
     """
 
     run: str
@@ -75,6 +77,7 @@ class SparsityResult:
     empty: list[str]
     tables: dict[str, int]
     seconds: float
+    spent: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
         """All fields, for the last line of output."""
@@ -92,16 +95,24 @@ def sparsity(config: SparsityConfig, *, progress: bool = True) -> SparsityResult
         Refused: There is no such run or column, it is not sealed, or nothing in it is compared.
         Damaged: An object can't be read; it is named.
     """
-    started = time.monotonic()
+    with session.kept(), stop_on_sigterm():
+        return _sparsity(config, progress)
+
+
+def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
+    clock = Clock(("plan", "reading", "writing"))
     run = open_run(config.run)
     _check(run, config)
     units = list(run.committed()) if not run.sealed else run.manifest()["unit"].to_pylist()
     floors = run.noise.floors if run.noise else {}
     policies = max(1, len(run.info["config"]["policies"]) - 1)
     look = partial(read_object, by=config.by, floors=floors, policies=policies)
-    with ray_session():
-        uris = [run.object_uri(unit) for unit in units]
-        whole = added_up(uris, look, Grouped.merge, progress=progress)
+    uris = [run.object_uri(unit) for unit in units]
+    tokens = run.seal["tokens"] if run.sealed else run.totals()["tokens"]
+    where = tables_on(config.run_on, policies * tokens)
+    clock.lap("plan")
+    whole = added_up(uris, look, Grouped.merge, where, progress=progress)
+    clock.lap("reading")
     if not whole.groups:
         raise Refused(
             f"run {run.uri}: nothing in it is compared with a base policy "
@@ -126,7 +137,8 @@ def sparsity(config: SparsityConfig, *, progress: bool = True) -> SparsityResult
         single=sorted(str(group) for group, one in whole.groups.items() if one.samples == 1),
         empty=[str(group) for group in whole.empty],
         tables={name: len(table) for name, table in tables.items()},
-        seconds=time.monotonic() - started,
+        seconds=0.0,
+        spent={},
     )
     for name, table in tables.items():
         store.replace(f"{folder}/{name}.parquet", encode_table(table))
@@ -143,6 +155,8 @@ def sparsity(config: SparsityConfig, *, progress: bool = True) -> SparsityResult
         most=config.responses,
     )
     store.replace(f"{folder}/{REPORT}", html.encode())
+    clock.lap("writing")
+    result = replace(result, seconds=clock.seconds, spent=clock.spent)
     # Written last: with it the analysis is there.
     info = {"config": config.model_dump(), "result": result.as_json()}
     info["fingerprint"] = run.info["fingerprint"]
@@ -228,8 +242,7 @@ def _surfaces(run: Run) -> Callable[[int], str | None]:
     for name in (BASE, *policies):
         source = policies.get(name) or {}
         try:
-            tokenizer = load_tokenizer(resolve(name, source["path"], source.get("revision")))
+            return surfaces(local_folder(name, source["path"], source.get("revision")))
         except (Refused, KeyError):  # the ids are there without it
             continue
-        return lambda token: str(tokenizer.decode([token]))
     return lambda token: None

@@ -9,7 +9,6 @@ and 300 MB in each process that reads or writes.
 import json
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pyarrow as pa
 
@@ -20,10 +19,9 @@ from dlogp_ray.corpus.pairs import split_pairs
 from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import check_rows, count_special_tokens
 from dlogp_ray.corpus.units import Unit
+from dlogp_ray.pipelines.executor import Row
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.tables.schemas import encode
-
-Row = dict[str, Any]
 
 
 def guarded(stage: str, row: Row, work: Callable[[], Row]) -> Row:
@@ -36,7 +34,12 @@ def guarded(stage: str, row: Row, work: Callable[[], Row]) -> Row:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
         cause = f"{stage}: {type(error).__name__}: {error} ({where})"
-        return {"index": row["index"], "rows": 0, "payload": b"", "seconds": 0.0, "error": cause}
+        return failure(row["index"], cause)
+
+
+def failure(index: int, cause: str) -> Row:
+    """The row of a unit that could not be done."""
+    return {"index": index, "rows": 0, "payload": b"", "seconds": 0.0, "error": cause}
 
 
 def read_unit(row: Row, *, job: ScoreJob) -> Row:

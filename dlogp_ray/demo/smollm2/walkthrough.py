@@ -28,6 +28,7 @@ from dlogp_ray.pipelines.intervene import intervene
 from dlogp_ray.pipelines.result import print_result
 from dlogp_ray.pipelines.reweight import print_reweight, reweight
 from dlogp_ray.pipelines.score import score
+from dlogp_ray.pipelines.session import shutdown
 
 DTYPE = "float32"
 """As the texts were sampled, and the same figures on every machine: `auto` takes bfloat16 where
@@ -119,6 +120,7 @@ def run_demo(output: Path, problems: int) -> int:
     )
     print_reweight(weighed, console)
     print_queries(scored.run, console)
+    shutdown()  # what Ray may have to say comes before the last line
     documents = {
         "score": scored.as_json(),
         "intervene": answered.as_json(),

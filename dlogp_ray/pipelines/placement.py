@@ -1,20 +1,12 @@
-"""The Ray session and where the actors of a job go.
+"""Where the actors of a job go, and what each one holds.
 
 A request for resources that nobody has, or actors that hold every CPU, make Ray wait without a
 word; so both are checked, and refused, before work begins.
 """
 
-import logging
-import os
-import socket
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import ray
 
 from dlogp_ray.config import RunConfig
 from dlogp_ray.errors import Refused
@@ -27,9 +19,6 @@ its actors came here: tasks that wait for CPUs which actors hold, and actors tha
 tasks, would wait for ever.
 """
 _ACTOR_SHARE = 1 - IO_CPUS
-_CONNECT_TIMEOUT_S = 10
-_IDLE_WORKERS = 8
-"""Processes that a Ray of this machine's own keeps beyond one a CPU."""
 
 
 @dataclass(frozen=True)
@@ -56,105 +45,23 @@ class Placement:
         return "cuda" if self.gpus else "cpu"
 
 
-def start_ray() -> bool:
-    """Join the cluster that ``RAY_ADDRESS`` names (a submitted job has it), or start a local one.
-
-    Returns:
-        True if this call started or joined it, so that the caller ends it.
-
-    Raises:
-        Refused: Nothing answers at ``RAY_ADDRESS``, or Ray does not start.
-    """
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Ray Data itself keeps arguments of its actors in the object store, and Ray's core prints an
-    # error about that for every pool whose actors may restart.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Ray ends idle processes beyond one a CPU, and actors, its own too, count among them: those
-    # that read and write would be started anew for every unit (2.5 s).
-    os.environ.setdefault("RAY_num_workers_soft_limit", str((os.cpu_count() or 1) + _IDLE_WORKERS))
-    # "local" where no cluster is named: Ray would else look for the one that was last started on
-    # this machine, and wait for minutes if it is gone.
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    _check_answers(address)
-    with warnings.catch_warnings(), _standard_error_on_failure():
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            ray.init(
-                address=address,
-                include_dashboard=False if address == "local" else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-        except ConnectionError as error:
-            # Something listens there; without the cluster's token it answers nothing.
-            raise _no_cluster(
-                address,
-                f"{error}; a cluster that asks for a token needs RAY_AUTH_MODE=token and "
-                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH",
-            ) from None
-        except Exception as error:  # of any type: a node that times out is a bare Exception
-            raise Refused(
-                f"Ray did not start (RAY_ADDRESS={address}): {type(error).__name__}: {error}. "
-                "A machine that is short of memory, disk (RAY_TMPDIR) or processor time can be the "
-                "cause; the same command tries again"
-            ) from error
-    return True
-
-
-def _check_answers(address: str) -> None:
-    """Ray itself tries for minutes to reach an address where nobody is."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise _no_cluster(address, error) from None
-
-
-def _no_cluster(address: str, error: object) -> Refused:
-    return Refused(
-        f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); correct it, or unset it "
-        "to start Ray on this machine"
-    )
-
-
-@contextmanager
-def _standard_error_on_failure() -> Iterator[None]:
-    """Hold back what Ray's core, which is not Python, writes as it starts; show it if it fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster: its CPUs, and the bytes that Ray gives to processes."""
+    """A machine of the cluster.
+
+    Attributes:
+        cpus: That it has.
+        memory_bytes: That Ray gives to processes.
+        actors: The most that the job has.
+    """
 
     cpus: int
     memory_bytes: float
+    actors: int = sys.maxsize
 
-
-def smallest_node() -> Node:
-    """What every node that has CPUs has at least."""
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    with_cpus = [resources for resources in there if resources.get("CPU", 0) >= 1]
-    return Node(
-        cpus=int(min((r["CPU"] for r in with_cpus), default=1)),
-        memory_bytes=min((r.get("memory", 0.0) for r in with_cpus), default=0.0),
-    )
+    def room(self, threads: int) -> int:
+        """Actors of so many threads that are there at once."""
+        return min(self.cpus // threads, self.actors)
 
 
 def place_actors(

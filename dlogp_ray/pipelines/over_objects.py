@@ -1,0 +1,65 @@
+"""Work over all objects of a run that adds up: in this process where that is sooner, or by Ray."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+from dlogp_ray.config.job import RunOn
+from dlogp_ray.pipelines import session
+from dlogp_ray.pipelines.cost import RAY_COSTS_S, settled
+from dlogp_ray.pipelines.folding import sum_of
+from dlogp_ray.pipelines.progress import counted
+
+T = TypeVar("T")
+
+_TOKENS_PER_S = 300_000
+"""That one process looks at in a table of scores, at least: sparsity, the slowest, does."""
+
+
+def tables_on(asked: RunOn, tokens: int) -> Literal["here", "ray"]:
+    """Where a table of so many tokens is read; Ray begins to start where it is to be used.
+
+    Raises:
+        Refused: It is to be done here, and can't be.
+    """
+    where = settled(asked)
+    if where == "here" or (where == "auto" and tokens <= RAY_COSTS_S * _TOKENS_PER_S):
+        return "here"
+    session.begin()
+    return "ray"
+
+
+def added_up(
+    objects: Sequence[str],
+    look: Callable[[str], T],
+    add: Callable[[Sequence[T]], T],
+    where: Literal["here", "ray"],
+    *,
+    what: str = "reading",
+    progress: bool,
+) -> T:
+    """The sum of what ``look`` makes of each object.
+
+    Args:
+        objects: Addresses.
+        look: An object's.
+        add: The sum of several; of none, what there is before the first.
+        where: As ``tables_on`` has it.
+        what: That is done to objects, for its progress.
+        progress: Show it on standard error.
+
+    Raises:
+        Damaged: An object can't be read.
+    """
+    if where == "ray":
+        session.join()
+        from dlogp_ray.pipelines.adding import added_up as through_ray
+
+        return through_ray(objects, look, add, what=what, progress=progress)
+    with counted(what, len(objects), "objects", enabled=progress) as advance:
+
+        def looked(uri: str) -> T:
+            found = look(uri)
+            advance()
+            return found
+
+        return sum_of(objects, looked, add) if objects else add([])

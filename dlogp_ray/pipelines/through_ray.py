@@ -1,0 +1,81 @@
+"""A job through Ray: its policies are tried in a task, its units done by a pool of actors.
+
+An actor whose constructor fails is restarted for ever; a task without retries fails at once, with
+its reason.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import ray
+from rich.console import Console
+
+from dlogp_ray.config import RunConfig
+from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines.chain import Chain
+from dlogp_ray.pipelines.executor import Actor, Stages
+from dlogp_ray.pipelines.job import Job
+from dlogp_ray.pipelines.placement import Node, Placement, missing_now, place_actors
+from dlogp_ray.tables.calls import this_call
+
+T = TypeVar("T")
+
+
+class ThroughRay:
+    """Does a job's work in processes of the Ray that is there."""
+
+    def __init__(self) -> None:
+        """Nothing is asked of it yet."""
+        self.call = this_call("ray")
+
+    def place(
+        self, config: RunConfig, threads: int | None = None, *, progress: bool = False
+    ) -> Placement:
+        """In the cluster as it is."""
+        resources = ray.cluster_resources()
+        placement = place_actors(config, resources, threads)
+        if progress and (missing := missing_now(placement, resources)):
+            Console(stderr=True).print(f"waiting for {missing}", highlight=False)
+        return placement
+
+    def node(self) -> Node:
+        """What every node that has CPUs has at least."""
+        there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        with_cpus = [resources for resources in there if resources.get("CPU", 0) >= 1]
+        return Node(
+            cpus=int(min((r["CPU"] for r in with_cpus), default=1)),
+            memory_bytes=min((r.get("memory", 0.0) for r in with_cpus), default=0.0),
+        )
+
+    def attempt(
+        self, placement: Placement, work: Callable[..., tuple[T, Actor]], *arguments: Any
+    ) -> T:
+        """What ``work`` finds out, in a process of its own with an actor's resources."""
+        remote: Any = ray.remote(_found).options(
+            num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
+        )
+        try:
+            found: T = ray.get(remote.remote(work, *arguments))
+            return found
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, Refused):
+                raise Refused(str(cause)) from None
+            raise Refused(
+                f"the policies can't be tried: {type(cause).__name__}: {cause}"
+            ) from error
+        except ray.exceptions.RayError as error:
+            raise Refused(
+                "the process that loads the policies died, perhaps for want of memory "
+                f"({type(error).__name__}: {error}); try fewer or smaller policies on one actor"
+            ) from None
+
+    @contextmanager
+    def doing(self, job: Job, stages: Stages, placement: Placement) -> Iterator[Chain]:
+        """By Ray Data."""
+        yield Chain(job, stages, placement)
+
+
+def _found(work: Callable[..., tuple[T, Actor]], *arguments: Any) -> T:
+    return work(*arguments)[0]
