@@ -169,6 +169,9 @@ def ray_session() -> Any:
     """The one Ray session of the test suite."""
     import ray
 
+    # Ray's processes find what stands in for policies.
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     os.environ["RAY_num_workers_soft_limit"] = "16"  # as start_ray: 5 s a job in place of 9
     ray.init(
         num_cpus=2,

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,9 +19,7 @@ from dlogp_ray.config import ScoreConfig
 
 
 @pytest.fixture(scope="module")
-def run(
-    policy_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, ray_session: Any
-) -> str:
+def run(policy_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
     """A finished run of four good rows and a rejected one."""
     folder = tmp_path_factory.mktemp("cli")
     config = ScoreConfig.from_mapping(
@@ -31,7 +28,7 @@ def run(
             "policies": {name: str(path) for name, path in policy_folders.items()},
             "output": str(folder / "runs"),
             "run_id": "cli",
-            "actors": 1,
+            "run_on": "here",
         }
     )
     return dlogp_ray.score(config, progress=False).run
@@ -51,7 +48,6 @@ def call(
     return code, captured.out, captured.err
 
 
-@pytest.mark.ray
 def test_show_says_what_is_there_and_what_was_rejected(
     run: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,7 +66,6 @@ def test_show_says_what_is_there_and_what_was_rejected(
     assert out.splitlines()[0] == "1 of 1 units (100.0% of the tokens), sealed"
 
 
-@pytest.mark.ray
 def test_query_prints_tables_csv_and_json(
     run: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +83,6 @@ def test_query_prints_tables_csv_and_json(
     assert all(name in out for name, _ in expected)
 
 
-@pytest.mark.ray
 def test_an_unsealed_run_says_what_share_answers(
     run: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,7 +98,6 @@ def test_an_unsealed_run_says_what_share_answers(
     assert "1 of 1 units" in err
 
 
-@pytest.mark.ray
 def test_plan_prints_units_tokens_bytes_and_hours_and_writes_nothing(
     run: str,
     tmp_path: Path,

@@ -75,6 +75,15 @@ def test_nothing_heavy_is_loaded(code: str, arguments: tuple[str, ...]) -> None:
     assert not loaded & HEAVY
 
 
+@pytest.mark.parametrize("module", ["stages", "reweight", "sparsity", "over_objects", "cost"])
+def test_what_needs_no_policies_loads_no_torch(module: str) -> None:
+    """Each process that reads or writes imports these: torch takes seconds and 300 MB."""
+    loaded = set(
+        run(f"import dlogp_ray.pipelines.{module}\n{REPORT}").rpartition("LOADED")[2].split()
+    )
+    assert not loaded & {"torch", "ray", "transformers"}
+
+
 def test_every_public_name_is_found() -> None:
     code = (
         "import dlogp_ray\nfor name in dlogp_ray.__all__: print(getattr(dlogp_ray, name).__name__)"
@@ -82,7 +91,7 @@ def test_every_public_name_is_found() -> None:
     classes = ["InterveneConfig", "InterveneResult", "ReweightConfig", "ReweightResult", "Run"]
     classes += ["ScoreConfig", "ScoreResult", "SparsityConfig", "SparsityResult"]
     functions = ["intervene", "load_logps", "load_weights", "open_run", "reweight", "score"]
-    assert run(code).split() == [*classes, *functions, "sparsity"]
+    assert run(code).split() == [*classes, *functions, "shutdown", "sparsity"]
 
 
 def modules() -> dict[str, Path]:

@@ -29,6 +29,7 @@ from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import encode_units, unit_name
 from dlogp_ray.demo.pair import checkpoint_path, rl_name
 from dlogp_ray.pipelines import making, score
+from dlogp_ray.pipelines.executor import Executor
 from dlogp_ray.pipelines.planning import ScoreJob, plan_score
 from dlogp_ray.pipelines.probe import Probe
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
@@ -44,7 +45,7 @@ LINKS = 20_000
 class ScoreNothing:
     """In place of the actor: every statistic is 0."""
 
-    def __init__(self, job: ScoreJob, **_placement: Any) -> None:
+    def __init__(self, job: ScoreJob, *_where: Any, **_spread: Any) -> None:
         self._job = job
 
     def __call__(self, row: Row) -> Row:
@@ -110,6 +111,7 @@ def measure(folder: Path, count: int, left: int) -> dict[str, Any]:
         run_id="scale",
         unit_tokens=2,  # one row
         threads_per_actor=1,
+        run_on="ray",
     )
     watched = Watched()
     with watched.phase("planning"):
@@ -117,16 +119,13 @@ def measure(folder: Path, count: int, left: int) -> dict[str, Any]:
     assert len(plan.units) == count, len(plan.units)
     engine = plan.job.default_engine("cpu")
 
-    def no_probe(job: ScoreJob, *_: Any, **__: Any) -> Probe:
-        import ray
-
-        placement = score_placement(config, ray.cluster_resources())
-        return Probe(placement, {}, 1.0, engine, None)
+    def no_probe(job: ScoreJob, executor: Executor, *_: Any, **__: Any) -> Probe:
+        return Probe(executor.place(config), {}, 1.0, engine, None, 0.0)
 
     score.probe = no_probe
     score.STAGES = replace(score.STAGES, actor=ScoreNothing)
     with watched.phase("beginning"):
-        info = score._run_info(plan, Probe(None, {}, 1.0, engine, None))  # type: ignore[arg-type]
+        info = score._run_info(plan, Probe(None, {}, 1.0, engine, None, 0.0))  # type: ignore[arg-type]
         run = begin_run(plan.job.run_uri, info, {"units.parquet": encode_units(plan.units)})
     put_there(Path(run.path("scores")), count - left)
     del plan
@@ -165,12 +164,6 @@ def write_corpus(folder: Path, rows: int) -> None:
             }
         )
         pq.write_table(table, folder / f"{start:08d}.parquet", row_group_size=1_000)
-
-
-def score_placement(config: ScoreConfig, resources: dict[str, float]) -> Any:
-    from dlogp_ray.pipelines.cluster import place_actors
-
-    return place_actors(config, resources)
 
 
 def put_there(folder: Path, count: int) -> None:

@@ -20,7 +20,7 @@ from score_tables import made_up_run, score_rows
 
 from dlogp_ray.bench.run import PACKAGES, hardware, versions
 from dlogp_ray.config import SparsityConfig
-from dlogp_ray.pipelines.making import ray_session
+from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.sparsity import sparsity
 from dlogp_ray.tables.run import open_run
 
@@ -76,26 +76,26 @@ def make_run(folder: Path, units: int, unit_tokens: int) -> str:
 
 def measure(uri: str) -> dict[str, Any]:
     """One call of the job, in a Ray session whose own start is not counted."""
-    with ray_session():
-        before = memory()
-        peak = dict.fromkeys(before, 0.0)
-        stop = threading.Event()
+    session.join()
+    before = memory()
+    peak = dict.fromkeys(before, 0.0)
+    stop = threading.Event()
 
-        def watch() -> None:
-            while not stop.wait(2):
-                for name, value in memory().items():
-                    peak[name] = max(peak[name], value)
+    def watch() -> None:
+        while not stop.wait(2):
+            for name, value in memory().items():
+                peak[name] = max(peak[name], value)
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        started, cpu = time.monotonic(), psutil.Process().cpu_times()
-        found = sparsity(SparsityConfig(run=uri, partial=True), progress=False)
-        seconds = time.monotonic() - started
-        after = psutil.Process().cpu_times()
-        by_worker = sorted(worker_seconds())
-        stop.set()
-        watcher.join()
-        nodes = ray.cluster_resources()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started, cpu = time.monotonic(), psutil.Process().cpu_times()
+    found = sparsity(SparsityConfig(run=uri, run_on="ray", partial=True), progress=False)
+    seconds = time.monotonic() - started
+    after = psutil.Process().cpu_times()
+    by_worker = sorted(worker_seconds())
+    stop.set()
+    watcher.join()
+    nodes = ray.cluster_resources()
     return {
         "tokens": found.tokens,
         "seconds": round(seconds, 1),

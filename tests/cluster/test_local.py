@@ -60,6 +60,7 @@ def running(processes: list[psutil.Process]) -> list[psutil.Process]:
     return alive
 
 
+@pytest.mark.ray
 def test_it_is_joined_by_its_line_and_leaves_nothing_behind(
     cluster: "subprocess.Popen[str]",
 ) -> None:

@@ -135,7 +135,15 @@ def test_the_loop_is_plain_decoding(name: str, pair: Pair, single: list[Answer])
         assert answer.finish == ("stop" if ids[-1] == EOS else "length")
 
 
-@pytest.mark.parametrize(("block", "rows"), [(1, 5), (3, 10), (8, 64), (None, 33)])
+@pytest.mark.parametrize(
+    ("block", "rows"),
+    [
+        pytest.param(1, 5, marks=pytest.mark.slow),
+        (3, 10),
+        pytest.param(8, 64, marks=pytest.mark.slow),
+        (None, 33),
+    ],
+)
 def test_neither_blocks_nor_interventions_side_by_side_change_anything(
     block: int | None, rows: int, pair: Pair, single: list[Answer]
 ) -> None:

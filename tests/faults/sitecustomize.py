@@ -3,7 +3,8 @@
 Python imports it at its start, in drivers and Ray's workers alike. DLOGP_TESTS_KILL names the
 point: {"operation": "create" | "replace" | "delete", "name": end of the address as a regular
 expression, "when": "before" | "during" | "after", "victim": "self" | "driver", "flag": a file that
-is made by the first that comes there}.
+is made by the first that comes there}. With DLOGP_TESTS_STUB, score jobs have no policies
+(``stub_policies``).
 """
 
 import json
@@ -62,6 +63,10 @@ def _install() -> None:
             setattr(os, name, halted)
 
 
+if "DLOGP_TESTS_STUB" in os.environ and "score" in sys.argv:
+    import stub_policies
+
+    stub_policies.install()
 if _POINT is not None:
     if _POINT["victim"] == "driver" and "score" in sys.argv:
         os.environ["DLOGP_TESTS_DRIVER"] = str(os.getpid())  # its Ray's workers inherit that

@@ -1,7 +1,7 @@
 """Configs for jobs on small corpora, and runs that nothing disturbed, for tests to compare with.
 
-A job through Ray takes 10 s, most of it for importing torch in its processes: so a run that is
-only compared with, or that is to be disturbed once it is there, is made once and copied.
+They are done here: a job through Ray takes 10 s, most of it for importing torch in its processes.
+What Ray does otherwise is tried where that is the point, with ``run_on="ray"``.
 """
 
 import shutil
@@ -28,6 +28,7 @@ def config_defaults(policy_folders: dict[str, Path]) -> dict[str, Any]:
         "policies": {name: str(folder) for name, folder in policy_folders.items()},
         "run_id": "test",
         "unit_tokens": 300,
+        "run_on": "here",
         "actors": 1,
         "threads_per_actor": 1,  # some runs that are compared stand on clusters of other sizes
     }
@@ -69,7 +70,7 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def run_undisturbed(
-    config_defaults: dict[str, Any], ray_session: Any, tmp_path_factory: pytest.TempPathFactory
+    config_defaults: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Undisturbed]:
     """Runs a job to its end; its corpus is the folder to which ``write`` writes files."""
 

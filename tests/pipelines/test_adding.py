@@ -1,13 +1,15 @@
-"""Sums of objects through Ray: the same to the last bit, however tasks are cut and end."""
+"""Sums of objects: the same to the last bit here and by Ray, however tasks are cut and end."""
 
 import time
 import zlib
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
 from dlogp_ray.pipelines import adding
-from dlogp_ray.pipelines.adding import FAN_IN, added_up
+from dlogp_ray.pipelines.folding import FAN_IN
+from dlogp_ray.pipelines.over_objects import added_up
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -26,16 +28,18 @@ def add(parts: Sequence[str]) -> str:
 def test_objects_are_added_in_an_order_that_follows_from_their_number(
     objects: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names, found = [f"o{index}" for index in range(objects)], set()
+    names = [f"o{index}" for index in range(objects)]
+    found = {added_up(names, look, add, "here", progress=False)}
     for tasks_per_cpu in (1, 2, 16, 1_000):
         monkeypatch.setattr(adding, "TASKS_PER_CPU", tasks_per_cpu)
-        found.add(added_up(names, look, add, progress=False))
+        found.add(added_up(names, look, add, "ray", progress=False))
     (one,) = found
     assert one.replace("(", "").replace(")", "").split("+") == names
 
 
-def test_neighbours_are_added_from_the_first_on() -> None:
-    assert added_up([], look, add, progress=False) == "()"
+@pytest.mark.parametrize("where", ["here", "ray"])
+def test_neighbours_are_added_from_the_first_on(where: Literal["here", "ray"]) -> None:
+    assert added_up([], look, add, where, progress=False) == "()"
     names = [f"o{index}" for index in range(FAN_IN + 2)]
     eight = "(((((((o0+o1)+o2)+o3)+o4)+o5)+o6)+o7)"
-    assert added_up(names, look, add, progress=False) == f"({eight}+(o8+o9))"
+    assert added_up(names, look, add, where, progress=False) == f"({eight}+(o8+o9))"

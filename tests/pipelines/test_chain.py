@@ -8,7 +8,7 @@ from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.corpus.units import Unit
 from dlogp_ray.pipelines.chain import patience_s
-from dlogp_ray.pipelines.cluster import Placement
+from dlogp_ray.pipelines.placement import Placement
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.scoring.engine import Engine
 

@@ -18,11 +18,12 @@ from dlogp_ray.cli import app, main
 from dlogp_ray.corpus.reading import read_jsonl
 from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.pipelines import events
-from dlogp_ray.pipelines.actor import ScoreUnit
+from dlogp_ray.pipelines.chain import PoolActor
+from dlogp_ray.pipelines.loading import LoadingWatch
+from dlogp_ray.pipelines.placement import Placement
 from dlogp_ray.pipelines.planning import plan_score
+from dlogp_ray.pipelines.score import STAGES
 from dlogp_ray.pipelines.stages import to_bytes
-
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 def test_the_log_has_a_line_of_json_for_every_event(
@@ -34,6 +35,7 @@ def test_the_log_has_a_line_of_json_for_every_event(
     config = make_config(corpus=str(tmp_path / "c"))
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     monkeypatch.setattr(events.LOG, "handlers", [])
+    monkeypatch.setattr(events.LOG, "propagate", True)  # afterwards too
     done = CliRunner().invoke(app, ["score", str(tmp_path / "job.yaml"), "--json-log"])
     # Beside them stands what Ray prints: its logging was set up by the tests.
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
@@ -62,6 +64,7 @@ def test_the_log_says_of_a_job_that_is_refused_how_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(events.LOG, "handlers", [])
+    monkeypatch.setattr(events.LOG, "propagate", True)  # afterwards too
     monkeypatch.setattr("sys.argv", ["dlogp", "score", str(tmp_path / "no.yaml"), "--json-log"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -71,6 +74,8 @@ def test_the_log_says_of_a_job_that_is_refused_how_it_ended(
     assert "no.yaml: No such file" in line["cause"]
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
 def test_actors_count_tokens_rows_and_units_for_prometheus(
     tmp_path: Path, make_config: Any
 ) -> None:
@@ -80,7 +85,9 @@ def test_actors_count_tokens_rows_and_units_for_prometheus(
     corpus = write_jsonl(tmp_path / "c.jsonl", rows)
     job = plan_score(make_config(corpus=str(corpus), run_id=f"metrics-{time.time_ns()}")).job
     table = check_rows(read_jsonl(str(corpus), 0, None, None), "c", job.rules, job.text_tokenizer)
-    actor = ray.remote(num_cpus=0)(ScoreUnit).remote(job, "cpu")
+    watch = ray.remote(num_cpus=0)(LoadingWatch).remote()
+    placement = Placement(1, 1, 1, 0)
+    actor = ray.remote(num_cpus=0)(PoolActor).remote(STAGES, job, placement, watch)
     good = {"index": 0, "rows": 31, "payload": to_bytes(table), "error": ""}
     assert not ray.get(actor.__call__.remote(good))["error"]
     assert ray.get(actor.__call__.remote(good | {"payload": b"torn"}))["error"]

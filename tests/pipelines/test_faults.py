@@ -47,7 +47,7 @@ def write_job(config: ScoreConfig, path: Path) -> Path:
 
 
 def start(job: Path, **environment: str) -> subprocess.Popen[str]:
-    """A driver of its own with a Ray of its own."""
+    """A driver of its own, and with a Ray of its own where it asks for one."""
     kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen(
         [sys.executable, "-m", "dlogp_ray.cli", "score", str(job), "--no-progress"],
@@ -81,11 +81,14 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.slow  # a driver that is stopped in the middle is in test_interruption
+@pytest.mark.parametrize(("first", "then"), [("here", "ray"), ("ray", "here")])
 @pytest.mark.parametrize(("where", "write", "when"), GRID)
 def test_a_driver_that_is_killed_at_a_write(
     where: str,
     write: str,
     when: str,
+    first: str,
+    then: str,
     output: str,
     one_fails: Any,
     tmp_path: Path,
@@ -94,7 +97,7 @@ def test_a_driver_that_is_killed_at_a_write(
     operation, name = WRITES[write]
     flag = tmp_path / "killed"
     config = one_fails.elsewhere(output)
-    job = write_job(config, tmp_path / "job.yaml")
+    job = write_job(config.model_copy(update={"run_on": first}), tmp_path / "job.yaml")
     if where == "s3" and when == "during":
         proxy: FaultyProxy = request.getfixturevalue("s3")
         killed: list[int] = []
@@ -119,6 +122,7 @@ def test_a_driver_that_is_killed_at_a_write(
     assert flag.exists()
     assert driver.returncode == -signal.SIGKILL
 
+    config = config.model_copy(update={"run_on": then})
     result = dlogp_ray.score(config, progress=False)
     assert (result.exit_code, result.sealed) == (4, True)  # for the unit that always fails
     assert list(result.units_failed) == [f"part-{result.units - 1:08d}"]
@@ -150,6 +154,7 @@ def deadly(make_config: Any, policy_folders: dict[str, Path], tmp_path: Path) ->
         policies={"base": str(policy_folders["base"]), "rl": str(folder)},
         trust_remote_code=True,
         max_unit_attempts=2,
+        run_on="ray",
     )
 
 
@@ -225,7 +230,8 @@ def test_an_object_store_that_is_full(make_config: Any, tmp_path: Path) -> None:
     }
     undisturbed = contents(dlogp_ray.score(make_config(**settings), progress=False).run)
     assert len(undisturbed) > 2
-    job = write_job(make_config(**settings, run_id="disturbed"), tmp_path / "job.yaml")
+    disturbed = make_config(**settings, run_id="disturbed", run_on="ray")
+    job = write_job(disturbed, tmp_path / "job.yaml")
     said = on_its_own("small_object_store.py", str(job))
     assert "Spilled" in said["summary"]
     assert said["exit_code"] == 0
@@ -234,7 +240,7 @@ def test_an_object_store_that_is_full(make_config: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow  # a process of a node is lost in each of the tests above
 def test_a_node_is_lost_and_nothing_comes_in_its_place(many_units: Any, tmp_path: Path) -> None:
-    actors = {"actors": {"min": 2, "max": 2}}
+    actors = {"actors": {"min": 2, "max": 2}, "run_on": "ray"}
     config = ScoreConfig.from_mapping(
         many_units.elsewhere(tmp_path).model_dump(mode="json") | actors
     )
@@ -248,7 +254,7 @@ def test_a_node_is_lost_and_nothing_comes_in_its_place(many_units: Any, tmp_path
 @pytest.mark.slow
 def test_a_job_waits_for_its_first_node_and_grows_to_more(make_config: Any, tmp_path: Path) -> None:
     corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(3_000)))
-    config = make_config(corpus=corpus, actors={"min": 1, "max": 4})
+    config = make_config(corpus=corpus, actors={"min": 1, "max": 4}, run_on="ray")
     said = on_its_own("clusters.py", "grow", str(write_job(config, tmp_path / "job.yaml")))
     assert said["waited"]
     assert "waiting for a node with 0.999 CPUs" in said["stderr"]

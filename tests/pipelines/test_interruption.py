@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,6 @@ from conftest import contents
 
 import dlogp_ray
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.errors import Stopped
-
-pytestmark = pytest.mark.ray
 
 START_TIMEOUT_S = 180
 
@@ -27,7 +23,7 @@ def command(config: Path) -> list[str]:
 
 
 def start(config: Path) -> subprocess.Popen[str]:
-    """A driver of its own with a Ray of its own."""
+    """A driver of its own, and with a Ray of its own where it asks for one."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen(
         command(config),
@@ -67,30 +63,13 @@ def goes_on(disturbed: ScoreConfig, undisturbed: Any, log: str) -> None:
     assert after == contents(undisturbed.result.run)
 
 
-def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
-    many_units: Any, tmp_path: Path
-) -> None:
-    config = many_units.elsewhere(tmp_path)
-
-    def stop() -> None:
-        wait_for_objects(Path(config.run_uri), 3)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
-    with pytest.raises(Stopped) as stopped:
-        dlogp_ray.score(config, progress=False)
-    thread.join()
-    assert stopped.value.exit_code == 143
-    goes_on(config, many_units, str(stopped.value))
-
-
 @pytest.mark.slow
+@pytest.mark.parametrize("where", ["here", "ray"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_driver_that_is_stopped_loses_nothing_and_does_nothing_twice(
-    number: int, code: int, many_units: Any, tmp_path: Path
+    number: int, code: int, where: str, many_units: Any, tmp_path: Path
 ) -> None:
-    config = many_units.elsewhere(tmp_path)
+    config = many_units.elsewhere(tmp_path).model_copy(update={"run_on": where})
     job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     driver = start(job)

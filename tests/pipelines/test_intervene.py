@@ -42,8 +42,6 @@ from dlogp_ray.policies.policy import Policy
 from dlogp_ray.tables.run import Run, check_fingerprint
 from dlogp_ray.tables.verification import verify
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
-
 RULES_OF_THE_JOB = [
     {"rule": "delta_logp", "thresholds": -1.0, "rates": 0.1},
     {"rule": "delta_logp", "thresholds": -1.0, "gammas": [0.1, 0.3]},
@@ -86,6 +84,7 @@ def fields(policy_folders: dict[str, Path]) -> dict[str, Any]:
         "max_tokens": 20,
         "calibration_problems": 12,
         "unit_problems": 5,
+        "run_on": "here",
         "actors": 1,
         "max_rejected": 1_000,
     }
@@ -93,7 +92,7 @@ def fields(policy_folders: dict[str, Path]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def answered(
-    fields: dict[str, Any], ray_session: Any, tmp_path_factory: pytest.TempPathFactory
+    fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[InterveneConfig, dlogp_ray.InterveneResult]:
     folder = tmp_path_factory.mktemp("answered")
     places = {

@@ -50,6 +50,7 @@ class Drivers:
             unit_tokens=60,
             actors=2,
             threads_per_actor=1,
+            run_on="ray",
         )
 
     def start(self, config: ScoreConfig) -> "subprocess.Popen[str]":

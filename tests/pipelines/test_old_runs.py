@@ -30,8 +30,6 @@ from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.verification import verify
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
-
 FOLDER = Path(__file__).parents[1] / "old_runs"
 ROOT = "s3://tests/old-runs"
 POLICIES = {"base": "base", "rl": "rl-step-100"}

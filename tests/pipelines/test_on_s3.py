@@ -27,8 +27,6 @@ from dlogp_ray.tables.verification import verify
 
 TIMEOUT_S = 400  # of what takes a minute: to end what hangs, on slow machines too
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
-
 
 def upload(folder: Path, uri: str) -> str:
     for path in folder.iterdir():

@@ -8,7 +8,7 @@ import pytest
 
 from dlogp_ray.pipelines import probe as probing
 from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import Node, Placement
+from dlogp_ray.pipelines.placement import Node, Placement
 from dlogp_ray.pipelines.planning import ScoreJob, plan_score
 from dlogp_ray.pipelines.probe import _choose_threads, _probe
 from dlogp_ray.policies.linear import KernelLinear
@@ -67,8 +67,7 @@ def test_what_compiling_changed_is_gone_where_it_does_not_pay(
     monkeypatch.setattr(probing, "compiling_pays", lambda *_: False)
     auto = replace(job, config=job.config.model_copy(update={"compile": "auto"}))
     units = plan_score(job.config).units
-    monkeypatch.setattr(probing, "smallest_node", lambda: Node(2, 2.0**34))
-    tried = _probe(auto, Placement(1, 1, 1, 0), LONG, list(units))
+    tried, _ = _probe(auto, Placement(1, 1, 1, 0), Node(2, 2.0**34), LONG, list(units))
     assert tried.engine.tokens_per_s.keys() >= {"eager", "compiled"}
     assert not tried.engine.compiled
     assert tried.tokens_per_s == tried.engine.tokens_per_s["eager"]
@@ -86,5 +85,5 @@ def test_float32_may_take_15_s_or_a_twentieth_of_the_job(
     given: list[float] = []
     monkeypatch.setattr(probing, "measure_noise", lambda *all_of_it: given.append(all_of_it[2]))
     units = plan_score(job.config).units
-    seen = _probe(job, Placement(1, 1, 1, 0), tokens, list(units))
+    seen, _ = _probe(job, Placement(1, 1, 1, 0), Node(2, 2.0**34), tokens, list(units))
     assert given == [pytest.approx(max(15, tokens / seen.tokens_per_s / 20))]

@@ -71,6 +71,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     psutil.wait_procs(family, timeout=30)
 
 
+@pytest.mark.ray
 def test_a_submitted_job_ends_and_its_tables_are_there(
     head: str, tmp_path: Path, policy_folders: dict[str, Path]
 ) -> None:

@@ -13,18 +13,18 @@ from score_tables import made_up_run, score_rows
 from typer.testing import CliRunner
 
 import dlogp_ray
+from dlogp_ray import store
 from dlogp_ray.cli import app
 from dlogp_ray.config import ReweightConfig, ScoreConfig
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.pipelines.reweight import reweight
+from dlogp_ray.tables.calls import read_calls
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.token_hash import token_hash
 from dlogp_ray.tables.verification import verify
 from dlogp_ray.weights.schemes import upper_quantile_rank
 from dlogp_ray.weights.table import load_logps, load_weights
-
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 UNITS, SAMPLES = 19, 20
 
@@ -51,6 +51,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def made(run: Run, schemes: Any, **more: Any) -> Any:
     config = ReweightConfig.from_mapping({"run": run.uri, "schemes": schemes, **more})
     return reweight(config, progress=False)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_weights_made_through_ray_are_those_made_here_to_the_byte(run: Run, tmp_path: Path) -> None:
+    schemes = [{"scheme": "entropy_top", "rho": 0.3}, {"scheme": "ppl", "alpha": 0.1}]
+    run = open_run(str(shutil.copytree(run.uri, tmp_path / "r")))
+    here, ray = (
+        made(run, schemes, name=where, run_on=where, policy="base") for where in ("here", "ray")
+    )
+    found = []
+    for result in (here, ray):
+        table = open_run(result.table)
+        objects = {unit: store.read(table.object_uri(unit)) for unit in table.committed()}
+        groups = table.info["whole"]["groups"].values()
+        found.append((objects, table.info["whole"], [store.read(table.path(g)) for g in groups]))
+        (call,) = read_calls(table.uri)
+        assert (call.ended, call.units_created) == (True, UNITS)
+        assert sum(call.spent.values()) == pytest.approx(result.seconds, abs=0.5)
+    assert len(found[0][0]) == UNITS
+    assert found[0] == found[1]
 
 
 def test_a_row_a_sample_with_its_weights(run: Run) -> None:

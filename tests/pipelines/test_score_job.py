@@ -31,8 +31,6 @@ from dlogp_ray.pipelines.result import print_result
 from dlogp_ray.tables.noise import Rounding
 from dlogp_ray.tables.verification import verify
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
-
 
 def rows_of(run_uri: str) -> list[dict[str, Any]]:
     """All rows of a run, in an order that does not depend on how it was made."""
@@ -83,7 +81,9 @@ def test_jsonl_and_parquet_become_one_table_with_the_plain_forward_s_values(
 def test_a_finished_run_scores_nothing_more_and_says_the_same(finished: Any) -> None:
     first = finished.result
     objects = {p: p.stat().st_mtime_ns for p in Path(first.run).rglob("*") if p.is_file()}
-    config = ScoreConfig.from_mapping(finished.config.model_dump(mode="json") | {"actors": 2})
+    config = ScoreConfig.from_mapping(
+        finished.config.model_dump(mode="json") | {"actors": 2, "run_on": "ray"}
+    )
     second = dlogp_ray.score(config, progress=False)
     assert (second.run, second.units_scored) == (first.run, 0)
     assert (second.rows, second.tokens, second.status) == (first.rows, first.tokens, first.status)
@@ -340,39 +340,6 @@ def test_resources_that_nobody_has_are_refused(tmp_path: Path, make_config: Any)
     corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(5))
     with pytest.raises(Refused, match="GPUs"):
         dlogp_ray.score(make_config(corpus=str(corpus), gpus_per_actor=1), progress=False)
-
-
-def test_a_unit_that_kills_its_process_is_the_only_one_missing(
-    tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dlogp_ray.pipelines import score as pipeline
-
-    def poisoned() -> Any:
-        from dlogp_ray.pipelines.actor import ScoreUnit
-
-        class Poisoned(ScoreUnit):  # in a function, so that it travels to the workers by value
-            def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-                if row["index"] == 1:
-                    os._exit(1)
-                return super().__call__(row)
-
-        return Poisoned
-
-    config = finished.elsewhere(tmp_path).model_copy(update={"max_unit_attempts": 2})
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "STAGES", replace(pipeline.STAGES, actor=poisoned()))
-        result = dlogp_ray.score(config, progress=False)
-    assert result.exit_code == 4
-    assert not result.sealed
-    assert list(result.units_failed) == ["part-00000001"]
-    assert result.units_done == result.units - 1
-    record = json.loads((Path(result.run) / "failed/part-00000001.json").read_text())
-    assert record["attempts"] == 2
-
-    mended = dlogp_ray.score(config, progress=False)
-    assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, 1, True)
-    assert not list((Path(result.run) / "failed").iterdir())
-    assert rows_of(mended.run) == rows_of(finished.result.run)
 
 
 def test_a_damaged_part_of_a_corpus_file_fails_its_unit_and_a_partial_run_can_be_sealed(

@@ -23,8 +23,6 @@ from dlogp_ray.pipelines import adding
 from dlogp_ray.pipelines.sparsity import sparsity
 from dlogp_ray.tables.run import Run
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
-
 CARRY = {"correct": "bool"}
 NOISE = {
     "texts": 4,
@@ -73,13 +71,16 @@ def test_the_sum_over_tasks_is_that_of_the_whole_table(run: Run, found: Any) -> 
                 assert row["se"] == pytest.approx(figure.se, rel=1e-6)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("tasks_per_cpu", [1, 4, 100])
 def test_it_follows_from_the_rows_to_the_byte(
     run: Run, found: Any, tasks_per_cpu: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However the objects are dealt to tasks, and whichever ends first."""
+    """Here or by Ray, however the objects are dealt to tasks, and whichever ends first."""
     monkeypatch.setattr(adding, "TASKS_PER_CPU", tasks_per_cpu)
-    again = sparsity(SparsityConfig(run=run.uri, by=("correct",), name="again"), progress=False)
+    config = SparsityConfig(run=run.uri, by=("correct",), name="again", run_on="ray")
+    again = sparsity(config, progress=False)
     for name in (*found.tables, "report"):
         ending = "html" if name == "report" else "parquet"
         first, second = (Path(one.folder, f"{name}.{ending}") for one in (found, again))

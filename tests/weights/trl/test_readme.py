@@ -20,14 +20,12 @@ from dlogp_ray.weights.trl.sft import WeightedSFTTrainer
 README = Path(weights.__file__).with_name("README.md").read_text(encoding="utf-8")
 
 pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.usefixtures("ray_session"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # of transformers, for TRL 1.16
 ]
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, ray_session: Any) -> Iterator[dict[str, Any]]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What its code has made: name -> value, in a folder of its own."""
     folder = tmp_path_factory.mktemp("readme")
     found: dict[str, Any] = {}

@@ -1,7 +1,5 @@
 """Where actors go: they fit, they leave room for reading and writing, or the job is refused."""
 
-import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +11,7 @@ from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.cluster import (
-    IO_CPUS,
-    Placement,
-    missing_now,
-    place_actors,
-    start_ray,
-)
+from dlogp_ray.pipelines.placement import IO_CPUS, Placement, missing_now, place_actors
 from dlogp_ray.pipelines.planning import ScoreJob
 
 
@@ -125,33 +117,6 @@ def test_no_node_can_be_filled_with_actors(cpus: int, threads: int) -> None:
     placed = place_actors(config(threads_per_actor=threads), having(1024))
     packed = int(cpus / placed.cpus)
     assert cpus - packed * placed.cpus >= IO_CPUS * (1 - 1e-9)
-
-
-def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(Refused, match="no Ray cluster answers"):
-        start_ray()
-
-
-def test_a_ray_that_does_not_start_is_one_message(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import ray
-
-    # Sockets' addresses have at most 107 bytes, and Ray makes its own in this folder.
-    folder = tmp_path / ("x" * 120)
-    folder.mkdir()
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    with pytest.raises(Refused, match=r"Ray did not start .*OSError.*the same command tries again"):
-        start_ray()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")

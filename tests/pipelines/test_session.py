@@ -1,0 +1,128 @@
+"""The Ray session of a process: one for all its jobs, and whoever had one before keeps it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from score_tables import made_up_run, score_rows
+
+from dlogp_ray.config import SparsityConfig
+from dlogp_ray.errors import Refused
+from dlogp_ray.pipelines import session
+from dlogp_ray.pipelines.sparsity import sparsity
+
+JOBS = """
+import json, sys
+import dlogp_ray
+
+said = {"ray at first": "ray" in sys.modules}
+
+def start_s(name):
+    config = dlogp_ray.SparsityConfig(run=sys.argv[1], name=name, run_on="ray")
+    return dlogp_ray.sparsity(config, progress=False).spent["reading"]
+
+def node():
+    import ray
+    return ray.nodes()[0]["NodeID"] if ray.is_initialized() else None
+
+said["seconds"] = [start_s("first")]
+said["first"] = node()
+said["seconds"].append(start_s("second"))
+said["second"] = node()
+dlogp_ray.shutdown()
+said["ended"] = node()
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.ray
+def test_jobs_of_a_process_share_a_session(tmp_path: Path) -> None:
+    run = made_up_run(str(tmp_path / "run"), [score_rows(5, seed=seed) for seed in range(3)])
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", JOBS, run.uri],
+        env=kept,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert not said["ray at first"]
+    assert said["first"] == said["second"] is not None
+    assert said["seconds"][1] < said["seconds"][0]  # Ray's start is in the first alone
+    assert said["ended"] is None
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_session_that_was_there_is_used_and_left(tmp_path: Path) -> None:
+    import ray
+
+    before = ray.nodes()[0]["NodeID"]
+    run = made_up_run(str(tmp_path / "run"), [score_rows(5)])
+    sparsity(SparsityConfig(run=run.uri, run_on="ray"), progress=False)
+    session.shutdown()
+    assert ray.is_initialized()
+    assert ray.nodes()[0]["NodeID"] == before
+
+
+@pytest.fixture
+def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session, "_own", None)
+
+
+@pytest.mark.usefixtures("no_session")
+def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    session.begin()  # says nothing: whoever needs it is told
+    with pytest.raises(Refused, match="no Ray cluster answers"):
+        session.join()
+    with pytest.raises(Refused, match="no Ray cluster answers"):  # it is tried again
+        session.join()
+
+
+@pytest.mark.usefixtures("no_session")
+def test_a_ray_that_does_not_start_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Sockets' addresses have at most 107 bytes, and Ray makes its own in this folder.
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    with pytest.raises(Refused, match=r"Ray did not start .*OSError.*the same command tries again"):
+        session.join()
+
+
+GREETED = """
+import os, sys, threading
+from dlogp_ray.pipelines.session import _without_the_core_s_greeting
+with _without_the_core_s_greeting():
+    os.write(2, b"[2026-01-01 00:00:00,000 I 1 2] logging.cc:303: Set ray log level from x to 3\\n")
+    print("a thread's own words", file=sys.stderr, flush=True)
+    os.write(2, b"[2026-01-01 00:00:00,000 E 1 2] other.cc:1: something is wrong\\n")
+print("afterwards", file=sys.stderr)
+"""
+
+
+def test_of_what_is_said_while_ray_starts_only_its_greeting_is_left_out() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GREETED], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines() == [
+        "a thread's own words",
+        "[2026-01-01 00:00:00,000 E 1 2] other.cc:1: something is wrong",
+        "afterwards",
+    ]
