@@ -88,7 +88,7 @@ class ScoreUnit:
             )
             return row | {
                 "payload": to_bytes(scores),
-                "uncompiled": ", ".join(given_up()),
+                "uncompiled": ", ".join(given_up()) if self.engine.compiled else "",
                 "seconds": time.monotonic() - started,
                 "counts": _counts(rows, scores),
             }

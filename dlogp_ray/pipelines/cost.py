@@ -40,7 +40,7 @@ def settled(asked: RunOn, why_not_here: str | None = None) -> RunOn:
         if why_not_here:
             raise Refused(f"run_on: here: {why_not_here}")
         return asked
-    there = session.is_another_s() or session.address() != "local"
+    there = session.was_there() or session.address() != "local"
     return "ray" if asked == "ray" or there or why_not_here else "auto"
 
 

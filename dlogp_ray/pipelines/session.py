@@ -56,7 +56,7 @@ class _Session:
 _own: _Session | None = None
 
 
-def is_another_s() -> bool:
+def was_there() -> bool:
     """Whether Ray was there before: this process's caller has started or joined it."""
     ray = sys.modules.get("ray")
     return _own is None and ray is not None and ray.is_initialized()
@@ -74,7 +74,7 @@ def address() -> str:
 def begin() -> None:
     """Start or join Ray beside whatever comes next; what is there already stays."""
     global _own
-    if is_another_s():
+    if was_there():
         return
     if _own is not None and _own.address != address():
         shutdown()
@@ -138,7 +138,7 @@ def _start(address: str) -> None:
     # registered last comes first.
     atexit.unregister(shutdown)
     atexit.register(shutdown)
-    with warnings.catch_warnings(), _without_the_core_s_greeting():
+    with warnings.catch_warnings(), _without_greeting():
         warnings.simplefilter("ignore", FutureWarning)
         # It says that its handler for SIGTERM is not set: ours stays.
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -197,7 +197,7 @@ _LAST = b"\0"
 
 
 @contextmanager
-def _without_the_core_s_greeting() -> Iterator[None]:
+def _without_greeting() -> Iterator[None]:
     """Leave out of standard error what Ray's core, which is not Python, says of its log level.
 
     All else goes on as it comes: other threads write there too.

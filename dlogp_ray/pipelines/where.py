@@ -56,7 +56,7 @@ class Where:
                 raise Refused(f"run_on: here: {lacks}")
             return Here(died, alone=True)
         small = not lacks and least_seconds(job, amount) <= RAY_COSTS_S
-        local = not session.is_another_s() and session.address() == "local"
+        local = not session.was_there() and session.address() == "local"
         if self._on == "auto" and small and not died:
             return Here(died)
         if self._on == "auto":

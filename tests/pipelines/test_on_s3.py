@@ -189,10 +189,10 @@ class TwoDrivers:
 def two_drivers(
     s3: FaultyProxy, one_fails: Any, policy_folders: dict[str, Path], tmp_path_factory: Any
 ) -> TwoDrivers:
-    """The other has a Ray of its own, so that the log is all of its log."""
+    """One here; the other with a Ray of its own, so that the log is all of its log."""
     config = job_in(f"s3://tests/{uuid.uuid4().hex[:12]}", one_fails, policy_folders)
     job = tmp_path_factory.mktemp("two_drivers") / "job.yaml"
-    job.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    job.write_text(yaml.safe_dump(config.model_dump(mode="json") | {"run_on": "ray"}))
     secrets = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
     kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     # A short name: that of a socket in it has at most 107 characters.

@@ -480,7 +480,9 @@ def test_where_torch_gave_up_compiling_the_job_says_so_at_its_end(finished: Any)
     assert "uncompiled       2 units, in part: torch.compile gave up there" in printed.getvalue()
 
 
+@pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")  # what torch has given up, it has in this process for good
 def test_units_that_torch_gave_up_on_are_counted(
     finished: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,7 +498,8 @@ def test_units_that_torch_gave_up_on_are_counted(
 
     monkeypatch.setattr(pipeline, "STAGES", replace(pipeline.STAGES, actor=NoRoom))
     corpus = str(finished.config.corpus[0])
-    result = dlogp_ray.score(make_config(corpus=corpus, compile="on"), progress=False)
+    config = make_config(corpus=corpus, compile="on", run_on="ray")
+    result = dlogp_ray.score(config, progress=False)
     assert (result.exit_code, result.units_uncompiled) == (0, result.units)
     # What ran uncompiled is what runs without compiling.
     for found, plain in zip(rows_of(result.run), rows_of(finished.result.run), strict=True):

@@ -108,8 +108,8 @@ def test_a_ray_that_does_not_start_is_one_message(
 
 GREETED = """
 import os, sys, threading
-from dlogp_ray.pipelines.session import _without_the_core_s_greeting
-with _without_the_core_s_greeting():
+from dlogp_ray.pipelines.session import _without_greeting
+with _without_greeting():
     os.write(2, b"[2026-01-01 00:00:00,000 I 1 2] logging.cc:303: Set ray log level from x to 3\\n")
     print("a thread's own words", file=sys.stderr, flush=True)
     os.write(2, b"[2026-01-01 00:00:00,000 E 1 2] other.cc:1: something is wrong\\n")

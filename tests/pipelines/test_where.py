@@ -23,7 +23,7 @@ NOBODY = Counter[str]()
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No Ray is there; each beginning of one is noted, and none starts."""
     noted: list[str] = []
-    monkeypatch.setattr(session, "is_another_s", lambda: False)
+    monkeypatch.setattr(session, "was_there", lambda: False)
     monkeypatch.setattr(session, "begin", lambda: noted.append("begun"))
     monkeypatch.setattr(where, "_through_ray", lambda: "ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -103,7 +103,7 @@ def test_who_names_a_cluster_gets_it(asked: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_session_of_the_caller_s_own_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "is_another_s", lambda: True)
+    monkeypatch.setattr(session, "was_there", lambda: True)
     assert settled("auto") == "ray"
 
 
