@@ -172,6 +172,7 @@ def ray_session() -> Any:
     # Ray's processes find what stands in for policies.
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    os.environ["RAY_worker_niceness"] = "0"  # beside other tests they would wait for ever
     os.environ["RAY_num_workers_soft_limit"] = "16"  # as start_ray: 5 s a job in place of 9
     ray.init(
         num_cpus=2,

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 
@@ -47,8 +47,7 @@ class _Session:
         self._end.wait()
 
     def end(self) -> None:
-        with suppress(Refused):
-            self.started.result()
+        if self.started.exception() is None:
             sys.modules["ray"].shutdown()
         self._end.set()
 
@@ -93,7 +92,7 @@ def join() -> None:
         return
     try:
         _own.started.result()
-    except Refused:
+    except BaseException:
         shutdown()
         raise
 

@@ -50,7 +50,11 @@ def generate(model: Any, processor: Any, ids: torch.Tensor, n: int, **kwargs: An
 @pytest.mark.parametrize("n", [5_000, pytest.param(50_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "intervention",
-    [SELECTIVE, Intervention("random", 0.4), Intervention("kl", 0.05, "rl", gamma=0.5)],
+    [
+        SELECTIVE,
+        pytest.param(Intervention("random", 0.4), marks=pytest.mark.slow),
+        pytest.param(Intervention("kl", 0.05, "rl", gamma=0.5), marks=pytest.mark.slow),
+    ],
     ids=["selective", "random", "rl-anchored"],
 )
 def test_generate_and_the_loop_give_texts_of_one_distribution(

@@ -16,6 +16,7 @@ from dlogp_ray.scoring.scorer import PairScorer
 
 
 @pytest.mark.parametrize("problems", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_other_batches_and_another_order_change_nothing_beyond_1e_5(problems: int) -> None:
     names = {"base": "base", "rl": rl_name()}
     sequences = [

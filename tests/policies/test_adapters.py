@@ -314,6 +314,7 @@ def test_a_changed_head_is_float32_under_a_bfloat16_body(tmp_path: Path) -> None
     assert (error <= bound).all()
 
 
+@pytest.mark.slow
 def test_a_compiled_adapter_policy_has_the_same_numbers(base: Path, adapter: Path) -> None:
     policies = load(base, rl=adapter)
     before = scores(policies)

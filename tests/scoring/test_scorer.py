@@ -140,7 +140,7 @@ def test_a_policy_does_not_differ_from_its_copy(
         assert result["copy"]["top1_agree"].all()
 
 
-@pytest.mark.parametrize("token_budget", [16, 64, 4096])
+@pytest.mark.parametrize("token_budget", [16, pytest.param(64, marks=pytest.mark.slow), 4096])
 def test_neither_order_nor_batches_change_a_score(
     token_budget: int, policies: dict[str, Policy]
 ) -> None:

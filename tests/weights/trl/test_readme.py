@@ -20,6 +20,7 @@ from dlogp_ray.weights.trl.sft import WeightedSFTTrainer
 README = Path(weights.__file__).with_name("README.md").read_text(encoding="utf-8")
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # of transformers, for TRL 1.16
 ]
 
