@@ -45,7 +45,7 @@ test-ray: compiled
 	$(PYTEST) -m 'ray and not slow and not gpu' $(call having,ray)
 
 test-rest: compiled
-	$(PYTEST) -n 2 -m 'not ray and not slow and not gpu'
+	$(PYTEST) -n 2 --dist worksteal -m 'not ray and not slow and not gpu'
 
 test-slow: setup
 	$(PYTEST) -m slow
