@@ -13,7 +13,11 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines import session
 
 RAY_COSTS_S = 12.0
-"""What a job through Ray takes longer than one in this process, beside its units."""
+"""What a job through Ray takes longer than one in this process, beside its units.
+
+On 2 cores the demo's command took 22 to 25 s through Ray, of which 3.5 s were two actors' scoring,
+and 14 to 15 s here, of which one process scored 7 s.
+"""
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray gives to a job that was submitted."""
 
