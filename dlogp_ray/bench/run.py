@@ -53,6 +53,8 @@ NAIVE_S = 60.0
 """What one round of a naive arm may take: on as many texts as that allows."""
 WARM = (*NAIVE, *PEERS)
 """Arms without a round that is not counted: they compile nothing, or have made a pass."""
+_WHOLE = ("matmul", "heads")
+"""Arms that have their whole work in any pass, on however few texts."""
 _FEW = 8
 """Texts of the trial that says how long all will take; what the naive arms take at a time."""
 _MATMUL_FLOPS = MATMULS * 2 * MATMUL_SIZE**3
@@ -139,8 +141,11 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         }
         | _share_of_statistics(seconds),
         "matmul_peak_flops_per_s": _spread(peak),
-        "share_of_matmul_peak": "pair" in seconds
-        and _spread([flops / s / p for s, p in zip(seconds["pair"], peak, strict=True)]),
+        "share_of_matmul_peak": _spread(
+            [flops / s / p for s, p in zip(seconds["pair"], peak, strict=True)]
+        )
+        if "pair" in seconds
+        else None,
         "padding_share": facts["padding_share"],
         "peak_memory_bytes": max(fact["peak_memory_bytes"] for fact in last),
         "noise_floor": noise,
@@ -194,7 +199,6 @@ def _plan(arms: dict[str, Arm], repeats: int, progress: bool) -> None:
         token_s = arm.run(few) / count_tokens(arm.texts[:few])
         if name in NAIVE:
             arm.count = _fitting(arm.texts, token_s)
-        # The product of squares, and the heads, have their whole work in any pass.
         estimates[name] = token_s * (
             count_tokens(arm.texts[:few]) if name in _WHOLE else arm.tokens
         )
@@ -205,9 +209,6 @@ def _plan(arms: dict[str, Arm], repeats: int, progress: bool) -> None:
     about = f"{minutes:,.0f} minutes" if minutes >= 2 else f"{minutes * 60:,.0f} s"
     texts = max(len(arm.texts) for arm in arms.values())
     _say(f"{repeats} rounds of {len(arms)} arms on {texts} texts{fewer}: about {about}", progress)
-
-
-_WHOLE = ("matmul", "heads")
 
 
 def _fitting(texts: Sequence[TokenSequence], token_s: float) -> int:

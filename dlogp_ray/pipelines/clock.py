@@ -28,8 +28,8 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """In all."""
-        return time.monotonic() - self._started
+        """In all, up to the last lap."""
+        return self._last - self._started
 
     @property
     def spent(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ receipts say.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -106,6 +106,7 @@ def make_run(
     outcome, failures, failed = Outcome(), Failures(job.run_uri), dict[str, str]()
     if run is not None and run.sealed:
         run.check_objects()
+        clock.lap("plan")
         return Made(run, outcome, failed)
     missing = units if run is None else units.take(~np.isin(units.index, run.committed().index))
     call = None
@@ -130,6 +131,8 @@ def make_run(
                 run = begin_run(job.run_uri, ready.info, begun)
                 job = as_recorded(job, run)
                 engine = run.info["engine"]
+                # Another call may have begun it since, with other threads: they round otherwise.
+                placement = replace(placement, threads=engine.get("threads", ready.threads))
                 say("scoring", engine=engine, placement=asdict(placement), on=executor.call.run_on)
                 outcome = do_units(
                     job,

@@ -5,6 +5,7 @@
   units.parquet      the work units, fixed before the first is scored
   scores/part-*      one object a unit; that it exists is the commit (generations/ of an intervene
                      job, which has its problems.parquet too)
+  calls/<id>.json    where a call did its work, how long that took, what it died at
   failed/<unit>.json cause and attempts of a unit that could not be done
   sparsity/<name>/   statistics of the table, by `dlogp sparsity`
   weights/<name>/    a weights table, by `dlogp reweight`: a run of its own
