@@ -1,4 +1,8 @@
-"""Drivers that are killed at random moments, one after the other, on a cluster that lives on."""
+"""Drivers that are killed at random moments, one after the other, on a cluster that lives on.
+
+Some do their work there and some in their own process, on the same run. The policies are stubs:
+what is tried is the same whatever is scored, and a driver comes to its first object sooner.
+"""
 
 import itertools
 import json
@@ -9,27 +13,31 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
-from conftest import contents, write_jsonl
+from conftest import contents, make_rows, write_jsonl
 
 import dlogp_ray
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.demo.pair import checkpoint_path, rl_name
-from dlogp_ray.demo.sampling import sample_corpus
-from dlogp_ray.demo.task import held_out_problems
+from dlogp_ray.config.job import RunOn
 from dlogp_ray.tables.verification import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 SEEDS, KILLS = 10, 20
-PROBLEMS = 1_000
+ROWS = 2_000
 TIMEOUT_S = 180
+STUBS = {
+    "DLOGP_TESTS_STUB": "1",
+    "PYTHONPATH": os.pathsep.join(str(ROOT / "tests" / part) for part in ("", "faults")),
+}
 
 
 @dataclass
@@ -37,24 +45,25 @@ class Drivers:
     """Drivers that join one cluster, and what an undisturbed one does."""
 
     folder: Path
+    policies: dict[str, str]
     environment: dict[str, str]
-    seconds_to_first_object: float = 0.0
+    seconds_to_first_object: dict[RunOn, float] = field(default_factory=dict)
     contents: dict[str, str] | None = None
 
-    def job(self, run_id: str) -> ScoreConfig:
+    def job(self, run_id: str, run_on: RunOn) -> ScoreConfig:
         return ScoreConfig(
             corpus=(str(self.folder / "corpus"),),
-            policies={"base": str(checkpoint_path("base")), "rl": str(checkpoint_path(rl_name()))},
+            policies=self.policies,
             output=str(self.folder / "runs"),
             run_id=run_id,
             unit_tokens=60,
-            actors=2,
+            actors=2 if run_on == "ray" else 1,
             threads_per_actor=1,
-            run_on="ray",
+            run_on=run_on,
         )
 
     def start(self, config: ScoreConfig) -> "subprocess.Popen[str]":
-        path = self.folder / f"{config.run_id}.yaml"
+        path = self.folder / f"{config.run_id}-{config.run_on}.yaml"
         path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
         return subprocess.Popen(
             [sys.executable, "-m", "dlogp_ray.cli", "score", str(path), "--no-progress"],
@@ -80,11 +89,14 @@ class Drivers:
 
 
 @pytest.fixture(scope="module")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
+def drivers(
+    policy_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Drivers]:
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     cluster = subprocess.Popen(
         [sys.executable, "-m", "cluster.local", "--nodes", "2", "--cpus", "2"],
         cwd=ROOT,
-        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        env=plain | STUBS,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -93,53 +105,58 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
         line = next(line for line in cluster.stdout if line.startswith("export "))
         joined = dict(re.findall(r"(\w+)=(\S+)", line))
         folder = tmp_path_factory.mktemp("rounds")
-        problems = held_out_problems(PROBLEMS, 0)
-        rows = [
-            row
-            for name in ("base", rl_name())
-            for row in sample_corpus(checkpoint_path(name), problems, samples_per_problem=1, seed=0)
-        ]
-        write_jsonl(folder / "corpus" / "a.jsonl", rows)
-        found = Drivers(folder, os.environ | joined)
-        started = time.monotonic()
-        config = found.job("undisturbed")
-        driver = found.start(config)
-        while not list(Path(config.run_uri).glob("scores/part-*")):
-            assert driver.poll() is None, driver.communicate()
-            time.sleep(0.1)
-        found.seconds_to_first_object = time.monotonic() - started
-        printed, log = driver.communicate(timeout=TIMEOUT_S)
-        assert driver.returncode == 0, log
-        found.contents = contents(json.loads(printed.splitlines()[-1])["run"])
+        write_jsonl(folder / "corpus" / "a.jsonl", make_rows(ROWS))
+        policies = {name: str(path) for name, path in policy_folders.items()}
+        found = Drivers(folder, policies, plain | STUBS | joined)
+        for run_on in get_args(RunOn):
+            if run_on != "auto":
+                undisturbed(found, run_on)
         yield found
     finally:
         cluster.send_signal(signal.SIGTERM)
         cluster.wait(timeout=60)
 
 
-# A driver lives up to 1.5 times what one takes to its first object: 20 of them, on a slow machine,
-# for a quarter of an hour.
+def undisturbed(drivers: Drivers, run_on: RunOn) -> None:
+    started = time.monotonic()
+    config = drivers.job(f"undisturbed-{run_on}", run_on)
+    driver = drivers.start(config)
+    while not list(Path(config.run_uri).glob("scores/part-*")):
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.1)
+    drivers.seconds_to_first_object[run_on] = time.monotonic() - started
+    printed, log = driver.communicate(timeout=TIMEOUT_S)
+    assert driver.returncode == 0, log
+    found = contents(json.loads(printed.splitlines()[-1])["run"])
+    assert drivers.contents in (None, found)
+    drivers.contents = found
+
+
+# A driver lives up to 1.5 times what one takes to its first object.
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_runs_whose_drivers_are_killed_at_random_moments(
     drivers: Drivers, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = random.Random(seed)
-    runs = (drivers.job(f"run-{seed}-{number}") for number in itertools.count())
-    config, kills = next(runs), 0
+    names = (f"run-{seed}-{number}" for number in itertools.count())
+    name = next(names)
+    kills = Counter[RunOn]()
     ended = list[str]()
-    while kills < KILLS:
+    while kills.total() < KILLS:
+        config = drivers.job(name, rng.choice(["here", "ray"]))
         # Over the whole life of a driver, the start too, which is most of it here.
-        moment = rng.uniform(0, 1.5 * drivers.seconds_to_first_object)
+        moment = rng.uniform(0, 1.5 * drivers.seconds_to_first_object[config.run_on])
         # At once: what the killed driver's workers still had in hand comes to its end beside it.
         driver = drivers.start(config)
         try:
             ended.append(drivers.end_undisturbed(driver, moment))
-            config = next(runs)
+            name = next(names)
         except subprocess.TimeoutExpired:
             driver.kill()
             driver.communicate()
-            kills += 1
+            kills[config.run_on] += 1
+    config = drivers.job(name, rng.choice(["here", "ray"]))
     ended.append(drivers.end_undisturbed(drivers.start(config), TIMEOUT_S))
     with capsys.disabled():
-        sys.stdout.write(f"\nseed {seed}: {kills} drivers killed; {'; '.join(ended)}\n")
+        sys.stdout.write(f"\nseed {seed}: {dict(kills)} drivers killed; {'; '.join(ended)}\n")
