@@ -155,7 +155,7 @@ class Arms:
     def _matmul(self) -> None:
         dtype = getattr(torch, self.dtypes["base"])
         square = torch.ones(MATMUL_SIZE, MATMUL_SIZE, dtype=dtype, device=self._device)
-        for _ in range(MATMULS):
+        for _ in range(MATMULS[self._device]):
             torch.mm(square, square)
 
     def _padding_share(self) -> float:

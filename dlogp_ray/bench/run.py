@@ -28,7 +28,7 @@ from rich.table import Table
 
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.bench.texts import make_groups, make_texts
-from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, Peer, Workers
+from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, Peer, Workers, check_peer
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.config.bench import ARMS
 from dlogp_ray.errors import Refused
@@ -51,13 +51,12 @@ PEERS = {
 NAIVE = ("naive_logp_twice", "naive_statistics")
 NAIVE_S = 60.0
 """What one round of a naive arm may take: on as many texts as that allows."""
-WARM = (*NAIVE, *PEERS)
+WARM = (*NAIVE, *PEERS, "matmul")
 """Arms without a round that is not counted: they compile nothing, or have made a pass."""
 _WHOLE = ("matmul", "heads")
 """Arms that have their whole work in any pass, on however few texts."""
 _FEW = 8
 """Texts of the trial that says how long all will take; what the naive arms take at a time."""
-_MATMUL_FLOPS = MATMULS * 2 * MATMUL_SIZE**3
 PACKAGES = ("dlogp_ray", "torch", "transformers", "numpy")
 
 
@@ -72,6 +71,7 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
     Raises:
         Refused: A policy or another engine can't be loaded.
     """
+    pythons = _pythons(config)
     device = _device()
     workers = Workers(config, device)
     peers: dict[str, Peer] = {}
@@ -88,11 +88,8 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
             if texts
         }
         threads, dtype = config.threads * config.processes, facts["dtype"]["base"]
-        pythons = {"vllm": config.vllm_python, "lm_eval": config.lm_eval_python}
-        for name in dict.fromkeys(PEERS[arm][0] for arm in config.chosen if arm in PEERS):
+        for name, python in pythons.items():
             _say(f"starting {name}, which takes minutes", progress)
-            python = pythons[name]
-            assert python is not None  # else its arms are not among the chosen
             peers[name] = Peer(name, python, config.base, dtype, ids, threads)
         arms: dict[str, Arm] = {}
         for name in (*config.chosen, "matmul"):
@@ -113,7 +110,7 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         for peer in peers.values():
             peer.close()
     tokens = {name: arm.tokens for name, arm in arms.items()}
-    peak = [_MATMUL_FLOPS / s for s in seconds["matmul"]]
+    peak = [MATMULS[device] * 2 * MATMUL_SIZE**3 / s for s in seconds["matmul"]]
     flops = facts["matmul_flops"]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -150,6 +147,16 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         "peak_memory_bytes": max(fact["peak_memory_bytes"] for fact in last),
         "noise_floor": noise,
     }
+
+
+def _pythons(config: BenchConfig) -> dict[str, str]:
+    """Engine -> its Python, of those with an arm among the chosen; each looked at, not started."""
+    given = {"vllm": config.vllm_python, "lm_eval": config.lm_eval_python}
+    names = dict.fromkeys(PEERS[arm][0] for arm in config.chosen if arm in PEERS)
+    found = {name: python for name in names if (python := given[name]) is not None}
+    for name, python in found.items():
+        check_peer(name, python)
+    return found
 
 
 def _share_of_statistics(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:

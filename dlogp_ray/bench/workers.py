@@ -22,8 +22,9 @@ WHOLE = ("naive_logp_twice", "naive_statistics", "matmul")
 LOG_LINES = 20
 """Of what another engine printed, so many lines are shown when it fails."""
 Texts = list[tuple[list[int], list[int]]]
-MATMUL_SIZE, MATMULS = 2_048, 8
-"""The square products of the arm that measures the peak."""
+MATMUL_SIZE, MATMULS = 2_048, {"cpu": 4, "cuda": 400}
+"""The square products of the arm that measures the peak: a second of one core, or hundredths of one
+of a GPU, beside which what asks for them takes nothing."""
 
 
 class Workers:
@@ -35,7 +36,9 @@ class Workers:
         Raises:
             Refused: A policy can't be loaded.
         """
-        context = multiprocessing.get_context("spawn")
+        # Forked from one process that has imported everything, which takes it seconds, and no more.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["dlogp_ray.bench.arms", "transformers.modeling_utils"])
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
         self._workers: list[tuple[Any, Connection]] = []
@@ -140,6 +143,29 @@ def _serve(config: BenchConfig, device: str, part: int, connection: Connection) 
         )
 
 
+def check_peer(name: str, python: str) -> None:
+    """Whether a Python has another engine, before anything is loaded.
+
+    Raises:
+        Refused: It has not, or can't be run.
+    """
+    option = _option(name)
+    there = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({name!r}))"
+    try:
+        done = subprocess.run([python, "-c", there], capture_output=True, check=False)
+    except OSError as error:
+        raise Refused(f"{option} {python}: {error.strerror}; give the path of a Python") from None
+    if done.returncode:
+        raise Refused(
+            f"{option} {python}: No module named {name!r} there; install it, or leave the option "
+            "out"
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}-python"
+
+
 class Peer:
     """Another engine with the base policy, in a Python of its own: see ``peer_arm``.
 
@@ -169,7 +195,7 @@ class Peer:
         Raises:
             Refused: It can't be started; the text says what it printed last.
         """
-        self._option = f"--{name.replace('_', '-')}-python"
+        self._option = _option(name)
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads),
             # Without it, vLLM keeps one core free.
@@ -178,20 +204,15 @@ class Peer:
         }
         self._log = tempfile.TemporaryFile()
         script = str(Path(__file__).with_name("peer_arm.py"))
-        try:
-            self._process = subprocess.Popen(
-                [python, script, name, model, dtype],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                text=True,
-                env=environment,
-                start_new_session=True,  # to end it with the processes that it starts
-            )
-        except OSError as error:
-            raise Refused(
-                f"{self._option} {python}: {error.strerror}; give the path of a Python"
-            ) from None
+        self._process = subprocess.Popen(
+            [python, script, name, model, dtype],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment,
+            start_new_session=True,  # to end it with the processes that it starts
+        )
         self.versions: dict[str, str] = json.loads(self._expect(json.dumps(texts)))
 
     def run_twice(self, texts: str, count: int | None = None) -> float:

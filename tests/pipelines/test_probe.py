@@ -1,10 +1,11 @@
 """What the probe chooses by measurement, on a node that it is told of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from dlogp_ray.pipelines import probe as probing
 from dlogp_ray.pipelines.actor import ScoreUnit
@@ -19,6 +20,14 @@ from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.tables.noise import NoiseFloor
 from tests.conftest import make_rows, write_jsonl
 from tests.pipelines.conftest import MakeConfig
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """The probe sets those of its process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -83,6 +92,7 @@ def test_float32_may_take_15_s_or_a_twentieth_of_the_job(
     tokens: int, job: ScoreJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[float] = []
+    job = replace(job, config=job.config.model_copy(update={"compile": "off"}))
     monkeypatch.setattr(probing, "measure_noise", lambda *all_of_it: given.append(all_of_it[2]))
     units = plan_score(job.config).units
     seen, _ = _probe(job, Placement(1, 1, 1, 0), Node(2, 2.0**34), tokens, list(units))
