@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxtyping import install_import_hook
+import shapes
 from s3_server import FaultyProxy, running_seaweed, write_aws_files
 
 from dlogp_ray.store import open_store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Every annotated shape of these rooms is checked at every call.
-install_import_hook(
-    ["dlogp_ray.policies", "dlogp_ray.scoring", "dlogp_ray.decoding", "dlogp_ray.weights"],
-    "beartype.beartype",
-)
+shapes.install()
 
 DEVICE = os.environ.get("DLOGP_TEST_DEVICE", "cpu")
 """Where the tests of scoring and decoding, and of the families, run: cpu or cuda."""
 CHARACTERS = "0123456789+=abcdefghij"
+
+
+def pytest_runtest_setup() -> None:
+    """Each test has its first calls checked."""
+    shapes.calls.clear()
 
 
 def make_tokenizer(characters: str = CHARACTERS) -> Any:
