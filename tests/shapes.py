@@ -6,7 +6,7 @@ it checks where that is a token of a tiny policy, and was half of all that such 
 
 from collections import Counter
 from collections.abc import Callable
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from typing import Any
 
 import jaxtyping
@@ -26,8 +26,13 @@ def install() -> None:
     def sparing(fn: Any = None, *, typechecker: Any) -> Any:
         if fn is None:
             return partial(sparing, typechecker=typechecker)
-        check = partial(plain, typechecker=typechecker)
-        return check(fn) if isinstance(fn, type) else _sparingly(fn, check)
+        if isinstance(fn, type):
+            return plain(fn, typechecker=typechecker)
+        if "<locals>" in fn.__qualname__:
+            # Defined anew with each call of the function around it, and to add a check takes as
+            # long as many. What is defined is what pickles by value, too: no layer of ours.
+            return plain(fn, typechecker=typechecker) if _due(fn) else fn
+        return _sparingly(fn, plain(fn, typechecker=typechecker))
 
     jaxtyping.jaxtyped = sparing
     jaxtyping.install_import_hook(
@@ -35,18 +40,17 @@ def install() -> None:
     )
 
 
-def _sparingly(fn: Callable[..., Any], check: Callable[..., Any]) -> Callable[..., Any]:
+def _due(fn: Callable[..., Any]) -> bool:
     name = f"{fn.__module__}.{fn.__qualname__}"
-    # Made when it is needed: that takes as long as many checks, and a function within another is
-    # defined anew with each call of that.
-    checked = cache(lambda: check(fn))
+    calls[name] += 1
+    return calls[name] <= FIRST or calls[name] % THEN == 0
 
+
+def _sparingly(fn: Callable[..., Any], checked: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():  # nothing is counted within what is compiled
-            return fn(*args, **kwargs)
-        calls[name] += 1
-        due = calls[name] <= FIRST or calls[name] % THEN == 0
-        return (checked() if due else fn)(*args, **kwargs)
+        # Nothing is counted within what is compiled.
+        due = not torch.compiler.is_compiling() and _due(fn)
+        return (checked if due else fn)(*args, **kwargs)
 
     return call
