@@ -11,11 +11,12 @@ responses, and which two rows of a corpus may carry as well. KTO's are of ``samp
 tokens are compared as TRL has made them, prompt and completion.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from datasets.fingerprint import generate_random_fingerprint
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
 
@@ -69,7 +70,7 @@ class ScoredDPOTrainer(DPOTrainer):
                 "ref_rejected_logps": [rejected for _, rejected in both],
             }
 
-        return dataset.map(references, batched=True, desc=f"Reading references of {name}")
+        return _added(dataset, references, name)
 
 
 class ScoredKTOTrainer(KTOTrainer):
@@ -116,7 +117,20 @@ class ScoredKTOTrainer(KTOTrainer):
         if self.calculate_KL:
             computed = super()._precompute_ref_logps(dataset, name, batch_size)
             dataset = computed.remove_columns("ref_logps")
-        return dataset.map(references, batched=True, desc=f"Reading references of {name}")
+        return _added(dataset, references, name)
+
+
+def _added(
+    dataset: Dataset, references: Callable[[Mapping[str, Any]], dict[str, Any]], name: str
+) -> Dataset:
+    # By default its result is named by a hash of all that the function holds, the policy too, and
+    # looked for in the cache: seconds, for what takes less.
+    return dataset.map(
+        references,
+        batched=True,
+        desc=f"Reading references of {name}",
+        new_fingerprint=generate_random_fingerprint(),
+    )
 
 
 def _checked(reference: PerToken, args: Any) -> PerToken:
