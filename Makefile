@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A module is compiled when it is first imported: most of those that pip would compile never are, at two minutes
-# of set-up. So the compiled ones have to be kept, whatever the machine's default.
+# of set-up. So the compiled ones have to be kept, whatever the machine's default, and what many processes of the
+# tests import first is compiled by one before.
 export PYTHONDONTWRITEBYTECODE :=
 # Files with tests of a mark: importing the others takes 20 s.
 having = $(shell grep -rl --include='test_*.py' 'mark\.$(1)\b' tests)
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
-.PHONY: setup demo lint types test compiled test-ray test-rest test-slow lock clean
+.PHONY: setup demo lint types test test-ray test-rest test-slow lock clean
 
 setup: $(READY)
 
@@ -19,6 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
+	$(BIN)/python -c 'import torch._inductor.compile_fx, transformers.models.llama.modeling_llama, ray.data, \
+		trl.trainer.grpo_trainer, peft, duckdb, s3fs, polars'
 	touch $@
 
 demo: setup
@@ -36,15 +39,10 @@ types: setup
 test: lint
 	$(MAKE) --no-print-directory -j3 --output-sync=line types test-ray test-rest
 
-# By one process, before the many of the tests do so at the same time.
-compiled: setup
-	$(BIN)/python -c 'import torch._inductor.compile_fx, transformers.models.llama.modeling_llama, ray.data, \
-		trl.trainer.grpo_trainer, peft, duckdb, s3fs, polars'
-
-test-ray: compiled
+test-ray: setup
 	$(PYTEST) -m 'ray and not slow and not gpu' $(call having,ray)
 
-test-rest: compiled
+test-rest: setup
 	$(PYTEST) -n 2 --dist worksteal -m 'not ray and not slow and not gpu'
 
 test-slow: setup

@@ -20,6 +20,11 @@ from conftest import make_rows, write_jsonl
 import dlogp_ray
 
 REPOSITORY = Path(__file__).parents[2]
+# What is tried is the way there and back, not what is scored.
+STUBS = {
+    "DLOGP_TESTS_STUB": "1",
+    "PYTHONPATH": os.pathsep.join(str(REPOSITORY / "tests" / part) for part in ("", "faults")),
+}
 BIN = Path(sys.executable).parent
 
 
@@ -37,6 +42,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the job server of a Ray head that lives as long as the test."""
     port = free_port()
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+    environment |= STUBS
     environment.pop("RAY_ADDRESS", None)
     log = (tmp_path_factory.mktemp("head") / "log").open("w")
     process = subprocess.Popen(
