@@ -5,6 +5,7 @@ The same corpus and unit size give the same units in every process.
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,8 +22,13 @@ from dlogp_ray.errors import Refused, RowRejected
 
 _SAMPLE_BYTES = 256 * 1024
 """How much of a JSONL file is read to estimate its tokens a byte."""
-_IDS = ("prompt_ids", "response_ids", "chosen_ids", "rejected_ids")
-_TEXTS = ("prompt", "messages", "response", "chosen", "rejected")
+_TEXTS = {
+    "prompt_ids": ("prompt", "messages"),
+    "response_ids": ("response",),
+    "chosen_ids": ("chosen",),
+    "rejected_ids": ("rejected",),
+}
+"""Column of ids -> those that hold it as text; where there are both, the ids are scored."""
 _BYTES_PER_TEXT_TOKEN = 4
 _COMPRESSION_RATIO = 4
 _READERS = 16
@@ -102,17 +108,19 @@ def _parquet_extent(file: CorpusFile, columns: Mapping[str, str]) -> tuple[int, 
             metadata = pq.ParquetFile(raw).metadata
     except (pa.ArrowException, OSError) as error:
         raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
-    ids = {columns.get(name, name) for name in _IDS}
-    texts = {columns.get(name, name) for name in _TEXTS}
-    counted, text_bytes = 0, 0
+    values, sizes = Counter[str](), Counter[str]()
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         for index in range(row_group.num_columns):
             column = row_group.column(index)
             root = column.path_in_schema.split(".")[0]
-            counted += column.num_values if root in ids else 0
-            text_bytes += column.total_uncompressed_size if root in texts else 0
-    return metadata.num_rows, counted or text_bytes // _BYTES_PER_TEXT_TOKEN
+            values[root] += column.num_values
+            sizes[root] += column.total_uncompressed_size
+    tokens = 0
+    for ids, texts in _TEXTS.items():
+        text_bytes = sum(sizes[columns.get(name, name)] for name in texts)
+        tokens += values[columns.get(ids, ids)] or text_bytes // _BYTES_PER_TEXT_TOKEN
+    return metadata.num_rows, tokens
 
 
 def _density(file: CorpusFile, columns: Mapping[str, str]) -> float:
@@ -124,12 +132,13 @@ def _density(file: CorpusFile, columns: Mapping[str, str]) -> float:
             break
         if isinstance(row, RowRejected):
             continue
-        for name in (*_IDS, *_TEXTS):
-            value = row.get(columns.get(name, name))
-            if value is None:
+        for ids, texts in _TEXTS.items():
+            values = row.get(columns.get(ids, ids))
+            if isinstance(values, list):
+                tokens += len(values)
                 continue
-            ids = isinstance(value, list) and name.endswith("_ids")
-            tokens += len(value) if ids else len(str(value)) // _BYTES_PER_TEXT_TOKEN
+            held = [row.get(columns.get(name, name)) for name in texts]
+            tokens += sum(len(str(text)) // _BYTES_PER_TEXT_TOKEN for text in held if text)
         with contextlib.suppress(RecursionError):  # nested as deep as json.loads goes
             sampled += len(json.dumps(row))
     return tokens / sampled if sampled else 1 / _BYTES_PER_TEXT_TOKEN

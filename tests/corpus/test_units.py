@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,22 @@ def test_text_counts_four_bytes_a_token(tmp_path: Path) -> None:
     # 4 bytes of length a value and the page headers come on top; 3 % here.
     parquet = write_parquet(tmp_path / "c.parquet", rows, use_dictionary=False, compression="none")
     assert sum(u.tokens for u in cut(parquet, 10**9)) == pytest.approx(100 * 1200 / 4, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.parquet"])
+def test_ids_beside_their_text_count_once_and_text_beside_other_ids_counts(
+    tmp_path: Path, name: str
+) -> None:
+    """Rollouts often carry both; what is scored is the ids."""
+    plain = partial(write_parquet, compression="none", use_dictionary=False)
+    write = write_jsonl if name.endswith("jsonl") else plain
+    row = {"sample_id": "s", "prompt_ids": [2] * 100, "response_ids": [3] * 200}
+    both = [row | {"prompt": "x" * 4_000, "response": "y" * 8_000}] * 100
+    path = write(tmp_path / name, both)
+    assert sum(u.tokens for u in cut(path, 10**9)) == pytest.approx(100 * 300, rel=0.02)
+    mixed = [{"sample_id": "s", "prompt": "x" * 4_000, "response_ids": [3] * 200}] * 100
+    path = write(tmp_path / f"mixed-{name}", mixed)
+    assert sum(u.tokens for u in cut(path, 10**9)) == pytest.approx(100 * 1_200, rel=0.02)
 
 
 def test_a_compressed_file_is_one_unit(tmp_path: Path) -> None:
