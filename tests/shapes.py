@@ -6,7 +6,7 @@ it checks where that is a token of a tiny policy, and was half of all that such 
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import jaxtyping
@@ -19,8 +19,9 @@ calls = Counter[str]()
 """Of a function, since its test began."""
 
 
+@cache
 def install() -> None:
-    """Check the rooms' functions, whichever are imported from now on."""
+    """Check the rooms' functions, whichever are imported from now on; once, whoever asks."""
     plain = jaxtyping.jaxtyped
 
     def sparing(fn: Any = None, *, typechecker: Any) -> Any:

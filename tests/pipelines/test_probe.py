@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_rows, write_jsonl
 
 from dlogp_ray.pipelines import probe as probing
 from dlogp_ray.pipelines.actor import ScoreUnit
@@ -18,7 +19,6 @@ from dlogp_ray.scoring.noise import measure_noise
 from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.tables.noise import NoiseFloor
-from tests.conftest import make_rows, write_jsonl
 from tests.pipelines.conftest import MakeConfig
 
 
