@@ -32,6 +32,8 @@ from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 from dlogp_ray.tables.noise import NoiseFloor
 
 _SEQUENCE_TOKENS = 256
+_SHORT_PASS_S = 1.0
+"""A pass that is shorter is made twice: what else the machine does can only make it longer."""
 _NOISE_TOKENS = range(1_024, 16_384 + 1)
 """The least and the most of the noise floor's sample; a 99th percentile of less says little."""
 _NOISE_S = 2.0
@@ -196,8 +198,10 @@ def _tokens_per_s(unit: ScoreUnit, job: ScoreJob, engine: Engine) -> float:
         unit.scorer.score(sequences)
         return time.monotonic() - started
 
-    # A pass takes tenths of a second, and what else the machine does can only make it longer.
-    return count_tokens(sequences) / min(once(), once())
+    seconds = once()
+    if seconds < _SHORT_PASS_S:
+        seconds = min(seconds, once())
+    return count_tokens(sequences) / seconds
 
 
 def _made_up(job: ScoreJob, engine: Engine) -> list[TokenSequence]:
