@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -36,8 +37,10 @@ class Workers:
         Raises:
             Refused: A policy can't be loaded.
         """
-        # Forked from one process that has imported everything, which takes it seconds, and no more.
-        context = multiprocessing.get_context("forkserver")
+        # Forked from one process that has imported everything, which takes seconds. Elsewhere than
+        # on Linux, system libraries that torch loads may not survive that.
+        linux = sys.platform == "linux"
+        context: Any = multiprocessing.get_context("forkserver" if linux else "spawn")
         context.set_forkserver_preload(["dlogp_ray.bench.arms", "transformers.modeling_utils"])
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
@@ -150,12 +153,15 @@ def check_peer(name: str, python: str) -> None:
         Refused: It has not, or can't be run.
     """
     option = _option(name)
-    there = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({name!r}))"
+    there = f"import importlib.util; print(importlib.util.find_spec({name!r}) is not None)"
     try:
-        done = subprocess.run([python, "-c", there], capture_output=True, check=False)
+        done = subprocess.run([python, "-c", there], capture_output=True, text=True, check=False)
     except OSError as error:
         raise Refused(f"{option} {python}: {error.strerror}; give the path of a Python") from None
-    if done.returncode:
+    found = done.stdout.strip()
+    if found not in ("True", "False"):
+        raise Refused(f"{option} {python}: it is no Python that runs; give the path of one")
+    if found == "False":
         raise Refused(
             f"{option} {python}: No module named {name!r} there; install it, or leave the option "
             "out"

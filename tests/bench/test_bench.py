@@ -215,6 +215,7 @@ def test_a_process_that_dies_ends_it(policy_folders: dict[str, Path], when: str)
         (["--set", "txts=3"], "txts: unknown field"),
         (["--base", "/nowhere/b", "--rl", "/nowhere/r"], "/nowhere/b"),
         (["--vllm-python", sys.executable], "No module named 'vllm' there"),
+        (["--vllm-python", "/bin/false"], "/bin/false: it is no Python that runs"),
         (["--lm-eval-python", "/nowhere/python"], "--lm-eval-python /nowhere/python: No such file"),
     ],
 )
