@@ -31,10 +31,7 @@ def make_corpus(
         console.print(f"corpus: {path} (there already)")
         return
     started = time.monotonic()
-    # Forked from one process that has imported what both need.
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["dlogp_ray.demo.sampling", "transformers.modeling_utils"])
-    with ProcessPoolExecutor(len(generators), mp_context=context) as pool:
+    with ProcessPoolExecutor(len(generators), mp_context=get_context("spawn")) as pool:
         sampled = dict(zip(generators, pool.map(sample, generators), strict=True))
     rows = [row for of_one in sampled.values() for row in of_one]
     store.create(str(path), "".join(json.dumps(row) + "\n" for row in rows).encode())
