@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -108,9 +107,8 @@ def drivers(
         write_jsonl(folder / "corpus" / "a.jsonl", make_rows(ROWS))
         policies = {name: str(path) for name, path in policy_folders.items()}
         found = Drivers(folder, policies, plain | STUBS | joined)
-        for run_on in get_args(RunOn):
-            if run_on != "auto":
-                undisturbed(found, run_on)
+        undisturbed(found, "here")
+        undisturbed(found, "ray")
         yield found
     finally:
         cluster.send_signal(signal.SIGTERM)
