@@ -359,7 +359,9 @@ def test_with_one_composition_the_base_does_not_differ_from_itself(tmp_path: Pat
     zero = Spread(rms=0.0, p99=0.0)
     names = ("delta_logp", "kl_rl_base", "kl_base_rl", "js")
     assert noise.base_against_base == dict.fromkeys(names, zero)
-    assert noise.unresolved_nats == 0
+    assert noise.unresolved_nats is not None
+    # The lm head's products over other numbers of rows: one unit in the last place of 2 to 4 nats.
+    assert noise.unresolved_nats <= 2**-22
 
 
 @pytest.mark.parametrize("name", ["base", "rl"])
