@@ -3,7 +3,27 @@
 A job ends with the highest code that applies.
 """
 
+import re
 from enum import IntEnum
+
+# In any link of a chain (simplecache::s3://…); abfs://container@account names no secret.
+_PASSWORD = re.compile(r"(?<!abfs)(?<!abfss)(://)[^/\s?#'\"]*@")
+# A signed address opens an object to whoever reads it.
+_SECRET = re.compile(
+    r"([?&;](?:[\w.-]*(?:credential|token|signature|secret|passw|pwd|api-?_?key|access-?_?key|auth)"
+    r"[\w.-]*|sig|key)=)[^&;#\s'\"]+",
+    re.IGNORECASE,
+)
+
+
+def without_credentials(text: str) -> str:
+    """A text in which no address carries credentials: what is printed, logged or kept goes here."""
+    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
+
+
+def carries_credentials(text: str) -> bool:
+    """Whether an address in a text does."""
+    return bool(_PASSWORD.search(text) or _SECRET.search(text))
 
 
 class ExitCode(IntEnum):
@@ -31,6 +51,10 @@ class DlogpError(Exception):
 
     exit_code = ExitCode.REFUSED
 
+    def __init__(self, text: object = "") -> None:
+        """Without credentials: a server's address stands in what libraries say of it."""
+        super().__init__(without_credentials(str(text)))
+
 
 class Refused(DlogpError):
     """The job is refused before any work: nothing has been written."""
@@ -38,6 +62,12 @@ class Refused(DlogpError):
 
 class FingerprintMismatch(DlogpError):
     """The run exists, and its inputs, policies or settings are not these."""
+
+    exit_code = ExitCode.MISMATCH
+
+
+class InputChanged(DlogpError):
+    """What a job is made from is not what it was when that was planned; it is named."""
 
     exit_code = ExitCode.MISMATCH
 
@@ -50,6 +80,12 @@ class UnfitStore(DlogpError):
 
 class StoreFailed(DlogpError):
     """Something could not be read or written; what is committed stays, the same command resumes."""
+
+    exit_code = ExitCode.FAILED_UNITS
+
+
+class Unanswered(DlogpError, OSError):
+    """A store does not answer, as often as it was asked; the same command asks again."""
 
     exit_code = ExitCode.FAILED_UNITS
 

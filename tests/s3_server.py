@@ -6,6 +6,7 @@ whole session, so that processes which started before a test are reached by the 
 
 import asyncio
 import atexit
+import fcntl
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -29,7 +30,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 300
 ACCESS_KEY, SECRET_KEY = "AKIDTESTS0123456", "tests-secret-4f1c9b"
 
 # Every process of the tests finds the server by these; Ray's workers inherit where they are.
@@ -50,12 +51,41 @@ def write_aws_files(endpoint: str) -> None:
     (AWS_FILES / "credentials").write_text(f"[default]\n{keys}")
 
 
+_PORTS = range(20_000, 30_000)
+"""Below those that a system gives out by itself, and above those of Ray's workers."""
+_PORTS_AT_ONCE = 20
+_held: list[Any] = []
+
+
 def free_ports(n: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that no other process of the tests is told, as long as this one lives.
+
+    A server that is told a port binds it later: a free one that two were told would be one's.
+    """
+    assert n <= _PORTS_AT_ONCE
+    for first in range(_PORTS.start, _PORTS.stop, _PORTS_AT_ONCE):
+        lock = Path(tempfile.gettempdir(), f"dlogp-tests-ports-{first}").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        ports = range(first, first + n)
+        if all(_is_free(port) for port in ports):
+            _held.append(lock)
+            return list(ports)
+        lock.close()
+    raise RuntimeError("no ports are free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 @contextmanager

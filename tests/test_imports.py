@@ -28,6 +28,7 @@ LEVELS = {
     "tables": 3,
     "store": 2,
     "config": 1,
+    "events": 1,
     "errors": 0,
 }
 MAY_IMPORT_RAY = {"pipelines", "jobs"}

@@ -1,39 +1,55 @@
 """Objects on a local disk and in any store that fsspec knows: how every room reads and writes."""
 
 from dlogp_ray.store.ahead import map_ahead
+from dlogp_ray.store.known import Known, is_still, know
 from dlogp_ray.store.objects import (
+    Changed,
     Entry,
     absolute,
+    asked_now_and_then,
     check_writable,
     create,
     delete,
-    etag,
+    entry,
+    entry_of,
     exists,
     is_local,
     list_objects,
     move,
     open_store,
+    opened,
     read,
     read_range,
     refusals,
     replace,
+    same_etag,
 )
+from dlogp_ray.store.s3 import patience
 
 __all__ = [
+    "Changed",
     "Entry",
+    "Known",
     "absolute",
+    "asked_now_and_then",
     "check_writable",
     "create",
     "delete",
-    "etag",
+    "entry",
+    "entry_of",
     "exists",
     "is_local",
+    "is_still",
+    "know",
     "list_objects",
     "map_ahead",
     "move",
     "open_store",
+    "opened",
+    "patience",
     "read",
     "read_range",
     "refusals",
     "replace",
+    "same_etag",
 ]

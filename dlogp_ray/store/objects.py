@@ -18,7 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from dlogp_ray.config import check_address
-from dlogp_ray.errors import Refused, UnfitStore
+from dlogp_ray.errors import Refused, Unanswered, UnfitStore
 from dlogp_ray.store import s3
 
 _CONFLICTS = 8
@@ -31,10 +31,12 @@ def open_store(uri: str, *, read_ahead: bool = True) -> tuple[Any, str]:
         uri: An address.
         read_ahead: False for whoever knows better what it will read: s3fs reads 5 MB more.
     """
-    options = s3.OPTIONS if uri.partition("://")[0] in s3.PROTOCOLS else {}
-    if options and not read_ahead:
-        options = {**options, "default_cache_type": "none"}
-    return fsspec.url_to_fs(uri, **options)  # type: ignore[no-any-return]
+    if uri.partition("://")[0] in s3.PROTOCOLS:
+        from dlogp_ray.store.patient_s3 import PatientS3  # with s3fs, which takes a second
+
+        filesystem = PatientS3(**s3.options(read_ahead=read_ahead))
+        return filesystem, filesystem._strip_protocol(uri)
+    return fsspec.url_to_fs(uri)  # type: ignore[no-any-return]
 
 
 def is_local(uri: str) -> bool:
@@ -46,7 +48,8 @@ def absolute(uri: str) -> str:
     """``uri`` in a form that means the same in every process: local paths become absolute.
 
     Raises:
-        Refused: It names nothing, carries credentials, or is of a store that is not installed.
+        Refused: It names nothing, carries credentials, is of a store that is not installed, or of
+            one that ends with this process.
     """
     try:
         check_address(uri)
@@ -58,6 +61,11 @@ def absolute(uri: str) -> str:
         raise Refused(
             f"{uri}: expected a path, or the URL of a store that is installed: {error}"
         ) from None
+    if filesystem.protocol == "memory":
+        raise Refused(
+            f"{uri}: what is there ends with its process, and no other sees it; give a path, or "
+            "the URL of a store"
+        )
     return str(path) if isinstance(filesystem, LocalFileSystem) else uri.rstrip("/")
 
 
@@ -70,7 +78,7 @@ def refusals(what: str) -> Iterator[None]:
 
     Raises:
         Refused: The store did so.
-        OSError: Everything else that is said by the library that speaks to it.
+        Unanswered: Everything else that is said by the library that speaks to it.
     """
     try:
         yield
@@ -78,7 +86,7 @@ def refusals(what: str) -> Iterator[None]:
         if cause := s3.refusal(error):
             raise Refused(f"{what}: {cause}") from None
         if s3.is_from_client(error):
-            raise OSError(str(error)) from error
+            raise Unanswered(f"{what}: {error}") from error
         raise
 
 
@@ -287,11 +295,96 @@ class Entry(NamedTuple):
 
     Attributes:
         size: Bytes.
-        etag: Tells one version from another; on a disk, the time of the last change.
+        etag: Tells one version from another; on a disk, the time of the last change in ns.
     """
 
     size: int
     etag: str
+
+
+class Changed(Exception):
+    """An object is not the version that was named; the text names it and says what differs."""
+
+
+def entry(uri: str) -> Entry:
+    """What the store says of an object now.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+    """
+    filesystem, path = open_store(uri)
+    with refusals(uri):
+        return entry_of(filesystem, filesystem.info(path))
+
+
+def entry_of(filesystem: Any, info: Mapping[str, Any]) -> Entry:
+    """The same, of what fsspec has listed."""
+    if isinstance(filesystem, LocalFileSystem):
+        return _entry_of_status(os.stat(info["name"]))  # fsspec's times are floats
+    return Entry(int(info["size"]), _etag(info))
+
+
+def _entry_of_status(status: os.stat_result) -> Entry:
+    return Entry(status.st_size, str(status.st_mtime_ns))
+
+
+def same_etag(recorded: str, found: str) -> bool:
+    """Whether two name one version.
+
+    Before schema 3, a file's on a disk was its time in seconds.
+    """
+    if recorded == found or "." not in recorded or not found.isdecimal():
+        return recorded == found
+    seconds, nanoseconds = divmod(int(found), 10**9)
+    return recorded == str(seconds + 1e-9 * nanoseconds)
+
+
+@contextlib.contextmanager
+def opened(uri: str, expected: Entry | None = None, *, read_ahead: bool = True) -> Iterator[Any]:
+    """An object that is read in the context, of the version that was named, before and after.
+
+    Args:
+        uri: Its address.
+        expected: That version; None where none was named.
+        read_ahead: As ``open_store``.
+
+    Raises:
+        Changed: It is another one, or gone. What was read of it counts for nothing then, and so
+            does an error that it came to.
+        FileNotFoundError: There is no such object, and no version was named.
+    """
+    filesystem, path = open_store(uri, read_ahead=read_ahead)
+    try:
+        file = filesystem.open(path, "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        if expected is None:
+            raise
+        raise Changed(f"{uri} is gone") from None
+    with file:
+        if expected is None:
+            yield file
+            return
+        local = isinstance(filesystem, LocalFileSystem)
+
+        def check(info: Mapping[str, Any] | None) -> None:
+            # Of a file on a disk, what is open: that its name is another's by now does no harm.
+            if local:
+                found = _entry_of_status(os.fstat(file.fileno()))
+            else:
+                found = entry_of(filesystem, info or filesystem.info(path))
+            if found.size != expected.size or not same_etag(expected.etag, found.etag):
+                raise Changed(
+                    f"{uri} has {found.size:,} bytes and version {found.etag} now, and had "
+                    f"{expected.size:,} and {expected.etag}"
+                )
+
+        check(getattr(file, "details", None))
+        try:
+            yield file
+        except Exception:
+            check(None)
+            raise
+        check(None)
 
 
 def list_objects(uri: str) -> Iterator[tuple[str, Entry]]:
@@ -323,8 +416,7 @@ def _list_local(path: str) -> Iterator[tuple[str, int, str]]:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # another writer's temporary file
                 if entry.is_file():
-                    status = entry.stat()
-                    yield entry.name, status.st_size, str(status.st_mtime)
+                    yield entry.name, *_entry_of_status(entry.stat())
 
 
 def _list_folder(filesystem: Any, path: str) -> Iterator[tuple[str, int, str]]:
@@ -335,12 +427,22 @@ def _list_folder(filesystem: Any, path: str) -> Iterator[tuple[str, int, str]]:
         return
     for entry in entries:
         if entry["type"] == "file":
-            yield entry["name"], int(entry["size"]), etag(entry)
+            yield entry["name"], int(entry["size"]), _etag(entry)
 
 
-def etag(info: Mapping[str, Any]) -> str:
-    """What tells one version of an object from another, from what fsspec says of it."""
+def _etag(info: Mapping[str, Any]) -> str:
     for key in ("ETag", "etag", "md5Hash", "created", "LastModified", "mtime"):
         if info.get(key) is not None and not (key == "created" and "mtime" in info):
             return str(info[key]).strip('"')
     return ""
+
+
+def asked_now_and_then(uri: str) -> contextlib.AbstractContextManager[None]:
+    """Within it, an S3 that other processes work with is asked here too, and its silence is said.
+
+    Args:
+        uri: An object there.
+    """
+    if uri.partition("://")[0] not in s3.PROTOCOLS:
+        return contextlib.nullcontext()
+    return s3.asked_now_and_then(lambda: exists(uri))

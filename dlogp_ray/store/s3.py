@@ -3,22 +3,81 @@
 Endpoint and credentials come from the environment or the usual AWS files, in each process anew.
 """
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 PROTOCOLS = frozenset({"s3", "s3a"})
 
-OPTIONS: Mapping[str, Any] = {
-    "use_listings_cache": False,  # other processes write
-    "config_kwargs": {
+_patient: ContextVar[bool] = ContextVar("patient", default=False)
+
+CONFIG: dict[bool, dict[str, Any]] = {
+    # For whoever waits for an answer: within two minutes there is one, or an error.
+    False: {
+        "connect_timeout": 10,
+        "read_timeout": 20,
+        "retries": {"mode": "standard", "total_max_attempts": 4},
+    },
+    # For units: an outage of some minutes is sat out.
+    True: {
         "connect_timeout": 10,
         # An answer comes after the whole body: 64 MB at 1 MB/s.
         "read_timeout": 60,
         # Of what did not arrive, throttling and 5xx; up to 20 s between the last two attempts.
-        "retries": {"mode": "standard", "max_attempts": 8},
+        "retries": {"mode": "standard", "total_max_attempts": 8},
     },
 }
-"""Arguments of ``s3fs.S3FileSystem``."""
+"""Whether it is patient -> botocore's own config."""
+
+
+def longest_s(config: Mapping[str, Any]) -> float:
+    """What a request takes, at most, that is never answered: all tries, and botocore's pauses."""
+    tries = config["retries"]["total_max_attempts"]
+    pauses = sum(min(2.0**n, 20.0) for n in range(tries - 1))
+    return float(tries * max(config["connect_timeout"], config["read_timeout"]) + pauses)
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Within it, in this thread, a store is asked for as long as units are worth."""
+    before = _patient.set(True)
+    try:
+        yield
+    finally:
+        _patient.reset(before)
+
+
+def options(*, read_ahead: bool) -> dict[str, Any]:
+    """Arguments of ``PatientS3``.
+
+    Args:
+        read_ahead: As ``objects.open_store``.
+    """
+    found: dict[str, Any] = {
+        "use_listings_cache": False,  # other processes write
+        "config_kwargs": CONFIG[_patient.get()],
+    }
+    return found if read_ahead else found | {"default_cache_type": "none"}
+
+
+@contextmanager
+def asked_now_and_then(ask: Callable[[], object], every_s: float = 10.0) -> Iterator[None]:
+    """A store that other processes work with is asked here too: where it hangs, that is said."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(every_s):
+            with suppress(Exception), patience():  # those processes meet it too, and report it
+                ask()
+
+    threading.Thread(target=go_on, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
 
 ONE_REQUEST_BYTES = 5 * 2**30
 """What one PUT can hold. An object that is put in parts leaves them behind when its writer dies."""

@@ -1,0 +1,159 @@
+"""An S3 that accepts and never answers: it is asked a few times, that is said, and it ends."""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dlogp_ray import events, store
+from dlogp_ray.cli import app
+from dlogp_ray.errors import Unanswered
+from dlogp_ray.store import patient_s3
+from dlogp_ray.store import s3 as s3_module
+from dlogp_ray.store.patient_s3 import PatientS3
+
+TRIES = {False: 2, True: 3}
+"""Fewer than in truth: pauses between them double."""
+
+
+class Silent:
+    """Accepts connections, reads, and says nothing; or says something to the first ones."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                connection, _ = self.listening.accept()
+                self._open.append(connection)
+                threading.Thread(target=self._read, args=(connection,), daemon=True).start()
+                continue
+            return
+
+    def _read(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            self.requests.append(connection.recv(65_536))
+            while connection.recv(65_536):
+                pass
+
+    def close(self) -> None:
+        self.listening.close()
+        for connection in self._open:
+            connection.close()
+
+
+def credentials(server: Silent) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": server.address,
+        "AWS_ACCESS_KEY_ID": "AKIDTESTS0123456",
+        "AWS_SECRET_ACCESS_KEY": "tests-secret",
+    }
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
+    """The endpoint of every S3 address; seconds are tenths."""
+    server = Silent()
+    for name, value in credentials(server).items():
+        monkeypatch.setenv(name, value)
+    for patient, config in s3_module.CONFIG.items():
+        quick = {"read_timeout": 0.3, "retries": {"mode": "standard", "total_max_attempts": 0}}
+        quick["retries"] = {"mode": "standard", "total_max_attempts": TRIES[patient]}
+        monkeypatch.setitem(s3_module.CONFIG, patient, config | quick)
+    for module in (events, patient_s3):
+        monkeypatch.setattr(module, "SAID_FIRST_S", 0.2)
+        monkeypatch.setattr(module, "SAID_EVERY_S", 0.5)
+    PatientS3.clear_instance_cache()
+    yield server
+    server.close()
+    PatientS3.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("patient", "ask"),
+    [
+        (False, lambda uri: store.read(uri)),
+        (True, lambda uri: store.read(uri)),
+        (False, lambda uri: store.read_range(uri, 0, 10)),
+        (False, lambda uri: store.exists(uri)),
+        (False, lambda uri: list(store.list_objects(uri))),
+        (False, lambda uri: store.entry(uri)),
+        (False, lambda uri: store.create(uri, b"data")),
+        (True, lambda uri: store.create(uri, b"data")),
+        (False, lambda uri: store.replace(uri, b"data")),
+        (False, lambda uri: store.opened(uri).__enter__()),
+    ],
+)
+def test_one_layer_asks_again(
+    ask: Any, patient: bool, silent: Silent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = store.patience() if patient else contextlib.nullcontext()
+    with held, pytest.raises(Unanswered, match=r"s3://bucket/some.*: no answer in \d+ s: Read"):
+        ask("s3://bucket/some/key")
+    assert len(silent.requests) == TRIES[patient]
+    assert "dlogp: waiting for s3://bucket/some" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "s3://bucket/runs/r"],
+        ["query", "s3://bucket/runs/r", "SELECT 1"],
+        ["verify", "s3://bucket/runs/r"],
+        ["sparsity", "s3://bucket/runs/r"],
+        ["reweight", "s3://bucket/runs/r", "--scheme", "delta"],
+        ["doctor", "s3://bucket/runs"],
+    ],
+)
+def test_commands_that_read_end_with_the_address(words: list[str], silent: Silent) -> None:
+    done = CliRunner().invoke(app, words)
+    assert done.exception is not None
+    assert getattr(done.exception, "exit_code", None) in (2, 4), done.exception
+    assert "s3://bucket/runs" in str(done.exception)
+    assert "no answer" in str(done.exception)
+    assert len(silent.requests) <= 2 * TRIES[False]
+
+
+def test_real_waits_end_within_two_minutes() -> None:
+    # 20 s to answer, four times, and pauses of at most 1, 2 and 4 s.
+    assert s3_module.longest_s(s3_module.CONFIG[False]) == 87 < 120
+    assert s3_module.longest_s(s3_module.CONFIG[True]) == 8 * 60 + 1 + 2 + 4 + 8 + 16 + 20 + 20
+
+
+@pytest.mark.slow
+def test_a_command_that_reads_ends_within_two_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Silent()
+    for name, value in credentials(server).items():
+        monkeypatch.setenv(name, value)
+    PatientS3.clear_instance_cache()
+    started = time.monotonic()
+    done = CliRunner().invoke(app, ["show", "s3://bucket/runs/r"])
+    seconds = time.monotonic() - started
+    server.close()
+    PatientS3.clear_instance_cache()
+    assert isinstance(done.exception, Unanswered)
+    assert len(server.requests) == 4
+    assert 60 < seconds < 120
+
+
+def test_credentials_of_an_endpoint_are_not_told(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = silent.address.replace("://", "://user:HUSHHUSH@")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", secret)
+    PatientS3.clear_instance_cache()
+    with pytest.raises(Exception, match="s3://bucket") as raised:
+        store.read("s3://bucket/key")
+    assert "HUSHHUSH" not in str(raised.value)
+    assert os.environ["AWS_ENDPOINT_URL"] == secret

@@ -1,0 +1,75 @@
+"""What is told of addresses, and what is not."""
+
+import json
+import logging
+import pickle
+
+import pytest
+
+from dlogp_ray import errors
+from dlogp_ray.errors import DlogpError, carries_credentials, without_credentials
+from dlogp_ray.events import JsonLines
+
+SECRET = "HUSHHUSH"
+WITH = [
+    f"s3://KEY:{SECRET}@bucket/x",
+    f"https://{SECRET}@host/x",
+    f"simplecache::s3://KEY:{SECRET}@bucket/x",
+    f"https://host/x?token={SECRET}",
+    f"https://host/x?a=1&sig={SECRET}",
+    f"https://host/x?sv=2021&se=2030&sig={SECRET}&sp=r",
+    f"https://host/x?X-Amz-Signature={SECRET}&X-Amz-Date=1",
+    f"https://host/x?X-Amz-Security-Token={SECRET}",
+    f"https://host/x?x-goog-credential={SECRET}",
+    f"https://host/x?api_key={SECRET}",
+    f"https://host/x?apikey={SECRET}",
+    f"https://host/x?access_token={SECRET}",
+    f"https://host/x?AWSAccessKeyId={SECRET}",
+    f"https://host/x?password={SECRET}#here",
+    f"https://host/x?auth={SECRET}",
+    f"https://host/x?client_secret={SECRET}",
+]
+WITHOUT = [
+    "s3://bucket/x",
+    "s3://bucket/user@host/a.jsonl",
+    "abfss://container@account.dfs.core.windows.net/x",
+    "hf://datasets/owner/name@main/data.jsonl",
+    "https://host/x?versionId=3&design=4&page=key",
+    "a token of 3 = 4 and sig=5 in prose",
+]
+
+
+@pytest.mark.parametrize("address", WITH)
+def test_credentials_are_recognised_and_left_out(address: str) -> None:
+    assert carries_credentials(address)
+    said = without_credentials(f"Could not connect to '{address}' (3 times), a=1")
+    assert SECRET not in said
+    assert said.startswith("Could not connect to '")
+    assert said.endswith("(3 times), a=1")
+    assert "host" in said or "bucket" in said
+    assert without_credentials(said) == said
+
+
+@pytest.mark.parametrize("address", WITHOUT)
+def test_what_carries_none_stays(address: str) -> None:
+    assert not carries_credentials(address)
+    assert without_credentials(address) == address
+
+
+@pytest.mark.parametrize("address", WITH)
+def test_no_error_and_no_line_of_the_log_has_them(address: str) -> None:
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, DlogpError)
+    ]
+    assert len(kinds) > 8
+    for kind in kinds:
+        error = kind(f"no answer from {address}")
+        assert SECRET not in str(error)
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again)) == (kind, str(error))
+    record = logging.makeLogRecord({"msg": "waiting", "fields": {"for": [address]}})
+    line = JsonLines().format(record)
+    assert SECRET not in line
+    assert json.loads(line)["event"] == "waiting"
