@@ -1,5 +1,6 @@
 """The score job's config: every refusal names the field, what was expected and what came."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,37 @@ def test_an_intervene_job_that_contradicts_itself_is_refused(
 ) -> None:
     with pytest.raises(Refused, match=named):
         InterveneConfig.from_mapping(INTERVENE | change)
+
+
+def laughs(levels: int) -> str:
+    """Each line ten aliases of the one before: 10 to the power of their number."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    for level in range(1, levels):
+        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (laughs(9), "with its aliases it has more than 100,000 values"),
+        ("a: " + "[" * 1_000 + "]" * 1_000, "nested deeper than YAML can be read"),
+        ("a: " + "[" * 200 + "]" * 200, "nested deeper than YAML can be read"),
+        ("a: &a [*a]", "an alias stands for what it stands in"),
+        ("a: " + "x" * 2**20, "expected at most 1,048,576 bytes"),
+    ],
+    ids=["laughs", "deep", "less deep", "itself", "large"],
+)
+def test_a_job_file_is_bounded(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    started = time.process_time()
+    with pytest.raises(Refused, match=said):
+        ScoreConfig.from_yaml(path)
+    assert time.process_time() - started < 10  # of the processor; a billion values take hours
+
+
+def test_aliases_may_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("corpus: &c x.jsonl\npolicies: {base: *c}\noutput: runs\nrun_id: *c\n")
+    assert ScoreConfig.from_yaml(path).run_id == "x.jsonl"

@@ -6,18 +6,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from dlogp_ray.errors import Refused
-
-# In any link of a chain (simplecache::s3://…); abfs://container@account names no secret. Or in a
-# signed address, which opens an object to whoever reads it.
-_CREDENTIALS = re.compile(
-    r"(?<!abfs)(?<!abfss)://[^/]*@"
-    r"|[?&](x-amz-|x-goog-)?(credential|security-token|signature|sig|token|access_token)=",
-    re.IGNORECASE,
-)
+from dlogp_ray.config.yaml_file import read_yaml
+from dlogp_ray.errors import Refused, carries_credentials
 
 
 def check_address(uri: str) -> str:
@@ -28,7 +20,7 @@ def check_address(uri: str) -> str:
     """
     if not uri.rpartition("://")[2]:
         raise ValueError(f"expected a path or URL, got {uri!r}, which names no folder or file")
-    if _CREDENTIALS.search(uri):
+    if carries_credentials(uri):
         raise ValueError(
             "the address carries credentials; take them out and set them in the environment"
         )
@@ -91,20 +83,9 @@ class JobConfig(BaseModel):
         """Read a YAML file; ``overrides`` that are not None replace its fields.
 
         Raises:
-            Refused: The file is missing, is not YAML, or does not pass the checks.
+            Refused: As ``read_yaml``, or it does not pass the checks.
         """
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise Refused(
-                f"config file {path}: {error.strerror}; give the path of a YAML file"
-            ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            cause = str(error)
-            # Without the line itself, which str() quotes: credentials may stand in it.
-            if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-                cause = f"line {error.problem_mark.line + 1}: {error.problem}"
-            raise Refused(f"config file {path} is not valid YAML: {cause}") from None
+        values = read_yaml(path)
         if isinstance(values, dict):
             values |= {key: value for key, value in overrides.items() if value is not None}
         return cls.from_mapping(values, source=str(path))
@@ -125,7 +106,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"{where}: is required and missing"
     text = problem["msg"].removeprefix("Value error, ")
-    if not where or _CREDENTIALS.search(repr(problem["input"])):
+    if not where or carries_credentials(repr(problem["input"])):
         return f"{where}: {text}".removeprefix(": ")
     return f"{where}: {text} (got {problem['input']!r})"
 

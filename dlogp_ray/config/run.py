@@ -44,6 +44,9 @@ def _as_source(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
+MAX_ROW_BYTES = 64 * 2**20
+
+
 class ActorRange(BaseModel):
     """How many actors a job has: so many at least, and more as the cluster has room."""
 
@@ -99,6 +102,10 @@ class RunConfig(JobConfig):
     """CPU threads of one actor's tensor operations (default: the CPUs divided among
     ``actors`` where these are given; else as few as memory allows, or, in a long job, what scores
     most on a node; 1 on a GPU)."""
+    timeout_start: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that a job through Ray waits for room in the cluster, before policies are tried and
+    again before units are done, and is refused then (default: for ever; what it waits for is
+    said)."""
     max_unit_attempts: Annotated[int, Field(ge=1)] = 3
     """How often a unit is tried when the process that scores it dies."""
     max_rejected: Annotated[int, Field(ge=0)] = 0

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dlogp_ray.config.job import Uri, as_list
-from dlogp_ray.config.run import RunConfig
+from dlogp_ray.config.run import MAX_ROW_BYTES, RunConfig
 
 CORPUS_COLUMNS = (
     "sample_id",
@@ -43,6 +43,10 @@ class ScoreConfig(RunConfig):
     preference data has them: two samples, ``<sample_id>/chosen`` and ``<sample_id>/rejected``."""
     append_eos: bool = False
     """Whether the end-of-sequence token is scored as the last token of a text response."""
+    max_row_bytes: Annotated[int, Field(ge=1)] = MAX_ROW_BYTES
+    """A row that takes more, as a line of JSONL or decoded from Parquet, is rejected, and a row
+    group that unfolds to more than this for each of its rows is refused: a few bytes can stand for
+    gigabytes. A response of a million tokens with log-probabilities takes 30 MB."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Logits are divided by it before every statistic."""
     statistics: Literal["all", "sampled"] = "all"

@@ -7,16 +7,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlogp_ray import store
+from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.files import CorpusFile
-from dlogp_ray.corpus.reading import read_jsonl
+from dlogp_ray.corpus.reading import open_file, read_jsonl
 from dlogp_ray.errors import Refused, RowRejected
 from dlogp_ray.tables.schemas import CARRY_TYPES, RESERVED
 
 _SAMPLE_ROWS = 1_000
 
 
-def carry_types(carry: Sequence[str] | Mapping[str, str], first: CorpusFile) -> dict[str, str]:
+def carry_types(
+    carry: Sequence[str] | Mapping[str, str], first: CorpusFile, max_row_bytes: int = MAX_ROW_BYTES
+) -> dict[str, str]:
     """Name -> type ("string", "int64", "float64", "bool") of every carried column.
 
     Types that the config does not give are read off the schema of the first corpus file, or off
@@ -35,7 +37,9 @@ def carry_types(carry: Sequence[str] | Mapping[str, str], first: CorpusFile) -> 
         return {}
     if first.format == "parquet":
         return _from_schema(carry, first)
-    head = islice(read_jsonl(first.uri, 0, None, first.compression), _SAMPLE_ROWS)
+    head = islice(
+        read_jsonl(first.uri, first.entry, 0, None, first.compression, max_row_bytes), _SAMPLE_ROWS
+    )
     try:
         rows = [row for _, row in head if not isinstance(row, RowRejected)]
     except OSError as error:
@@ -44,9 +48,8 @@ def carry_types(carry: Sequence[str] | Mapping[str, str], first: CorpusFile) -> 
 
 
 def _from_schema(carry: Sequence[str], file: CorpusFile) -> dict[str, str]:
-    filesystem, path = store.open_store(file.uri)
     try:
-        with filesystem.open(path, "rb") as raw:
+        with open_file(file.uri, file.entry) as raw:
             schema = pq.ParquetFile(raw).schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None

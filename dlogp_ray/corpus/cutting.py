@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlogp_ray import store
+from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.files import CorpusFile
-from dlogp_ray.corpus.reading import read_jsonl
+from dlogp_ray.corpus.reading import check_row_group, open_file, read_jsonl
 from dlogp_ray.corpus.units import Units
 from dlogp_ray.errors import Refused, RowRejected
 
@@ -34,19 +34,26 @@ _COMPRESSION_RATIO = 4
 _READERS = 16
 
 
-def cut_units(files: Sequence[CorpusFile], unit_tokens: int, columns: Mapping[str, str]) -> Units:
+def cut_units(
+    files: Sequence[CorpusFile],
+    unit_tokens: int,
+    columns: Mapping[str, str],
+    max_row_bytes: int = MAX_ROW_BYTES,
+) -> Units:
     """Cut every file into equal parts of at most about ``unit_tokens`` tokens.
 
     Args:
         files: The corpus.
         unit_tokens: Prompt and response tokens of one unit.
         columns: Standard column name -> name in the corpus, for the estimate of tokens.
+        max_row_bytes: What a row may take.
 
     Raises:
-        Refused: A file can't be read, or the corpus is empty.
+        Refused: A file can't be read, unfolds to too much, or the corpus is empty.
+        InputChanged: A file is not the one that was listed.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        extents = list(pool.map(lambda file: _extent(file, columns), files))
+        extents = list(pool.map(lambda file: _extent(file, columns, max_row_bytes), files))
     tables, count = [], 0
     for file, (length, tokens) in zip(files, extents, strict=True):
         if length == 0:
@@ -67,6 +74,8 @@ def cut_units(files: Sequence[CorpusFile], unit_tokens: int, columns: Mapping[st
                     "stop": stop,
                     "tokens": np.rint(tokens * share).astype(np.int64),
                     "size_bytes": np.rint(file.size_bytes * share).astype(np.int64),
+                    "file_bytes": pa.repeat(file.size_bytes, parts),
+                    "version": _repeat(file.version, parts),
                 }
             )
         )
@@ -87,30 +96,32 @@ def _repeat(value: str | None, times: int) -> pa.DictionaryArray:
     return pa.repeat(scalar, times).dictionary_encode()
 
 
-def _extent(file: CorpusFile, columns: Mapping[str, str]) -> tuple[int, int]:
+def _extent(file: CorpusFile, columns: Mapping[str, str], max_row_bytes: int) -> tuple[int, int]:
     """Length (rows or bytes) and tokens of a file; at least one token a file that is not empty."""
     if file.format == "parquet":
-        length, tokens = _parquet_extent(file, columns)
+        length, tokens = _parquet_extent(file, columns, max_row_bytes)
     else:
         length = file.size_bytes
         expanded = length * (_COMPRESSION_RATIO if file.compression else 1)
         try:
-            tokens = round(expanded * _density(file, columns))
+            tokens = round(expanded * _density(file, columns, max_row_bytes))
         except OSError as error:
             raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
     return length, max(tokens, 1)
 
 
-def _parquet_extent(file: CorpusFile, columns: Mapping[str, str]) -> tuple[int, int]:
-    filesystem, path = store.open_store(file.uri)
+def _parquet_extent(
+    file: CorpusFile, columns: Mapping[str, str], max_row_bytes: int
+) -> tuple[int, int]:
     try:
-        with filesystem.open(path, "rb") as raw:
+        with open_file(file.uri, file.entry) as raw:
             metadata = pq.ParquetFile(raw).metadata
     except (pa.ArrowException, OSError) as error:
         raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
     values, sizes = Counter[str](), Counter[str]()
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
+        check_row_group(file.uri, group, row_group, max_row_bytes)
         for index in range(row_group.num_columns):
             column = row_group.column(index)
             root = column.path_in_schema.split(".")[0]
@@ -123,11 +134,13 @@ def _parquet_extent(file: CorpusFile, columns: Mapping[str, str]) -> tuple[int, 
     return metadata.num_rows, tokens
 
 
-def _density(file: CorpusFile, columns: Mapping[str, str]) -> float:
+def _density(
+    file: CorpusFile, columns: Mapping[str, str], max_row_bytes: int = MAX_ROW_BYTES
+) -> float:
     """Tokens a byte of the beginning of a JSONL file."""
     tokens, sampled = 0, 0
     stop = None if file.compression else _SAMPLE_BYTES
-    for offset, row in read_jsonl(file.uri, 0, stop, file.compression):
+    for offset, row in read_jsonl(file.uri, file.entry, 0, stop, file.compression, max_row_bytes):
         if offset >= _SAMPLE_BYTES:
             break
         if isinstance(row, RowRejected):

@@ -24,7 +24,7 @@ class CorpusFile:
         format: How it is read.
         compression: Of the whole file, as Arrow names it, or None.
         size_bytes: As stored.
-        version: The store's etag, or on a disk the time of the last change.
+        version: The store's etag, or on a disk the time of the last change in ns.
     """
 
     uri: str
@@ -32,6 +32,11 @@ class CorpusFile:
     compression: str | None
     size_bytes: int
     version: str
+
+    @property
+    def entry(self) -> store.Entry:
+        """The version that is to be read."""
+        return store.Entry(self.size_bytes, self.version)
 
 
 def list_corpus(patterns: Sequence[str], what: str = "corpus") -> list[CorpusFile]:
@@ -92,7 +97,7 @@ def _list_pattern(pattern: str, what: str) -> list[CorpusFile]:
             uri = posixpath.normpath(name)
         else:
             uri = str(filesystem.unstrip_protocol(name))
-        files.append(CorpusFile(uri, kind, compression, int(entry["size"]), store.etag(entry)))
+        files.append(CorpusFile(uri, kind, compression, *store.entry_of(filesystem, entry)))
     return files
 
 

@@ -6,6 +6,7 @@ A problem that does not fit is refused by name before anything runs: there are t
 most, and each stands for thousands of answers.
 """
 
+import hashlib
 import io
 import json
 from collections import Counter
@@ -97,16 +98,17 @@ def encode_problems(problems: pa.Table, unit_problems: int) -> bytes:
     return sink.getvalue()
 
 
-def problem_units(uri: str, problems: int, unit_problems: int, answers: int) -> Units:
-    """Work units of some problems each.
+def problem_units(uri: str, data: bytes, problems: int, unit_problems: int, answers: int) -> Units:
+    """Work units of some problems each; the version of their file is the SHA-256 of its content.
 
     Args:
         uri: Address of ``problems.parquet``.
+        data: What is in it.
         problems: How many there are.
         unit_problems: In a unit.
         answers: To each problem; what ``Unit.tokens`` counts here.
     """
-    starts = range(0, problems, unit_problems)
+    starts, version = range(0, problems, unit_problems), hashlib.sha256(data).hexdigest()
     rows = [
         {
             "index": index,
@@ -117,6 +119,8 @@ def problem_units(uri: str, problems: int, unit_problems: int, answers: int) -> 
             "stop": min(start + unit_problems, problems),
             "tokens": (min(start + unit_problems, problems) - start) * answers,
             "size_bytes": 0,
+            "file_bytes": len(data),
+            "version": version,
         }
         for index, start in enumerate(starts)
     ]
@@ -126,9 +130,12 @@ def problem_units(uri: str, problems: int, unit_problems: int, answers: int) -> 
 def _raw(files: Sequence[CorpusFile]) -> Iterator[tuple[str, dict[str, Any] | RowRejected]]:
     for file in files:
         if file.format == "parquet":
-            rows, unit = read_parquet(file.uri), "row"
+            rows, unit = read_parquet(file.uri, file.entry), "row"
         else:
-            rows, unit = read_jsonl(file.uri, 0, None, file.compression), "byte"
+            rows, unit = (
+                read_jsonl(file.uri, file.entry, 0, None, file.compression),
+                "byte",
+            )
         for offset, raw in rows:
             yield f"{file.uri}, {unit} {offset:,}", raw
 

@@ -20,6 +20,10 @@ _TRIED = 1_000
 """Tokens of a vocabulary among which one is sought that its own text gives."""
 
 
+_CHARACTERS_PER_TOKEN = 16
+"""More than texts have; less than what tokens for long runs of one character stand for."""
+
+
 class TextIds(NamedTuple):
     """What became of a text.
 
@@ -42,6 +46,7 @@ class TextTokenizer:
         append_eos: Whether the end-of-sequence token follows each response and is scored.
         ends: Ids that end a response, beside the tokenizer's own: one that ends with such gets no
             second end.
+        max_tokens: What a row may have, None for no limit: a text of many more is not tokenised.
 
     Attributes:
         ends: All of them.
@@ -57,6 +62,7 @@ class TextTokenizer:
         prompt_format: Literal["raw", "chat"],
         append_eos: bool,
         ends: Collection[int] = (),
+        max_tokens: int | None = None,
     ) -> None:
         """Check that the tokenizer has what is asked of it."""
         if prompt_format == "chat" and not tokenizer.chat_template:
@@ -66,6 +72,7 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._chat = prompt_format == "chat"
         self._append_eos = append_eos
+        self._max_tokens = max_tokens
         self.ends = frozenset({tokenizer.eos_token_id, *ends} - {None})
 
     def prompt(self, text: str) -> TextIds:
@@ -139,6 +146,30 @@ class TextTokenizer:
         return ids
 
     def _ids(self, text: str, *, special: bool = False) -> list[int]:
+        self._check_length(text)
+        return self._encoded(text, special=special)
+
+    def _check_length(self, text: str) -> None:
+        """Reject what is too long by far by its beginning: a token's ids take 1.5 KB on the way.
+
+        Raises:
+            RowRejected: The text has more than twice the tokens that a row may have.
+        """
+        if self._max_tokens is None:
+            return
+        size = _CHARACTERS_PER_TOKEN * self._max_tokens
+        while len(text) > size:
+            count = len(self._encoded(text[:size]))
+            # Twice: how a text goes on can change the tokens at the end of its beginning.
+            if count > 2 * self._max_tokens:
+                raise RowRejected(
+                    "too_long",
+                    f"the first {size:,} of {len(text):,} characters have {count:,} tokens; the "
+                    f"policies take {self._max_tokens:,}",
+                )
+            size *= 2
+
+    def _encoded(self, text: str, *, special: bool = False) -> list[int]:
         try:
             # Its warning about long texts comes before they are checked here.
             found = self._tokenizer(text, add_special_tokens=special, verbose=False)

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dlogp_ray import store
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -28,6 +30,8 @@ class Unit:
         stop: The row or byte after the last.
         tokens: Prompt and response tokens, about.
         size_bytes: Of the file's part, as stored, about.
+        file_bytes: Of the whole file.
+        version: Of the file, as it was listed.
     """
 
     index: int
@@ -38,6 +42,13 @@ class Unit:
     stop: int
     tokens: int
     size_bytes: int
+    file_bytes: int
+    version: str
+
+    @property
+    def file_entry(self) -> store.Entry:
+        """The version of the file that is to be read."""
+        return store.Entry(self.file_bytes, self.version)
 
     @property
     def name(self) -> str:
@@ -60,9 +71,11 @@ SCHEMA = pa.schema(
         "stop": pa.int64(),
         "tokens": pa.int64(),
         "size_bytes": pa.int64(),
+        "file_bytes": pa.int64(),
+        "version": pa.string(),
     }
 )
-_REPEATED = ("file", "format", "compression")
+_REPEATED = ("file", "format", "compression", "version")
 
 
 class Units(Sequence[Unit]):
@@ -139,11 +152,12 @@ def encode_units(units: Units) -> bytes:
 
 
 def decode_units(data: bytes) -> Units:
-    """Read ``units.parquet``."""
-    return Units(
-        pq.read_table(
-            pa.BufferReader(data),
-            page_checksum_verification=True,
-            read_dictionary=list(_REPEATED),
-        )
+    """Read ``units.parquet``; what it has not, of a sealed run of schema 2 or before, is empty."""
+    table = pq.read_table(
+        pa.BufferReader(data), page_checksum_verification=True, read_dictionary=list(_REPEATED)
     )
+    for name, empty in (("file_bytes", 0), ("version", "")):
+        if name not in table.schema.names:
+            values = pa.repeat(pa.scalar(empty, SCHEMA.field(name).type), len(table))
+            table = table.append_column(name, values)
+    return Units(table)

@@ -122,7 +122,7 @@ def test_units_are_the_row_groups_and_the_same_problems_give_the_same_bytes() ->
     data = encode_problems(table, 3)
     assert data == encode_problems(pa.Table.from_pylist(rows), 3)
     file = pq.ParquetFile(pa.BufferReader(data))
-    units = list(problem_units("run/problems.parquet", 7, 3, answers=10))
+    units = list(problem_units("run/problems.parquet", b"", 7, 3, answers=10))
     assert [(u.start, u.stop, u.tokens) for u in units] == [(0, 3, 30), (3, 6, 30), (6, 7, 10)]
     for unit in units:
         group = file.read_row_group(unit.index)["problem_id"].to_pylist()

@@ -392,7 +392,7 @@ names += ["prompt_ids", "response_ids", "response_mask", "prompt", "messages", "
 TOKENIZER = text_tokenizer(TEMPLATE)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(names), anything), st.sampled_from(["string", "float64"]))
 def test_whatever_a_row_holds_it_comes_out_and_its_neighbours_are_scored(
     changes: dict[str, Any], kind: str

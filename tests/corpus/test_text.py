@@ -9,6 +9,7 @@ from transformers import ByT5Tokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from dlogp_ray.corpus.rows import RowRules, check_rows
 from dlogp_ray.corpus.text import TextTokenizer
+from dlogp_ray.errors import RowRejected
 
 PAD, EOS, BOS = 0, 1, 2
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<im_end>"]
@@ -209,3 +210,41 @@ def test_a_tokenizer_that_frames_as_bert_does() -> None:
     assert found["prompt_ids"] == [BOS, *ids_of("1")]
     assert found["special_tokens"] == ["bos_there", "end_left_off"]
     assert checked(framed, {"prompt": "<bos><bos>1"})["status"] == "two_bos"
+
+
+def test_a_text_far_too_long_is_rejected_by_its_beginning() -> None:
+    tokenizer = word_level()
+    asked: list[int] = []
+
+    class Counting:
+        def __call__(self, text: str, **more: Any) -> Any:
+            asked.append(len(text))
+            return tokenizer(text, **more)
+
+        def __len__(self) -> int:
+            return len(tokenizer)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+    texts = TextTokenizer(
+        Counting(), prompt_format="raw", append_eos=False, ends=(), max_tokens=100
+    )
+    assert texts.response("1" * 100).ids == ids_of("1" * 100)
+    # A character is a token: 1,600 of them, sixteen times the limit, are enough to see it.
+    assert len(texts.response("1" * 1_600).ids) == 1_600  # which is rejected where rows are checked
+    asked.clear()
+    with pytest.raises(RowRejected, match=r"first 1,600 of 1,000,000 characters have 1,600 tokens"):
+        texts.response("1" * 1_000_000)
+    with pytest.raises(RowRejected, match="the policies take 100"):
+        texts.prompt("1" * 1_000_000)
+    assert max(asked) == 1_600
+
+
+def test_a_text_of_long_tokens_is_not_taken_for_too_long() -> None:
+    vocabulary = {"<pad>": 0, " " * 64: 1, "a": 2}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(" {64}|a"), "isolated")
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="a", pad_token="<pad>")
+    texts = TextTokenizer(made, prompt_format="raw", append_eos=False, max_tokens=10)
+    assert texts.response(" " * 64 * 10).ids == [1] * 10  # 640 characters, 64 a token

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
@@ -15,6 +16,7 @@ from conftest import make_rows, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlogp_ray import store
 from dlogp_ray.corpus.cutting import cut_units
 from dlogp_ray.corpus.files import CorpusFile, list_corpus
 from dlogp_ray.corpus.units import SCHEMA, Unit, Units, decode_units, encode_units
@@ -173,6 +175,8 @@ units = st.builds(
     stop=st.integers(0, 2**62),
     tokens=st.integers(0, 2**62),
     size_bytes=st.integers(0, 2**62),
+    file_bytes=st.integers(0, 2**62),
+    version=st.text(st.characters(exclude_categories=["Cs"])),
 )
 
 
@@ -201,8 +205,10 @@ def test_units_are_taken_by_place_and_by_mask(tmp_path: Path) -> None:
 def test_bounds_of_a_file_of_many_parts_do_not_overflow(tmp_path: Path) -> None:
     # 10 TB in 4 million parts: bound k is floor(10^13 k / 4,000,000) = 2,500,000 k, and the
     # product 10^13 * 4 * 10^6 is more than 2^63.
-    path = write_jsonl(tmp_path / "c.jsonl", [{"prompt_ids": [1, 2], "response_ids": [3]}])
-    file = CorpusFile(str(path), "jsonl", None, 10**13, "")
+    rows = [{"prompt_ids": [1, 2], "response_ids": [3]}] * 10_000  # more than is read of it
+    path = write_jsonl(tmp_path / "c.jsonl", rows)
+    os.truncate(path, 10**13)  # takes no room
+    file = CorpusFile(str(path), "jsonl", None, *store.entry(str(path)))
     (whole,) = cut_units([file], 2**62, {})
     units = cut_units([file], whole.tokens // 4_000_000, {})
     count = len(units)
@@ -213,6 +219,7 @@ def test_bounds_of_a_file_of_many_parts_do_not_overflow(tmp_path: Path) -> None:
 
 
 def test_names_sort_as_units_do() -> None:
-    names = [Unit(index, "f", "jsonl", None, 0, 1, 1, 1).name for index in (0, 9, 10, 99_999_999)]
+    indices = (0, 9, 10, 99_999_999)
+    names = [Unit(index, "f", "jsonl", None, 0, 1, 1, 1, 1, "1").name for index in indices]
     assert names[1] == "part-00000009"
     assert names == sorted(names)

@@ -1,0 +1,72 @@
+"""A YAML file as plain values, read within bounds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dlogp_ray.errors import Refused
+
+_MOST_BYTES = 2**20
+_MOST_VALUES = 100_000
+"""With each alias written out: a few lines of them can stand for billions."""
+_MOST_DEPTH = 100
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What the file holds.
+
+    Raises:
+        Refused: It is missing, is not YAML, or is more than a job file can be.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise Refused(
+            f"config file {path}: {error.strerror}; give the path of a YAML file"
+        ) from None
+    if len(data) > _MOST_BYTES:
+        raise Refused(f"config file {path}: expected at most {_MOST_BYTES:,} bytes of YAML")
+    try:
+        root = yaml.compose(data.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+        values = _values(root, {}, ())
+        if values > _MOST_VALUES:
+            raise Refused(
+                f"config file {path}: with its aliases it has more than {_MOST_VALUES:,} values"
+            )
+        return yaml.safe_load(data)
+    except RecursionError:
+        raise Refused(f"config file {path}: it is nested deeper than YAML can be read") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        cause = str(error)
+        # Without the line itself, which str() quotes: credentials may stand in it.
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            cause = f"line {error.problem_mark.line + 1}: {error.problem}"
+        raise Refused(f"config file {path} is not valid YAML: {cause}") from None
+
+
+def _values(node: Any, counted: dict[int, int], above: tuple[int, ...]) -> int:
+    """How many values there are at and below a node, each alias written out.
+
+    Raises:
+        YAMLError: It holds itself.
+        RecursionError: It is nested too deep.
+    """
+    if id(node) in above:
+        raise yaml.YAMLError("an alias stands for what it stands in")
+    if len(above) > _MOST_DEPTH:
+        raise RecursionError
+    if id(node) not in counted:
+        inner = (_values(one, counted, (*above, id(node))) for one in _below(node))
+        counted[id(node)] = 1 + sum(inner)
+    return counted[id(node)]
+
+
+def _below(node: Any) -> Iterator[Any]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
