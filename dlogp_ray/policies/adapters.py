@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Parameter
 
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import InputChanged, Refused
 from dlogp_ray.policies.adapter_files import MERGE
 from dlogp_ray.policies.checkpoint import Checkpoint
 from dlogp_ray.policies.loading import load_model
@@ -76,9 +76,11 @@ def _adapted(base: Any, checkpoint: Checkpoint) -> Any:
     """A model over the weights of ``base`` with the adapter in it; ``base`` stays what it is."""
     model = _over_the_same_weights(base)
     try:
-        with warnings.catch_warnings():
+        with checkpoint.unchanged(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they tell of is an error here
             _put_in(model, checkpoint.folder)
+    except InputChanged:
+        raise
     except Exception as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise Refused(

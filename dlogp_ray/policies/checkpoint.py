@@ -2,7 +2,8 @@
 
 Nothing here needs a GPU or reads weights into memory. A checkpoint is a local folder, an fsspec
 URL (copied once into a local cache), or a hub id with an optional revision (from the local cache
-when offline).
+when offline). What was hashed is what is loaded: a checkpoint whose files are known is read within
+``unchanged``.
 """
 
 import hashlib
@@ -10,18 +11,27 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dlogp_ray import store
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import InputChanged, Refused
 
 WEIGHTS = "*.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ADAPTER_CONFIG = "adapter_config.json"
-_NOT_NUMBERS = {"generation_config.json", "trainer_state.json"}
+_KINDS = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin"}
+"""Endings of files that change numbers."""
+_HOLD_WEIGHTS = {".safetensors", ".bin"}
+_NO_MATTER = "trainer_state.json"
+_ENDS = "generation_config.json"
+"""Changes no number, but may say what ends a text."""
+Files = tuple[tuple[str, store.Known], ...]
+"""A checkpoint's files by name, sorted."""
 CACHE = Path(os.environ.get("DLOGP_CACHE", "~/.cache/dlogp_ray")).expanduser()
 
 
@@ -34,12 +44,14 @@ class Checkpoint:
         source: What the config says.
         folder: The local folder with config, weights and tokenizer.
         base: Of an adapter, the policy on whose weights it is; it has the config.
+        known: Its files when they were hashed; None before that.
     """
 
     name: str
     source: str
     folder: Path
     base: "Checkpoint | None" = None
+    known: Files | None = None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -104,18 +116,72 @@ class Checkpoint:
             return self.config[key]
         return self.config.get("text_config", {}).get(key)
 
-    def identity(self) -> dict[str, str]:
-        """SHA-256 of every file that changes numbers: name -> hex digest.
+    def know(self) -> Files:
+        """Hash every file that changes numbers, or says what ends a text.
 
         Reads all weights once, at the disk's speed.
+
+        Raises:
+            InputChanged: One is written to meanwhile.
         """
-        digests = {}
-        kinds = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin"}
-        for path in sorted(self.folder.iterdir()):
-            if path.suffix in kinds and path.name not in _NOT_NUMBERS:
-                with path.open("rb") as file:
-                    digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return digests
+        try:
+            return tuple((path.name, store.know(path)) for path in self._files())
+        except store.Changed as error:
+            raise self._changed(str(error)) from None
+
+    def identity(self) -> dict[str, str]:
+        """SHA-256 of every file that changes numbers: name -> hex digest."""
+        files = self.know() if self.known is None else self.known
+        return {name: known.sha256 for name, known in files if name != _ENDS}
+
+    @contextmanager
+    def unchanged(self, *, weights: bool = True) -> Iterator[None]:
+        """A context in which the files are read that were hashed, where they were.
+
+        Args:
+            weights: Whether those that hold weights are read too.
+
+        Raises:
+            InputChanged: They are others, before it or after it.
+        """
+        self._check(weights)
+        yield
+        self._check(weights)
+
+    def check_in_place(self) -> None:
+        """Check that no file has been overwritten in its place since it was hashed.
+
+        In memory, weights on a CPU are pages of their file: what is written into it is scored. A
+        file that another one has replaced stays what it was for whoever has loaded it.
+
+        Raises:
+            InputChanged: One has been.
+        """
+        for name, known in self.known or ():
+            if not store.is_still(self.folder / name, known, unless_replaced=True):
+                raise self._changed(f"{name} was overwritten after it was loaded")
+
+    def _check(self, weights: bool) -> None:
+        if self.known is None:
+            return
+        files = [one for one in self._files() if weights or one.suffix not in _HOLD_WEIGHTS]
+        known = {n: k for n, k in self.known if weights or Path(n).suffix not in _HOLD_WEIGHTS}
+        if came := sorted({one.name for one in files} - known.keys()):
+            raise self._changed(f"{came[0]} was not there")
+        for name, one in known.items():
+            if not store.is_still(self.folder / name, one):
+                raise self._changed(f"{name} is another one, or gone")
+
+    def _files(self) -> list[Path]:
+        there = sorted(self.folder.iterdir())
+        return [path for path in there if path.suffix in _KINDS and path.name != _NO_MATTER]
+
+    def _changed(self, what: str) -> InputChanged:
+        return InputChanged(
+            f"policy_changed: {self.name} ({self.source}): {what}; its files are not those that "
+            "were hashed when the job was planned. Put them back and give the same command, or use "
+            "another run_id for what is there now"
+        )
 
 
 def resolve(
@@ -238,10 +304,7 @@ def _copied(label: str, url: str) -> Path:
         raise Refused(f"{label}: there is nothing at this address") from None
     except (OSError, ImportError, ValueError) as error:
         raise Refused(f"{label}: the store refused the listing: {error}") from None
-    versions = sorted(
-        (Path(entry["name"]).name, entry["size"], str(entry.get("ETag") or entry.get("created")))
-        for entry in entries
-    )
+    versions = _versions(entries)
     key = hashlib.sha256(json.dumps([url, versions]).encode()).hexdigest()[:32]
     folder = CACHE / "policies" / key
     if not folder.is_dir():
@@ -251,6 +314,9 @@ def _copied(label: str, url: str) -> Path:
             copy.mkdir()
             for entry in entries:
                 filesystem.get_file(entry["name"], str(copy / Path(entry["name"]).name))
+            now = [e for e in filesystem.ls(path, detail=True) if e["type"] == "file"]
+            if _versions(now) != versions:
+                raise InputChanged(f"{label}: it was written to while it was copied; try again")
             try:
                 copy.rename(folder)
             except OSError:  # another process was first
@@ -258,3 +324,11 @@ def _copied(label: str, url: str) -> Path:
                     raise
                 shutil.rmtree(copy, ignore_errors=True)
     return folder
+
+
+def _versions(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
+    """Of files that a store has listed: name, bytes, etag."""
+    return sorted(
+        (Path(entry["name"]).name, entry["size"], str(entry.get("ETag") or entry.get("created")))
+        for entry in entries
+    )

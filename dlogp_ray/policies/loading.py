@@ -33,7 +33,20 @@ def load_model(
 
     Raises:
         Refused: It can't be loaded, or weights are missing.
+        InputChanged: Its files are not those that were hashed.
     """
+    with checkpoint.unchanged():
+        return _load_model(checkpoint, dtype, device, device_map, trust_remote_code, allow_pickle)
+
+
+def _load_model(
+    checkpoint: Checkpoint,
+    dtype: str,
+    device: str,
+    device_map: str | dict[str, str] | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+) -> Any:
     from transformers import AutoModelForCausalLM
 
     label = f"policy {checkpoint.name} ({checkpoint.source})"

@@ -18,6 +18,7 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
 
     Raises:
         Refused: The folder holds none, or it can't be loaded.
+        InputChanged: Its files are not those that were hashed.
     """
     label = f"policy {checkpoint.name} ({checkpoint.source})"
     if not any((checkpoint.folder / name).is_file() for name in _FILES):
@@ -27,7 +28,8 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
             f"{label}: there is no tokenizer in the folder, so that nothing shows that its token "
             "ids mean what the other policies' do; copy the tokenizer files of the policy there"
         )
-    return load_tokenizer_folder(checkpoint.folder, label, trust_remote_code=trust_remote_code)
+    with checkpoint.unchanged(weights=False):
+        return load_tokenizer_folder(checkpoint.folder, label, trust_remote_code=trust_remote_code)
 
 
 def load_tokenizer_folder(folder: Path, label: str, *, trust_remote_code: bool = False) -> Any:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -107,7 +107,6 @@ def test_disjoint_supports_have_the_largest_js() -> None:
 logits = arrays(np.float32, (3, 7), elements=st.floats(-30, 30, width=32))
 
 
-@settings(deadline=None)
 @given(logits)
 def test_equal_policies_differ_by_exactly_nothing(values: np.ndarray) -> None:
     hidden = {name: torch.from_numpy(values.copy()) for name in ("base", "rl")}
@@ -118,7 +117,6 @@ def test_equal_policies_differ_by_exactly_nothing(values: np.ndarray) -> None:
     assert out["top1_agree"].all()
 
 
-@settings(deadline=None)
 @given(logits, logits)
 def test_divergences_against_their_definitions_in_float64(a: np.ndarray, b: np.ndarray) -> None:
     hidden = {"base": torch.from_numpy(a.copy()), "rl": torch.from_numpy(b.copy())}
