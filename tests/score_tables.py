@@ -80,16 +80,14 @@ def made_up_run(
     Columns that no statistic is made of are null, or 0.
     """
     schema, carry = scores_schema(carry or {}), dict(carry or {})
-    objects = [
-        encode(whole, _footer(index, whole))
-        for index, whole in enumerate(_whole(rows, schema) for rows in units)
-    ]
+    objects = [_whole(rows, schema) for rows in units]
     count = len(objects) if planned is None else planned
     record = {"job": "score", "fingerprint": {}, "units": {"count": count}, "carry": carry}
     record["config"] = {"policies": {"base": {}, "rl": {}}}
     record["compared"] = ["rl"]
     run = begin_run(uri, record | dict(info or {}), {"units.parquet": encode_table(_NO_UNITS)})
-    for index, data in enumerate(objects):
+    for index, whole in enumerate(objects):
+        data = encode(whole, _footer(index, whole), run.origin)
         store.create(run.object_uri(f"part-{index:08d}"), data)
     return seal(run) if count == len(objects) else run
 

@@ -32,11 +32,13 @@ def weights_row(
     }
 
 
-def made_up_weights(uri: str, units: Sequence[Sequence[Mapping[str, Any]]]) -> Run:
-    """A sealed weights table, an object for each list of rows."""
+def made_up_weights(
+    uri: str, units: Sequence[Sequence[Mapping[str, Any]]], scores: str = "none"
+) -> Run:
+    """A sealed weights table, an object for each list of rows; ``scores`` is a hash."""
     info = {
         "job": "reweight",
-        "fingerprint": {"scores": "none", "schemes": []},
+        "fingerprint": {"scores": scores, "schemes": []},
         "units": {"count": len(units)},
         "policy": "base",
         "compared": ["base"],
@@ -53,7 +55,8 @@ def made_up_weights(uri: str, units: Sequence[Sequence[Mapping[str, Any]]]) -> R
             "status": {"ok": len(rows)},
             "summary": WeightsSummary(status={"ok": len(rows)}).model_dump(),
         }
-        store.create(run.object_uri(f"part-{index:08d}"), encode(table, footer))
+        data = encode(table, footer, run.origin)
+        store.create(run.object_uri(f"part-{index:08d}"), data)
     return seal(run)
 
 

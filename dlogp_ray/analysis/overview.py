@@ -75,7 +75,7 @@ class Overview:
 
 def overview(run: Run) -> Overview:
     """Read the footers of all objects, and some of the rejected rows."""
-    committed = run.committed()
+    committed = run.entries()
     footers = run.footers(committed)
     parts = (footer["summary"] for _, footer in footers)
     summary: Summary | AnswerSummary | WeightsSummary

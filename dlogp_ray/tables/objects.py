@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,19 +11,36 @@ from dlogp_ray import store
 from dlogp_ray.errors import Damaged
 
 
+@dataclass(frozen=True)
+class TableObject:
+    """An object as it is to be read.
+
+    Attributes:
+        unit: Whose it is.
+        uri: Its address.
+        entry: The version that was found to be the run's.
+    """
+
+    unit: str
+    uri: str
+    entry: store.Entry
+
+
 @contextmanager
-def open_object(uri: str) -> Iterator[pq.ParquetFile]:
+def open_object(one: TableObject) -> Iterator[pq.ParquetFile]:
     """The object's Parquet file; page checksums are verified as it is read.
 
     Raises:
-        Damaged: It can't be opened, or what is read of it in the context is not whole.
+        Damaged: It is another one by now, can't be opened, or what is read of it in the context is
+            not whole.
     """
-    filesystem, path = store.open_store(uri, read_ahead=False)  # pyarrow does
     try:
-        with filesystem.open(path, "rb") as raw:
+        with store.opened(one.uri, one.entry, read_ahead=False) as raw:  # pyarrow does
             yield pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=True)
+    except store.Changed as error:
+        raise Damaged(f"{error}: it was changed while the run was read; do that again") from None
     except (OSError, pa.ArrowException) as error:
         raise Damaged(
-            f"{uri} can't be read ({error}); `dlogp verify` tells what else is damaged, and what "
-            "to do"
+            f"{one.uri} can't be read ({error}); `dlogp verify` tells what else is damaged, and "
+            "what to do"
         ) from None

@@ -30,11 +30,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dlogp_ray import store
-from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
+from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused, StoreFailed
 from dlogp_ray.tables import schemas
 from dlogp_ray.tables.committed import UNIT, Committed
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.noise import NoiseFloor, Rounding
+from dlogp_ray.tables.objects import TableObject
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA
 
 TABLES = {"score": "scores", "intervene": "generations", "reweight": "weights"}
@@ -46,6 +47,8 @@ SCHEMA = "schema_version"
 _READERS = 16
 _NEEDED = frozenset({"fingerprint", "units"})
 """What every ``run.json`` says."""
+_RECORD = "sha256"
+"""Of ``run.json``: the hash of all else in it (since schema 3; of weights, 2)."""
 _FOOTER_BYTES = 64 * 1024
 """Of an object's end are asked for at once; footers with their summaries have about 10 KB."""
 
@@ -110,14 +113,14 @@ class Run:
         """
         if self.sealed:
             return self.seal
-        return add_up(footer for _, footer in self.footers(self.committed()))
+        return add_up(footer for _, footer in self.footers(self.entries()))
 
     @property
     def seal(self) -> dict[str, Any]:
         """``_SUCCESS``: the totals of a sealed run.
 
         Raises:
-            Damaged: It is not what ``sealing.seal`` writes.
+            Damaged: It is not what ``sealing.seal`` writes, or not of this run.
         """
         try:
             found = json.loads(store.read(self.path("_SUCCESS")))
@@ -133,11 +136,68 @@ class Run:
                 f"{self.path('_SUCCESS')} has no {', '.join(sorted(missing))}; `dlogp verify "
                 f"{self.uri} --repair` writes it again"
             )
+        if found.get("run_sha256") != (now := self.record_hash()):
+            raise Damaged(
+                f"{self.path('_SUCCESS')} is of another run.json: it was sealed with SHA-256 "
+                f"{found.get('run_sha256')}, and run.json has SHA-256 {now}; `dlogp verify "
+                f"{self.uri} --repair` seals it anew"
+            )
         return dict(found)
 
     def record_hash(self) -> str:
         """SHA-256 of ``run.json`` as it is now."""
         return hashlib.sha256(store.read(self.path("run.json"))).hexdigest()
+
+    @cached_property
+    def origin(self) -> str:
+        """What its objects say that they were made from: SHA-256 (hex) of its fingerprint."""
+        return _hash(self.info["fingerprint"])
+
+    def check_there(self) -> None:
+        """Check that the run is still where it was opened, and the same.
+
+        Raises:
+            StoreFailed: It was moved or deleted, or its record is another one.
+        """
+        try:
+            same = open_run(self.uri).info == self.info
+        except Refused:
+            same = False
+        if not same:
+            raise StoreFailed(
+                f"{self.uri}/run.json is gone, or another one than before: the run was moved, "
+                "deleted or replaced while it was worked on. Put it back; the same command goes on"
+            )
+
+    def beginning(self, name: str) -> bytes:
+        """A record that the run began with, ``units.parquet`` for one, as it was then.
+
+        Raises:
+            Damaged: It is missing, or another one.
+        """
+        data, wrong = self._beginning(name)
+        if wrong:
+            raise Damaged(f"{self.path(name)} {wrong}. {self.remedy}")
+        return data
+
+    def lost_beginnings(self) -> dict[str, str]:
+        """Records that the run began with and that are not there, or others: name -> what is so."""
+        return {name: wrong for name in self.hashes if (wrong := self._beginning(name)[1])}
+
+    def _beginning(self, name: str) -> tuple[bytes, str | None]:
+        try:
+            data = store.read(self.path(name))
+        except FileNotFoundError:
+            return b"", "is missing"
+        found, expected = hashlib.sha256(data).hexdigest(), self.hashes.get(name)
+        if found != expected:
+            return data, f"has SHA-256 {found}, and run.json says {expected}"
+        return data, None
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Record that the run began with -> SHA-256."""
+        return {"units.parquet": self.info["units"].get("sha256"), **self.info.get("records", {})}
 
     @cached_property
     def planned(self) -> int:
@@ -214,13 +274,55 @@ class Run:
             ) from None
         return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
 
-    def object_uris(self) -> list[str]:
-        """Addresses of the run's objects: by its manifest once sealed, else what is there now."""
-        if self.sealed:
-            units = self.manifest()["unit"].to_pylist()
-        else:
-            units = list(self.committed())
-        return [self.object_uri(unit) for unit in units]
+    def objects(self, *, closely: bool = False) -> list[TableObject]:
+        """The run's objects: by its manifest once sealed, else what is there now.
+
+        An object of a sealed run is the one that the manifest lists where it has its size and etag.
+        A copy of a run has other etags: there the footer says whether it is that one.
+
+        Args:
+            closely: Look at the footer in any case. On a disk the etag is a time, which can be set.
+
+        Raises:
+            Damaged: Objects of a sealed run are missing, or others than the manifest lists; they
+                are named.
+        """
+        committed = self.committed()
+        if not self.sealed:
+            return [self._object(unit, entry) for unit, entry in committed.items()]
+        listed = self.manifest().select(["unit", "size_bytes", "etag", "footer_hash"])
+        rows = (row for b in listed.to_batches(max_chunksize=1024) for row in b.to_pylist())
+        found, wrong = list[TableObject](), list[str]()
+
+        def difference(row: Mapping[str, Any]) -> str | None:
+            entry = committed.get(row["unit"])
+            if entry is None:
+                return "is missing"
+            if entry.size != row["size_bytes"]:
+                return f"has {entry.size} bytes, not {row['size_bytes']}"
+            if not closely and store.same_etag(row["etag"], entry.etag):
+                return None
+            footer_hash = self._footer((row["unit"], entry))["footer_hash"]
+            return None if footer_hash == row["footer_hash"] else "is another object"
+
+        for row, what in store.map_ahead(lambda row: (row, difference(row)), rows, _READERS):
+            if what:
+                wrong.append(f"{row['unit']} {what}")
+            else:
+                found.append(self._object(row["unit"], committed[row["unit"]]))
+        if wrong:
+            raise Damaged(
+                f"run {self.uri} is sealed, but of its objects {len(wrong)} are not what the "
+                f"manifest says: {'; '.join(wrong[:10])}. Put them back, or: {self.remedy}"
+            )
+        return found
+
+    def entries(self) -> dict[str, store.Entry]:
+        """The same: unit -> the version of its object."""
+        return {one.unit: one.entry for one in self.objects()}
+
+    def _object(self, unit: str, entry: store.Entry) -> TableObject:
+        return TableObject(unit, self.object_uri(unit), entry)
 
     def manifest(self) -> pa.Table:
         """Every object of a sealed run, one row each.
@@ -242,7 +344,7 @@ class Run:
             (unit, values); the footer's own hash is among them as ``footer_hash``.
 
         Raises:
-            Damaged: One can't be read.
+            Damaged: One can't be read, or is of another run or unit.
         """
         footers = store.map_ahead(self._footer, committed.items(), _READERS)
         yield from zip(committed, footers, strict=True)
@@ -258,28 +360,23 @@ class Run:
             values, footer_hash = schemas.footer(end)
         except (ValueError, FileNotFoundError) as error:
             raise Damaged(f"{uri} can't be read ({error}). {self.remedy}") from None
+        if foreign := self.foreign(unit, values):
+            raise Damaged(f"{uri}: {foreign}. {self.remedy}")
         return values | {"footer_hash": footer_hash}
 
-    def check_objects(self) -> None:
-        """Check that every object of a sealed run is there, with the size that the manifest says.
+    def foreign(self, unit: str, footer: Mapping[str, Any]) -> str | None:
+        """How the footer of an object says that it is not of this unit and run; None where it is.
 
-        Raises:
-            Damaged: Some are not; they are named.
+        Args:
+            unit: Whose object it is to be.
+            footer: Its.
         """
-        committed = self.committed()
-        wrong = []
-        for batch in self.manifest().select(["unit", "size_bytes"]).to_batches(max_chunksize=1024):
-            for row in batch.to_pylist():
-                entry = committed.get(row["unit"])
-                if entry is None:
-                    wrong.append(f"{row['unit']} is missing")
-                elif entry.size != row["size_bytes"]:
-                    wrong.append(f"{row['unit']} has {entry.size} bytes, not {row['size_bytes']}")
-        if wrong:
-            raise Damaged(
-                f"run {self.uri} is sealed, but of its objects {len(wrong)} are not what the "
-                f"manifest says: {'; '.join(wrong[:10])}. Put them back, or: {self.remedy}"
-            )
+        if footer.get("unit") != int(unit.removeprefix("part-")):
+            return f"its footer says that it is of unit {footer.get('unit')}"
+        # Before schema 3 (of weights, 2), neither run.json nor a footer had a hash of its own.
+        if _RECORD in self.info and footer.get("origin") != self.origin:
+            return "its footer says that it was made from something else than this run"
+        return None
 
     @property
     def schema(self) -> pa.Schema:
@@ -295,14 +392,15 @@ class Run:
 
         Raises:
             Refused: The run has no such table.
+            Damaged: As ``objects``.
         """
         if table not in (None, self.table):
             raise Refused(f"run {self.uri}: expected table {self.table!r}, got {table!r}")
-        uris = self.object_uris()
-        if not uris:
+        objects = self.objects()
+        if not objects:
             return ds.dataset(self.schema.empty_table())
         filesystem, _ = store.open_store(self.uri)
-        paths = [store.open_store(uri)[1] for uri in uris]
+        paths = [store.open_store(one.uri)[1] for one in objects]
         return ds.dataset(paths, schema=self.schema, filesystem=filesystem, format="parquet")
 
     def sql(self, query: str) -> Any:
@@ -358,7 +456,23 @@ def open_run(uri: str) -> Run:
         raise Damaged(
             f"{uri}/run.json has no {', '.join(sorted(missing))}: it is not the record of a run"
         )
+    if info.get(_RECORD, found := _record_hash(info)) != found:
+        raise Damaged(
+            f"{uri}/run.json is not as the run began: its content has SHA-256 {found}, and it says "
+            f"{info[_RECORD]}; put it back from a copy"
+        )
     return Run(uri, info)
+
+
+def _record_hash(info: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what ``run.json`` says, however it is spelled."""
+    return _hash({name: value for name, value in info.items() if name != _RECORD})
+
+
+def _hash(value: Any) -> str:
+    """SHA-256 (hex) of a value of JSON, however it is spelled."""
+    plain = json.loads(json.dumps(value))  # a tuple is a list there, and every key is text
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def find_run(uri: str) -> Run | None:
@@ -378,6 +492,7 @@ def check_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
     stored, given = run.info["fingerprint"], json.loads(json.dumps(fingerprint))
     if stored.get(SCHEMA) != given.get(SCHEMA):  # a later one may name more
         given = {name: value for name, value in given.items() if name in stored}
+        _spell_versions(stored.get("corpus", {}), given.get("corpus", {}))
     differences = list(_differences(stored | {SCHEMA: None}, given | {SCHEMA: None}))
     if differences:
         raise FingerprintMismatch(
@@ -385,6 +500,13 @@ def check_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
             + "\n".join(f"  {line}" for line in differences[:10])
             + f"\nUse another {run.called}, or give what the run was made from"
         )
+
+
+def _spell_versions(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Spell versions of files that have not changed as they were spelled before schema 3."""
+    for uri in stored.keys() & given.keys():
+        if store.same_etag(stored[uri]["version"], given[uri]["version"]):
+            given[uri]["version"] = stored[uri]["version"]
 
 
 def check_schema(run: Run, fingerprint: Mapping[str, Any]) -> None:
@@ -430,18 +552,24 @@ def begin_run(uri: str, info: Mapping[str, Any], records: Mapping[str, bytes]) -
 
     Args:
         uri: Where.
-        info: ``run.json``.
+        info: ``run.json``, but for the hashes in it.
         records: ``units.parquet``, and what else the job's units are read from: name -> content.
 
     Raises:
         FingerprintMismatch: The run that is there was made from something else.
+        Damaged: Or its records are not those that it began with.
     """
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in records.items()}
+    said = dict(info) | {"records": info.get("records", {}) | hashes}
+    info = said | {_RECORD: _record_hash(said)}
     conditional = Run(uri, info).conditional
     store.create(f"{uri}/run.json", json.dumps(info, indent=2).encode(), conditional=conditional)
     run = open_run(uri)
     check_fingerprint(run, info["fingerprint"])
     for name, content in records.items():
-        store.create(run.path(name), content, conditional=conditional)
+        if hashes[name] == run.hashes.get(name):
+            store.create(run.path(name), content, conditional=conditional)
+        run.beginning(name)
     return run
 
 

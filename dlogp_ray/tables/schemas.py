@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from dlogp_ray.tables.content_hash import content_hash
 
-SCHEMA_VERSION = 2
-"""2: special tokens of text rows are not doubled, and are counted in footers and manifest."""
+SCHEMA_VERSION = 3
+"""2: special tokens of text rows are not doubled, and are counted in footers and manifest. 3: a
+footer says what its run was made from; the version of a file on a disk is its time in ns."""
 _TRAILER = struct.Struct("<I4s")
 
 BASE_STATISTICS = ("logp_base", "entropy_base", "max_logp_base", "rank_base", "top1_id_base")
@@ -98,14 +99,20 @@ def check_lists(table: pa.Table) -> None:
                 )
 
 
-def encode(table: pa.Table, footer: Mapping[str, Any]) -> bytes:
+def encode(table: pa.Table, footer: Mapping[str, Any], origin: str) -> bytes:
     """One Parquet object: page checksums, zstd, and the footer's JSON values with a content hash.
+
+    Args:
+        table: Its rows.
+        footer: What is said of them.
+        origin: What they were made from: ``Run.origin`` of their run.
 
     Floats are BYTE_STREAM_SPLIT, token ids dictionary-encoded: 8.68 bytes a token for ids and two
     float columns, where zstd's defaults take 9.56.
     """
     check_lists(table)
     metadata = {f"dlogp_ray.{key}": json.dumps(value) for key, value in footer.items()}
+    metadata["dlogp_ray.origin"] = json.dumps(origin)
     metadata["dlogp_ray.content_hash"] = json.dumps(content_hash(table))
     metadata["dlogp_ray.schema_version"] = json.dumps(SCHEMA_VERSION)
     float_lists = [

@@ -41,9 +41,13 @@ def seal(run: Run, *, partial: bool = False) -> Run:
 
     Raises:
         Refused: Units are missing and ``partial`` is not set.
+        Damaged: An object, or a record that the run began with, is not the run's.
     """
     if run.sealed:
+        _ = run.seal  # which may be of another run
         return run
+    for name in run.hashes:
+        run.beginning(name)
     committed = run.committed()
     missing = run.planned - len(committed)
     if missing and not partial:

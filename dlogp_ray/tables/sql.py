@@ -51,14 +51,7 @@ def query_run(run: "Run", query: str) -> Any:
     Raises:
         Refused: DuckDB refuses it.
     """
-    connection = connect(run.uri)
-    try:
-        _create_views(connection, run, names_in(connection, query))
-    except duckdb.Error as error:
-        raise Damaged(
-            f"run {run.uri}: an object is missing or can't be read: {error}. `dlogp score` with "
-            "the run's job names it, and says what to do"
-        ) from None
+    connection = confined(run, query)
     views = ", ".join(_names(connection))
     try:
         # COPY, ATTACH and CREATE could write, even over the run's own objects.
@@ -72,6 +65,23 @@ def query_run(run: "Run", query: str) -> Any:
         raise Refused(
             f"the query failed: {error}\nThere are the views {views}; DESCRIBE tokens lists columns"
         ) from None
+
+
+def confined(run: "Run", query: str) -> duckdb.DuckDBPyConnection:
+    """A database with the views of ``run`` that ``query`` needs, which reads nothing else.
+
+    Raises:
+        Damaged: An object is missing, another one, or can't be read.
+    """
+    connection = connect(run.uri)
+    try:
+        _create_views(connection, run, names_in(connection, query))
+    except duckdb.Error as error:
+        raise Damaged(
+            f"run {run.uri}: an object is missing or can't be read: {error}. `dlogp score` with "
+            "the run's job names it, and says what to do"
+        ) from None
+    return connection
 
 
 @contextmanager
@@ -101,9 +111,9 @@ def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
 def _create_views(
     connection: duckdb.DuckDBPyConnection, run: "Run", named: set[str] | None
 ) -> None:
-    uris = run.object_uris()
-    if uris:
-        names = ", ".join(_quoted(uri) for uri in uris)
+    objects = run.objects()
+    if objects:
+        names = ", ".join(_quoted(one.uri) for one in objects)
         connection.execute(f"CREATE VIEW {run.table} AS SELECT * FROM read_parquet([{names}])")
     else:
         connection.register("no_rows", run.schema.empty_table())
@@ -111,16 +121,21 @@ def _create_views(
     connection.execute(f"CREATE VIEW tokens AS {_tokens(run, named)}")
     if run.table == "scores":
         _create_sparsity(connection, run)
-        _create_weights(connection, run)
+        # Only where it may be asked for: a damaged table is no damage to the others.
+        if named is None or "weights" in named:
+            _create_weights(connection, run)
     if run.answers and store.exists(run.path(generations.CURVE)):
         name = _quoted(run.path(generations.CURVE))
         connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
     connection.execute(f"CREATE VIEW rejected AS SELECT * FROM {run.table} WHERE status <> 'ok'")
-    if store.is_local(run.uri):
-        # A query sees the run's own files and nothing else on this machine.
-        folder = _quoted(store.absolute(run.uri) + "/")
-        connection.execute(f"SET allowed_directories = [{folder}]")
-        connection.execute("SET enable_external_access = false")
+    # A query sees the run's own files and nothing else, on this machine or in its store.
+    filesystem, path = store.open_store(run.uri)
+    spelled = {store.absolute(run.uri), str(filesystem.unstrip_protocol(path))}
+    folders = ", ".join(_quoted(f"{folder}/") for folder in spelled)
+    connection.execute(f"SET allowed_directories = [{folders}]")
+    connection.execute("SET autoinstall_known_extensions = false")
+    connection.execute("SET autoload_known_extensions = false")
+    connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
 
@@ -145,7 +160,7 @@ def _create_weights(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
     tables = [
         f"SELECT {_quoted(name)} AS name, * FROM read_parquet([{uris}])"
         for name, table in run.weights_tables().items()
-        if (uris := ", ".join(_quoted(uri) for uri in table.object_uris()))
+        if (uris := ", ".join(_quoted(one.uri) for one in table.objects()))
     ]
     if tables:
         connection.execute(f"CREATE VIEW weights AS {' UNION ALL '.join(tables)}")

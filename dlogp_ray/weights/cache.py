@@ -16,15 +16,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
-from dlogp_ray.tables.objects import open_object
+from dlogp_ray.tables.objects import TableObject, open_object
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.token_hash import token_hash
 
@@ -64,7 +65,8 @@ def cached(table: Run, policy: str, column: str, content: str, cache: Path) -> P
         cache: Where such folders are.
 
     Raises:
-        Damaged: An object is missing, can't be read, or a row is not what its hash says.
+        Damaged: An object is missing, is not the table's or can't be read, or a row is not what its
+            hash says.
         Refused: A sample id occurs twice, or there is no room.
     """
     folder = cache / hashlib.sha256(f"{content} {policy} {column}".encode()).hexdigest()[:32]
@@ -78,7 +80,7 @@ def cached(table: Run, policy: str, column: str, content: str, cache: Path) -> P
             f"{cache}: {error.strerror}; weights are kept there, set DLOGP_CACHE to another folder"
         ) from None
     try:
-        _write(table, policy, column, aside)
+        _write(table, table.objects(closely=True), policy, column, aside)
         try:
             aside.rename(folder)
         except OSError:
@@ -94,14 +96,16 @@ def cached(table: Run, policy: str, column: str, content: str, cache: Path) -> P
     return folder
 
 
-def _write(table: Run, policy: str, column: str, folder: Path) -> None:
+def _write(
+    table: Run, objects: Sequence[TableObject], policy: str, column: str, folder: Path
+) -> None:
     files = {name: (folder / f"{name}.{_ending(name)}").open("wb") for name in ARRAYS}
     offset = end = rows = 0
     hashes = []
     try:
         _append(files["offsets"], [0], "offsets")
         _append(files["ends"], [0], "ends")
-        for batch in _batches(table, policy, column):
+        for batch in _batches(table, objects, policy, column):
             lengths = pa.compute.list_value_length(batch["response_ids"]).to_numpy()
             offsets = offset + np.cumsum(lengths, dtype=np.int64)
             names = [str(name).encode() for name in batch["sample_id"].to_pylist()]
@@ -122,17 +126,17 @@ def _write(table: Run, policy: str, column: str, folder: Path) -> None:
         for file in files.values():
             file.close()
     _check_unique(table, folder)
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    about = {"rows": rows, "tokens": offset, "bytes": sizes}
+    files_there = {path.name: store.know(path) for path in folder.iterdir()}
+    about = {"rows": rows, "tokens": offset, "files": files_there}
     (folder / "table.json").write_text(json.dumps(about))
 
 
 def _whole(folder: Path) -> bool:
-    """Whether all arrays are there, as long as they were written."""
+    """Whether all arrays are there, as they were written."""
     try:
-        sizes = json.loads((folder / "table.json").read_text())["bytes"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+        files = json.loads((folder / "table.json").read_text())["files"]
+        return all(store.is_still(folder / n, store.Known(*known)) for n, known in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -144,10 +148,12 @@ def _ending(name: str) -> str:
     return ARRAYS[name].str.lstrip("<|")
 
 
-def _batches(table: Run, policy: str, column: str) -> Iterator[pa.RecordBatch]:
+def _batches(
+    table: Run, objects: Sequence[TableObject], policy: str, column: str
+) -> Iterator[pa.RecordBatch]:
     """The policy's rows that have values, checked, some at a time."""
-    for uri in table.object_uris():
-        with open_object(uri) as file:
+    for one in objects:
+        with open_object(one) as file:
             for batch in file.iter_batches(_ROWS, columns=[*_COLUMNS, column]):
                 wanted = pa.compute.and_(
                     pa.compute.equal(batch["status"], "ok"),
@@ -164,8 +170,8 @@ def _batches(table: Run, policy: str, column: str) -> Iterator[pa.RecordBatch]:
                 ):
                     if token_hash(ids.values.to_numpy()) != expected:
                         raise Damaged(
-                            f"{uri}: the tokens of sample {name} don't have the hash of its row; "
-                            f"`dlogp verify {table.uri}` tells what else is damaged"
+                            f"{one.uri}: the tokens of sample {name} don't have the hash of its "
+                            f"row; `dlogp verify {table.uri}` tells what else is damaged"
                         )
                 yield some
 

@@ -419,7 +419,7 @@ def _opened(
     cache: str | Path | None,
     rows_of: str | None = None,
 ) -> PerToken:
-    table.check_objects()
+    table.objects()
     where = on_disk.default_folder() if cache is None else Path(cache).expanduser()
     folder = on_disk.cached(table, rows_of or name, column, source_hash(table), where)
     return PerToken(table.uri, column, name, absent, dict(table.info), folder)

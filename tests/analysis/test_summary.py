@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dlogp_ray.analysis.summary import HISTOGRAM_BINS, Summary, TokenSummary, summarise
@@ -109,7 +109,6 @@ row = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(row, max_size=12), st.integers(0, 12), st.randoms(use_true_random=False))
 def test_parts_merge_to_the_whole_in_any_order(
     rows: list[dict[str, Any]], cut: int, rng: random.Random

@@ -27,6 +27,8 @@ def run(tmp_path: Path) -> Run:
         [1] * n,
         TOKENS,
         TOKENS,
+        [1] * n,
+        ["1"] * n,
     ]
     units = encode_units(Units(pa.table(columns, schema=SCHEMA)))
     sha256 = hashlib.sha256(units).hexdigest()

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dlogp_ray.tables.content_hash import content_hash
@@ -38,7 +38,6 @@ def table(values: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(values, schema=SCHEMA)
 
 
-@settings(deadline=None)
 @given(rows, st.integers(0, 8))
 def test_chunks_and_slices_do_not_change_it(values: list[dict[str, Any]], cut: int) -> None:
     whole = table(values)
@@ -50,7 +49,6 @@ def test_chunks_and_slices_do_not_change_it(values: list[dict[str, Any]], cut: i
 
 
 @pytest.mark.parametrize("options", [{}, {"use_dictionary": False, "compression": "zstd"}])
-@settings(deadline=None)
 @given(values=rows)
 def test_encoding_does_not_change_it(options: dict[str, Any], values: list[dict[str, Any]]) -> None:
     sink = io.BytesIO()
@@ -58,7 +56,6 @@ def test_encoding_does_not_change_it(options: dict[str, Any], values: list[dict[
     assert content_hash(pq.read_table(sink)) == content_hash(table(values))
 
 
-@settings(deadline=None)
 @given(rows, rows)
 def test_two_tables_have_one_hash_only_if_they_are_equal(
     a: list[dict[str, Any]], b: list[dict[str, Any]]

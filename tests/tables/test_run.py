@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run, open_run
 from dlogp_ray.tables.schemas import encode, scores_schema
 from dlogp_ray.tables.sealing import duplicate_sample_ids, seal, totals
+from dlogp_ray.tables.sql import confined
 
 FINGERPRINT = {"policies": {"base": {"dtype": "bfloat16"}, "rl": {}}, "temperature": 1.0}
 
@@ -53,7 +55,8 @@ def put_unit(run: Run, index: int, rows: list[dict[str, Any]]) -> pa.Table:
         "tokens": sum(len(row["response_ids"]) for row in rows),
         "status": {state: states.count(state) for state in states},
     }
-    assert store.create(run.object_uri(f"part-{index:08d}"), encode(table, footer))
+    data = encode(table, footer, run.origin)
+    assert store.create(run.object_uri(f"part-{index:08d}"), data)
     return table
 
 
@@ -158,8 +161,8 @@ def test_the_views(sealed: bool, run: Run) -> None:
     assert run.sql("SELECT DISTINCT js FROM tokens").fetchall() == [(None,)]
 
 
-def test_a_run_in_a_store_has_the_same_views() -> None:
-    run = make_run("memory://run-tests/r")
+def test_a_run_in_a_store_has_the_same_views(bucket: str) -> None:
+    run = make_run(f"{bucket}/r")
     put_unit(run, 0, FIRST)
     put_unit(run, 1, SECOND)
     assert run.sql("SELECT count(*), sum(delta_logp) FROM tokens").fetchall() == [(3, 1.5)]
@@ -208,6 +211,77 @@ def test_a_query_sees_the_run_and_nothing_else(query: str, run: Run) -> None:
         run.sql(query.format(run=run.uri)).fetchall()
 
 
+@pytest.fixture(params=["disk", "s3"])
+def sealed_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    """A sealed run of two units in either store."""
+    on_disk = request.param == "disk"
+    place = str(tmp_path / "confined") if on_disk else request.getfixturevalue("bucket")
+    run = make_run(f"{place}/r")
+    put_unit(run, 0, FIRST)
+    put_unit(run, 1, SECOND)
+    return seal(run)
+
+
+SECRET = "HUSHHUSH"
+
+
+def test_no_function_of_duckdb_reads_a_file_beside_the_run(
+    sealed_anywhere: Run, tmp_path: Path
+) -> None:
+    secret, beside = tmp_path / "secret.csv", f"{sealed_anywhere.uri.rpartition('/')[0]}/secret.csv"
+    secret.write_text(f"{SECRET}\n{SECRET}\n")
+    store.replace(beside, secret.read_bytes())
+    connection = confined(sealed_anywhere, "SELECT 1")
+    found = connection.sql(
+        "SELECT DISTINCT function_name, function_type IN ('scalar', 'macro') "
+        "FROM duckdb_functions() WHERE function_type <> 'aggregate'"
+    ).fetchall()
+    assert len(found) > 500
+    assert {"read_text", "read_csv", "glob", "sniff_csv", "parquet_schema"} <= {n for n, _ in found}
+    reached = 0
+    for name, is_scalar in found:
+        for path in (str(secret), f"file://{secret}", beside, f"{tmp_path}/*.csv"):
+            for argument in (f"'{path}'", f"['{path}']"):
+                call = f'"{name}"({argument})'
+                query = f"SELECT {call}" if is_scalar else f"SELECT * FROM {call}"
+                try:
+                    rows = str(connection.sql(query).fetchall())
+                except duckdb.Error:
+                    continue
+                reached += 1
+                assert SECRET not in rows, query
+                # What it was given, a function may give back.
+                assert is_scalar or "secret.csv" not in rows.replace(path, ""), query
+    assert reached > 20
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ATTACH '/tmp/a.db'",
+        "COPY (SELECT 1) TO '/tmp/dlogp-leak.csv'",
+        "COPY (SELECT 1) TO '{run}/leak.csv'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "CREATE SECRET s (TYPE s3)",
+        "SELECT * FROM duckdb_secrets()",
+        "SET enable_external_access = true",
+        "SET allowed_directories = ['/']",
+        "RESET lock_configuration",
+        "PRAGMA enable_profiling",
+        "SELECT * FROM read_csv('http://127.0.0.1:9/x.csv')",
+        "SELECT * FROM 's3://other/x.parquet'",
+        "EXPORT DATABASE '/tmp/leak'",
+        "SELECT 1; ATTACH '/tmp/a.db'",
+    ],
+)
+def test_a_query_leaves_its_run_by_no_statement(query: str, sealed_anywhere: Run) -> None:
+    run = sealed_anywhere
+    with pytest.raises((Refused, duckdb.PermissionException)):
+        run.sql(query.format(run=run.uri)).fetchall()
+    assert [name for name, _ in store.list_objects(run.uri) if "leak" in name] == []
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -252,7 +326,7 @@ def test_special_tokens_of_text_rows_add_up_where_footers_have_them(run: Run) ->
     """Those of schema 1 have none, nor have manifests of that time."""
     table = pa.Table.from_pylist(FIRST, schema=scores_schema({"level": "int64"}))
     first = {"unit": 0, "tokens": 2, "status": {"ok": 1, "too_long": 1}}
-    counted = encode(table, first | {"special_tokens": {"bos_there": 2}})
+    counted = encode(table, first | {"special_tokens": {"bos_there": 2}}, run.origin)
     store.replace(run.object_uri("part-00000000"), counted)
     assert run.totals()["special_tokens"] == {"bos_there": 2}
     seal(run)

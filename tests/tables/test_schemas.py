@@ -83,13 +83,13 @@ def test_carried_columns_come_last_with_their_types() -> None:
 @pytest.mark.parametrize("changes", [[], [{}], [{}, {"logp_base": None, "note": None}]])
 def test_a_table_comes_back_equal(changes: list[dict[str, Any]]) -> None:
     table = make_scores(*changes)
-    back = read(encode(table, {}), page_checksum_verification=True)
+    back = read(encode(table, {}, "its run"), page_checksum_verification=True)
     assert back.schema.equals(table.schema)
     assert back.equals(table)
 
 
 def test_float_lists_are_byte_stream_split_and_others_dictionary_encoded() -> None:
-    metadata = pq.ParquetFile(pa.BufferReader(encode(make_scores({}), {}))).metadata
+    metadata = pq.ParquetFile(pa.BufferReader(encode(make_scores({}), {}, "its run"))).metadata
     group = metadata.row_group(0)
     encodings = {
         column.path_in_schema.split(".")[0]: column.encodings
@@ -103,7 +103,7 @@ def test_float_lists_are_byte_stream_split_and_others_dictionary_encoded() -> No
 
 
 def test_a_flipped_bit_is_found_by_the_page_checksum() -> None:
-    data = bytearray(encode(make_scores({}), {}))
+    data = bytearray(encode(make_scores({}), {}, "its run"))
     group = pq.ParquetFile(pa.BufferReader(bytes(data))).metadata.row_group(0)
     (column,) = (
         c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.startswith("js.")
@@ -116,17 +116,18 @@ def test_a_flipped_bit_is_found_by_the_page_checksum() -> None:
 def test_the_same_rows_give_the_same_bytes() -> None:
     table = make_scores({}, {})
     chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
-    assert encode(table, {"unit": 3}) == encode(table, {"unit": 3})
-    back, _ = footer(encode(chunked, {}))
+    assert encode(table, {"unit": 3}, "its run") == encode(table, {"unit": 3}, "its run")
+    back, _ = footer(encode(chunked, {}, "its run"))
     assert back["content_hash"] == content_hash(table)
 
 
 def test_the_footer_comes_back() -> None:
     values = {"unit": 7, "tokens": 3, "status": {"ok": 1}, "summary": {"x": [0.1, None, "ä"]}}
     table = make_scores({})
-    back, _ = footer(encode(table, values))
+    back, _ = footer(encode(table, values, "its run"))
     assert back == values | {
         "content_hash": content_hash(table),
+        "origin": "its run",
         "schema_version": SCHEMA_VERSION,
     }
 
@@ -144,7 +145,7 @@ def test_lists_of_another_length_are_refused(change: dict[str, Any], named: str)
     with pytest.raises(ValueError, match=named):
         check_lists(table)
     with pytest.raises(ValueError, match=named):
-        encode(table, {})
+        encode(table, {}, "its run")
 
 
 def test_a_null_list_has_no_length() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from dlogp_ray import store
 from dlogp_ray.corpus.units import SCHEMA, Units, encode_units
+from dlogp_ray.errors import Damaged
 from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
 from dlogp_ray.tables.schemas import STATISTIC_FIELDS, encode, footer_bytes, scores_schema
 from dlogp_ray.tables.sealing import seal
@@ -34,6 +35,8 @@ UNITS = Units(
             [ROWS, 2 * ROWS, 3 * ROWS],
             [99] * 3,
             [99] * 3,
+            [99] * 3,
+            ["1"] * 3,
         ],
         schema=SCHEMA,
     )
@@ -84,7 +87,8 @@ def footer_of(table: pa.Table, index: int) -> dict[str, Any]:
 
 
 def put(run: Run, index: int, table: pa.Table) -> None:
-    store.replace(run.object_uri(f"part-{index:08d}"), encode(table, footer_of(table, index)))
+    data = encode(table, footer_of(table, index), run.origin)
+    store.replace(run.object_uri(f"part-{index:08d}"), data)
 
 
 @pytest.fixture
@@ -178,7 +182,10 @@ def rows_that_were_changed(it: Sealed) -> None:
     at = table.schema.get_field_index("delta_logp")
     column = pa.array(values, table.schema.field(at).type)
     changed = table.set_column(at, table.schema.field(at), column)
-    it.change(f"scores/{SECOND}.parquet", lambda _: encode(changed, footer_of(changed, 1)))
+    it.change(
+        f"scores/{SECOND}.parquet",
+        lambda _: encode(changed, footer_of(changed, 1), it.run.origin),
+    )
 
 
 def seal_emptied(it: Sealed) -> None:
@@ -195,6 +202,16 @@ def seal_of_another_kind(it: Sealed) -> None:
 
 def record_changed(it: Sealed) -> None:
     it.change("run.json", lambda data: data.replace(b'"config": {}', b'"config": {"a": 2}'))
+
+
+def test_a_record_that_was_changed_is_not_opened(sealed: Sealed) -> None:
+    record_changed(sealed)
+    with pytest.raises(Damaged, match=r"run\.json is not as the run began"):
+        open_run(sealed.run.uri)
+
+
+def record_spelled_otherwise(it: Sealed) -> None:
+    it.change("run.json", lambda data: json.dumps(json.loads(data)).encode())
 
 
 def manifest_damaged(it: Sealed) -> None:
@@ -241,7 +258,7 @@ def units_missing(it: Sealed) -> None:
         (seal_emptied, None, "_SUCCESS can't be read"),
         (seal_with_more_behind_it, None, "_SUCCESS can't be read"),
         (seal_of_another_kind, None, "_SUCCESS has no duplicate_sample_ids, rows"),
-        (record_changed, None, "run.json has SHA-256"),
+        (record_spelled_otherwise, None, "run.json has SHA-256"),
         (units_changed, None, "units.parquet has SHA-256"),
         (units_missing, None, "units.parquet is missing"),
     ],
@@ -291,6 +308,7 @@ def written_directly(run: Run, table: pa.Table, hashed: pa.Table | None = None) 
     from dlogp_ray.tables.content_hash import content_hash
 
     values = footer_of(table, 1) | {"content_hash": content_hash(hashed or table)}
+    values["origin"] = run.origin
     metadata = {f"dlogp_ray.{key}": json.dumps(value) for key, value in values.items()}
     path = Path(run.object_uri(SECOND))
     pq.write_table(table.replace_schema_metadata(metadata), path, write_page_checksum=True)

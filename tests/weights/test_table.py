@@ -1,6 +1,5 @@
 """Weights in a trainer: looked up by sample id, for exactly the tokens that were scored."""
 
-import json
 import pickle
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import edit_record
 from score_tables import made_up_run, score_rows
 from torch.utils.data import DataLoader
 from weights_tables import LookedUp, made_up_weights, weights_row
@@ -266,8 +266,8 @@ def test_weights_of_scores_that_have_changed_are_stale(
     made_up_weights(uri, [ROWS])
     with pytest.raises(Refused, match=r"stale: the scores of .* have changed.*--name"):
         load_weights(uri, cache=tmp_path / "cache")  # "none" is not these scores' hash
-    record = Path(uri, "run.json")
-    record.write_text(record.read_text().replace('"none"', f'"{source_hash(scores)}"'))
+    shutil.rmtree(uri)
+    made_up_weights(uri, [ROWS], scores=source_hash(scores))
     assert len(load_weights(uri, cache=tmp_path / "cache")) == len(ROWS)
     elsewhere = str(shutil.move(uri, tmp_path / "elsewhere"))
     assert len(load_weights(elsewhere, cache=tmp_path / "cache")) == 3  # nothing to compare with
@@ -280,8 +280,7 @@ def test_weights_of_scores_that_have_changed_are_stale(
     with monkeypatch.context() as patch:  # as where the run is in a store of other credentials
         patch.setattr(table, "open_run", out_of_reach)
         assert len(load_weights(elsewhere, cache=tmp_path / "cache")) == 3
-    record = Path(elsewhere, "run.json")
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"run": scores.uri}))
+    edit_record(elsewhere, lambda info: info.update(run=scores.uri))
     assert len(load_weights(elsewhere, cache=tmp_path / "cache")) == 3
     made_up_run(str(tmp_path / "others"), [score_rows(4)])
     shutil.rmtree(tmp_path / "r")

@@ -9,19 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlogp_ray.analysis.sparsity.groups import Grouped, columns_needed, grouped
-from dlogp_ray.tables.objects import open_object
+from dlogp_ray.tables.objects import TableObject, open_object
 
 _TOKENS_AT_ONCE = 100_000
 """With all their columns and what is computed of them some 60 MB."""
 
 
 def read_object(
-    uri: str, *, by: Sequence[str], floors: Mapping[str, float], policies: int
+    one: TableObject, *, by: Sequence[str], floors: Mapping[str, float], policies: int
 ) -> Grouped:
     """The statistics of one object.
 
     Args:
-        uri: Its address.
+        one: Which.
         by: Columns to split by.
         floors: As ``Statistics.of``.
         policies: Rows of each sample, which lie together.
@@ -30,13 +30,13 @@ def read_object(
         Damaged: It can't be read.
         Refused: There are too many groups.
     """
-    parts = (grouped(rows, by, floors) for rows in _tables(uri, by, policies))
+    parts = (grouped(rows, by, floors) for rows in _tables(one, by, policies))
     return Grouped.merge(parts)
 
 
-def _tables(uri: str, by: Sequence[str], policies: int) -> Iterator[pa.Table]:
+def _tables(one: TableObject, by: Sequence[str], policies: int) -> Iterator[pa.Table]:
     """An object's rows, some at a time."""
-    with open_object(uri) as file:
+    with open_object(one) as file:
         columns = columns_needed(by, file.schema_arrow.names)
         rows = _rows_at_once(file.metadata, policies)
         for batch in file.iter_batches(rows, columns=columns):
