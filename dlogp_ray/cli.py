@@ -75,6 +75,10 @@ TableRunOnOption = Annotated[
     RunOn,
     typer.Option(help="here: in this process; ray: through Ray; auto: here where that is sooner."),
 ]
+TimeoutStartOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds to wait for room in a Ray cluster, instead of the config's."),
+]
 SealPartialOption = Annotated[
     bool, typer.Option("--seal-partial", help="Seal the run although units failed.")
 ]
@@ -98,6 +102,7 @@ def score(
     ] = False,
     actors: ActorsOption = None,
     run_on: RunOnOption = None,
+    timeout_start: TimeoutStartOption = None,
     seal_partial: SealPartialOption = False,
     progress: ProgressOption = True,
     json_log: JsonLogOption = False,
@@ -106,7 +111,11 @@ def score(
     if json_log:
         _log_json()
     job = ScoreConfig.from_yaml(
-        config, actors=actors, run_on=run_on, seal_partial=seal_partial or None
+        config,
+        actors=actors,
+        run_on=run_on,
+        timeout_start=timeout_start,
+        seal_partial=seal_partial or None,
     )
     begin(job)
     if plan:
@@ -130,6 +139,7 @@ def intervene(
     ] = False,
     actors: ActorsOption = None,
     run_on: RunOnOption = None,
+    timeout_start: TimeoutStartOption = None,
     seal_partial: SealPartialOption = False,
     progress: ProgressOption = True,
     json_log: JsonLogOption = False,
@@ -138,7 +148,11 @@ def intervene(
     if json_log:
         _log_json()
     job = InterveneConfig.from_yaml(
-        config, actors=actors, run_on=run_on, seal_partial=seal_partial or None
+        config,
+        actors=actors,
+        run_on=run_on,
+        timeout_start=timeout_start,
+        seal_partial=seal_partial or None,
     )
     begin(job)
     if plan:
@@ -273,7 +287,7 @@ def reweight(
 
 
 def _log_json() -> None:
-    from dlogp_ray.pipelines.events import log_to_standard_error
+    from dlogp_ray.events import log_to_standard_error
 
     log_to_standard_error()
 
@@ -562,7 +576,7 @@ def main() -> None:
     try:
         app(prog_name="dlogp")
     except DlogpError as error:
-        from dlogp_ray.pipelines.events import LOG, say
+        from dlogp_ray.events import LOG, say
 
         if LOG.handlers:  # whoever reads the log learns how it ended
             say("ended", logging.ERROR, cause=str(error), exit_code=int(error.exit_code))

@@ -43,7 +43,8 @@ class ScoreUnit:
         """
         check_device(device)
         engine = job.engine or job.default_engine(device)
-        self.policies = hold_policies(job, engine.dtype, device, threads, spread=spread)
+        self._held = hold_policies(job, engine.dtype, device, threads, spread=spread)
+        self.policies = self._held.policies
         self.scorer = PairScorer(
             self.policies,
             base=job.base,
@@ -86,6 +87,7 @@ class ScoreUnit:
                 steps={name: config.policies[name].step for name in config.compared},
                 carry=self._job.rules.carry,
             )
+            self._held.check_files()
             return row | {
                 "payload": to_bytes(scores),
                 "uncompiled": ", ".join(given_up()) if self.engine.compiled else "",

@@ -13,7 +13,9 @@ import ray
 from dlogp_ray.errors import DlogpError, Refused
 from dlogp_ray.pipelines.folding import FAN_IN, in_order, sum_of
 from dlogp_ray.pipelines.progress import counted
+from dlogp_ray.pipelines.room import wait_for_room
 
+Object = TypeVar("Object")
 T = TypeVar("T")
 
 TASKS_PER_CPU = 16
@@ -25,8 +27,8 @@ _RETRIES = 3
 
 
 def added_up(
-    objects: Sequence[str],
-    look: Callable[[str], T],
+    objects: Sequence[Object],
+    look: Callable[[Object], T],
     add: Callable[[Sequence[T]], T],
     *,
     what: str = "reading",
@@ -35,7 +37,7 @@ def added_up(
     """The sum of what ``look`` makes of each object.
 
     Args:
-        objects: Addresses.
+        objects: Which.
         look: An object's.
         add: The sum of several; of none, what there is before the first.
         what: That is done to objects, for its progress.
@@ -44,6 +46,7 @@ def added_up(
     Raises:
         Damaged: An object can't be read.
     """
+    wait_for_room(1, 1, 0)
     cpus = int(ray.cluster_resources().get("CPU", 1))
     share = 1  # objects of a task: the most that leave tasks enough
     while len(objects) > share * FAN_IN * TASKS_PER_CPU * cpus:
@@ -79,7 +82,7 @@ def added_up(
 
 
 def _look_at(
-    objects: Sequence[str], look: Callable[[str], T], add: Callable[[Sequence[T]], T]
+    objects: Sequence[Object], look: Callable[[Object], T], add: Callable[[Sequence[T]], T]
 ) -> tuple[int | DlogpError, T | None]:
     try:
         return len(objects), sum_of(objects, look, add)

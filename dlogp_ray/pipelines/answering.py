@@ -1,5 +1,6 @@
 """The stages of a unit of problems: read them, answer them with both policies, write the rows."""
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -13,10 +14,11 @@ from dlogp_ray import store
 from dlogp_ray.analysis.answers import summarise_answers
 from dlogp_ray.config import BASE
 from dlogp_ray.decoding.batch import Answer, Prompt
-from dlogp_ray.decoding.grading import grade, load_verifier
+from dlogp_ray.decoding.grading import grade, load_verifier, verifier_hash
 from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import Intervention
 from dlogp_ray.decoding.stopping import Stops
+from dlogp_ray.errors import Damaged, InputChanged
 from dlogp_ray.pipelines.executor import Row
 from dlogp_ray.pipelines.holding import check_device, hold_policies
 from dlogp_ray.pipelines.intervening import InterveneJob, Wanted
@@ -33,12 +35,11 @@ def read_problem_unit(row: Row, *, job: InterveneJob) -> Row:
     """Descriptor -> the problems of the unit."""
 
     def work() -> Row:
-        filesystem, path = store.open_store(row["file"])
-        with filesystem.open(path, "rb") as raw:
-            file = pq.ParquetFile(raw, page_checksum_verification=True)
-            problems = file.read_row_group(row["index"])
-        if len(problems) != row["stop"] - row["start"]:
-            raise ValueError(f"{row['file']} is not the one that the run began with")
+        data = store.read(row["file"])
+        if hashlib.sha256(data).hexdigest() != row["version"]:
+            raise Damaged(f"{row['file']} is not the one that the run began with; put it back")
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        problems = file.read_row_group(row["index"])
         answers = len(problems) * job.answers_per_problem
         payload = to_bytes(problems)
         return {
@@ -79,7 +80,8 @@ class AnswerUnit:
         check_device(device)
         config = job.config
         dtypes = job.dtype or job.dtypes(device)
-        self.policies = hold_policies(job, dtypes, device, threads, spread=spread)
+        self._held = hold_policies(job, dtypes, device, threads, spread=spread)
+        self.policies = self._held.policies
         checkpoint = job.checkpoint(config.tokenizer_policy)
         self._tokenizer = load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
         ends = checkpoint.end_tokens(self._tokenizer)
@@ -93,6 +95,11 @@ class AnswerUnit:
             block=config.block,
         )
         self._verify = load_verifier(config.verifier)
+        if verifier_hash(config.verifier) != job.verifier_sha256:
+            raise InputChanged(
+                f"verifier_changed: {config.verifier} is not the one that was hashed when the job "
+                "was planned; put it back and give the same command, or use another run_id"
+            )
         self._job = job
         self._made_for = dtypes, threads
 
@@ -109,6 +116,7 @@ class AnswerUnit:
         def work() -> Row:
             started = time.monotonic()
             rows = list(self._rows(from_bytes(row["payload"])))
+            self._held.check_files()
             table = pa.Table.from_pylist(rows, schema=GENERATIONS_SCHEMA).sort_by(
                 [("group_id", "ascending"), ("sample_id", "ascending")]
             )
@@ -205,7 +213,7 @@ def write_answers(row: Row, *, job: InterveneJob) -> Row:
         }
         conditional = not job.config.single_writer
         uri = job.object_uri(row["index"])
-        created = store.create(uri, encode(answers, footer), conditional=conditional)
+        created = store.create(uri, encode(answers, footer, job.origin), conditional=conditional)
         return {
             "created": created,
             "tokens": summary.tokens,

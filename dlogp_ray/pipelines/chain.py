@@ -12,6 +12,7 @@ import logging
 import math
 import warnings
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -34,6 +35,7 @@ _PATIENCE_S = 1_800.0
 """Without a step, the least: Ray Data's own."""
 _LONGEST_UNITS = 5
 """Times the longest unit: the speed that was measured is one actor's alone."""
+_WATCH_S = 10.0
 _GROWING_PATIENCE_S = 86_400.0
 """Where nodes come and go: spot nodes may all be away."""
 
@@ -172,10 +174,20 @@ def _receipts(
     try:
         yield from receipts.iter_rows()
     except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-        raise Ended(f"Ray ended the job: {type(error).__name__}: {error}") from None
+        raise Ended(
+            _refusal(watch) or f"Ray ended the job: {type(error).__name__}: {error}"
+        ) from None
     finally:
         logger.setLevel(level)
         # A cycle of Ray's exceptions keeps an actor that was restarted, with its CPUs: the next
         # execution of this process would wait for them.
         del receipts
         gc.collect()
+
+
+def _refusal(watch: Any) -> str | None:
+    """Why an actor could not load, in its own words."""
+    with suppress(ray.exceptions.RayError):
+        why: str | None = ray.get(watch.refusal.remote(), timeout=_WATCH_S)
+        return why
+    return None

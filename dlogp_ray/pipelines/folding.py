@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import TypeVar
 
+Object = TypeVar("Object")
 T = TypeVar("T")
 
 FAN_IN = 8
@@ -20,7 +21,9 @@ def in_order(add: Callable[[Sequence[T]], T], parts: Iterable[T]) -> T:
     return reduce(lambda whole, part: add([whole, part]), parts)
 
 
-def sum_of(objects: Sequence[str], look: Callable[[str], T], add: Callable[[Sequence[T]], T]) -> T:
+def sum_of(
+    objects: Sequence[Object], look: Callable[[Object], T], add: Callable[[Sequence[T]], T]
+) -> T:
     """The sum of the tree over some objects, of which few are in memory at once."""
     if len(objects) == 1:
         return look(objects[0])

@@ -18,7 +18,7 @@ import torch
 
 from dlogp_ray.config import RunConfig
 from dlogp_ray.corpus.units import Unit
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import DlogpError, Refused
 from dlogp_ray.pipelines.executor import Actor, Row, Stages
 from dlogp_ray.pipelines.job import Job
 from dlogp_ray.pipelines.machine import cpus, free_bytes
@@ -82,7 +82,7 @@ class Here:
         """What ``work`` finds out; what it has loaded is kept for the units."""
         try:
             found, self._tried = work(*arguments)
-        except Refused:
+        except DlogpError:
             raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"

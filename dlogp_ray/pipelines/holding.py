@@ -1,6 +1,7 @@
 """How the process of an actor comes to hold the policies."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -8,6 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.job import Job
 from dlogp_ray.policies.adapters import load_policies
+from dlogp_ray.policies.checkpoint import Checkpoint
 from dlogp_ray.policies.loading import SPREAD
 from dlogp_ray.policies.policy import Policy
 
@@ -21,6 +23,31 @@ def check_device(device: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Held:
+    """Policies in memory, and the files that they are of.
+
+    Attributes:
+        policies: By name.
+        checkpoints: The same.
+        device: Where they are.
+    """
+
+    policies: dict[str, Policy]
+    checkpoints: dict[str, Checkpoint]
+    device: str
+
+    def check_files(self) -> None:
+        """Check that what is in memory is still what was loaded.
+
+        Raises:
+            InputChanged: A file that it is mapped from was overwritten.
+        """
+        if self.device == "cpu":
+            for checkpoint in self.checkpoints.values():
+                checkpoint.check_in_place()
+
+
 def hold_policies(
     job: Job,
     dtypes: Mapping[str, str],
@@ -28,7 +55,7 @@ def hold_policies(
     threads: int,
     *,
     spread: bool,
-) -> dict[str, Policy]:
+) -> Held:
     """Load all policies of a job.
 
     Args:
@@ -40,14 +67,17 @@ def hold_policies(
 
     Raises:
         Refused: One can't be loaded.
+        InputChanged: Its files are not those that were hashed.
     """
     disable_progress_bar()
     torch.set_num_threads(threads)
-    return load_policies(
-        {name: job.checkpoint(name) for name in job.config.policies},
+    checkpoints = {name: job.checkpoint(name) for name in job.config.policies}
+    policies = load_policies(
+        checkpoints,
         dtype=dtypes,
         device=device,
         device_map=SPREAD if spread else None,
         trust_remote_code=job.config.trust_remote_code,
         allow_pickle=job.config.allow_pickle,
     )
+    return Held(policies, checkpoints, device)

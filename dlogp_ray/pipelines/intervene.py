@@ -13,6 +13,7 @@ from rich.console import Console
 from dlogp_ray.analysis.curve import write_curve
 from dlogp_ray.config import InterveneConfig
 from dlogp_ray.corpus.units import Units
+from dlogp_ray.events import say
 from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.answering import AnswerUnit, read_problem_unit, write_answers
 from dlogp_ray.pipelines.beginning import common_info, existing_run
@@ -24,7 +25,6 @@ from dlogp_ray.pipelines.calibrating import (
 )
 from dlogp_ray.pipelines.clock import Clock
 from dlogp_ray.pipelines.cost import begin
-from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.executor import Executor, Stages
 from dlogp_ray.pipelines.intervening import InterveneJob, IntervenePlan, plan_intervene
 from dlogp_ray.pipelines.making import Ready, make_run

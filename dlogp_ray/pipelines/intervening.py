@@ -22,6 +22,7 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.job import (
     Job,
     checked_checkpoints,
+    known_files,
     policies_fingerprint,
     with_absolute_addresses,
 )
@@ -73,6 +74,7 @@ class InterveneJob(Job):
         interventions: All, in the table's order.
         dtype: Policy -> dtype of its weights; None before it is chosen.
         threads: CPU threads of an actor.
+        verifier_sha256: Of the user's own verifier when the job was planned; None for ours.
         answers_per_s: What one actor was seen to do without interventions; None before that.
     """
 
@@ -80,6 +82,7 @@ class InterveneJob(Job):
 
     config: InterveneConfig
     interventions: tuple[Wanted, ...]
+    verifier_sha256: str | None = None
     dtype: dict[str, str] | None = None
     threads: int = 1
     answers_per_s: float | None = None
@@ -144,7 +147,14 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
         raise Refused(str(error)) from None
     files = list_corpus(config.problems, what="problems")
     checkpoints = checked_checkpoints(config)
-    job = InterveneJob(config, config.run_uri, wanted)
+    verifier_sha256 = verifier_hash(config.verifier)
+    job = InterveneJob(
+        config,
+        config.run_uri,
+        wanted,
+        verifier_sha256=verifier_sha256,
+        known=known_files(checkpoints),
+    )
     limits = [c.max_tokens for c in checkpoints.values() if c.max_tokens is not None]
     width = min(checkpoint.vocab_size for checkpoint in checkpoints.values())
     problems, special_tokens = read_problems(
@@ -160,7 +170,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
         "problems": hashlib.sha256(data).hexdigest(),
         "policies": policies_fingerprint(config, checkpoints),
         "interventions": [asdict(one) for one in wanted],
-        "verifier": {"name": config.verifier, "sha256": verifier_hash(config.verifier)},
+        "verifier": {"name": config.verifier, "sha256": verifier_sha256},
         "samples": config.samples,
         "seeds": config.seeds,
         "calibration_problems": config.calibration_problems,
@@ -174,7 +184,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
     store.check_writable(config.run_uri, conditional=not config.single_writer)
     answers = job.answers_per_problem * len(wanted)
     uri = f"{config.run_uri}/{PROBLEMS}"
-    units = problem_units(uri, len(problems), config.unit_problems, answers)
+    units = problem_units(uri, data, len(problems), config.unit_problems, answers)
     return IntervenePlan(job, problems, special_tokens, units, fingerprint)
 
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -13,7 +13,7 @@ from dlogp_ray.corpus.text import TextTokenizer
 from dlogp_ray.corpus.units import unit_name
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.adapter_files import resolve_adapter
-from dlogp_ray.policies.checkpoint import Checkpoint, resolve
+from dlogp_ray.policies.checkpoint import Checkpoint, Files, resolve
 from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -26,10 +26,14 @@ class Job:
     Attributes:
         config: With absolute addresses.
         run_uri: Where objects are created.
+        known: Policy -> its files when they were hashed.
+        origin: Of the run that they belong to, as ``Run.origin``; empty before it has begun.
     """
 
     config: RunConfig
     run_uri: str
+    known: tuple[tuple[str, Files], ...] = field(default=(), kw_only=True)
+    origin: str = field(default="", kw_only=True)
 
     table: ClassVar[str]
     """The folder of the units' objects."""
@@ -38,6 +42,11 @@ class Job:
     def append_eos(self) -> bool:
         """Whether text responses end with an end-of-sequence token."""
         return False
+
+    @property
+    def max_tokens(self) -> int | None:
+        """What a row's text may have, where that is checked after it is tokenised."""
+        return None
 
     @property
     @abstractmethod
@@ -58,6 +67,7 @@ class Job:
             name,
             self.config.policies[name],
             self.config.policies.get(BASE),
+            self.known,
             trust_remote_code=self.config.trust_remote_code,
             allow_pickle=self.config.allow_pickle,
         )
@@ -78,8 +88,10 @@ class Job:
             self.config.tokenizer_policy,
             self.config.policies[self.config.tokenizer_policy],
             self.config.policies.get(BASE),
+            self.known,
             self.config.prompt_format,
             self.append_eos,
+            self.max_tokens,
             self.config.trust_remote_code,
             self.config.allow_pickle,
         )
@@ -89,25 +101,38 @@ def resolve_source(
     name: str,
     source: PolicySource,
     base: PolicySource | None,
+    known: tuple[tuple[str, Files], ...] = (),
     *,
     trust_remote_code: bool,
     allow_pickle: bool,
 ) -> Checkpoint:
-    """The files of a config's entry; ``base`` is the entry that an adapter needs."""
+    """The files of a config's entry.
+
+    Args:
+        name: Of the policy.
+        source: The entry.
+        base: The one that an adapter needs.
+        known: Policy -> its files, where they have been hashed.
+        trust_remote_code: As the config says.
+        allow_pickle: The same.
+    """
+    files = dict(known).get(name)
     if source.adapter is None or base is None:
-        return resolve(
+        found = resolve(
             name,
             source.address,
             source.revision,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
+        return replace(found, known=files)
     under = resolve_source(
-        BASE, base, None, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+        BASE, base, None, known, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
-    return resolve_adapter(
+    adapter = resolve_adapter(
         name, source.adapter, source.revision, base=under, allow_pickle=allow_pickle
     )
+    return replace(adapter, known=files)
 
 
 @lru_cache(maxsize=4)
@@ -116,27 +141,33 @@ def _text_tokenizer(
     name: str,
     source: PolicySource,
     base: PolicySource | None,
+    known: tuple[tuple[str, Files], ...],
     prompt_format: Any,
     append_eos: bool,
+    max_tokens: int | None,
     trust_remote_code: bool,
     allow_pickle: bool,
 ) -> TextTokenizer:
     checkpoint = resolve_source(
-        name, source, base, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+        name, source, base, known, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
+    with checkpoint.unchanged(weights=False):
+        ends = checkpoint.end_tokens(tokenizer)
     return TextTokenizer(
         tokenizer,
         prompt_format=prompt_format,
         append_eos=append_eos,
-        ends=checkpoint.end_tokens(tokenizer),
+        ends=ends,
+        max_tokens=max_tokens,
     )
 
 
 def checked_checkpoints(config: RunConfig, *, append_eos: bool = False) -> dict[str, Checkpoint]:
-    """The files of all policies, which speak of the same ids.
+    """The files of all policies, hashed, which speak of the same ids.
 
     Raises:
+        InputChanged: One is written to meanwhile.
         Refused: One is missing or may not be loaded, or their tokenizers or vocabularies differ.
     """
     _text_tokenizer.cache_clear()  # files may have changed since they were looked at last
@@ -150,6 +181,7 @@ def checked_checkpoints(config: RunConfig, *, append_eos: bool = False) -> dict[
         )
         for name, source in config.policies.items()
     }
+    checkpoints = {name: replace(one, known=one.know()) for name, one in checkpoints.items()}
     tokenizers = {
         name: load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
         for name, checkpoint in checkpoints.items()
@@ -169,6 +201,11 @@ def checked_checkpoints(config: RunConfig, *, append_eos: bool = False) -> dict[
         append_eos=append_eos,
     )
     return checkpoints
+
+
+def known_files(checkpoints: Mapping[str, Checkpoint]) -> tuple[tuple[str, Files], ...]:
+    """Policy -> its files, as workers are told of them."""
+    return tuple((name, one.known) for name, one in checkpoints.items() if one.known is not None)
 
 
 def policies_fingerprint(

@@ -5,7 +5,7 @@ from typing import Any
 
 import ray
 
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import DlogpError, Refused
 
 
 class LoadingWatch:
@@ -14,6 +14,7 @@ class LoadingWatch:
     def __init__(self) -> None:
         """No actor has begun."""
         self._begun: dict[str, int] = {}
+        self._refusal: str | None = None
 
     def begin(self, actor: str) -> int:
         """How many times it has begun now, the last one among them."""
@@ -23,6 +24,14 @@ class LoadingWatch:
     def end(self, actor: str) -> None:
         """It has loaded."""
         self._begun.pop(actor, None)
+
+    def refuse(self, why: str) -> None:
+        """It can't load, and Ray ends the job."""
+        self._refusal = why
+
+    def refusal(self) -> str | None:
+        """Why one could not load; None where all could."""
+        return self._refusal
 
 
 class Loading:
@@ -55,9 +64,12 @@ class Loading:
             )
 
     def __exit__(self, *error: object) -> None:
-        """Take the count back."""
+        """Take the count back, or leave word."""
         if self._watch is not None and error[0] is None:
             self._watch.end.remote(_actor_id())
+        elif self._watch is not None and isinstance(error[1], DlogpError):
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._watch.refuse.remote(str(error[1])))
 
 
 def _actor_id() -> str:

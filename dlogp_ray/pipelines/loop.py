@@ -16,7 +16,7 @@ from typing import Any
 
 from dlogp_ray import store
 from dlogp_ray.corpus.units import Unit, Units
-from dlogp_ray.pipelines.events import say
+from dlogp_ray.events import say
 from dlogp_ray.pipelines.executor import Ended, Executor, Stages
 from dlogp_ray.pipelines.failures import Failure
 from dlogp_ray.pipelines.job import Job

@@ -15,19 +15,22 @@ import numpy as np
 from dlogp_ray import store
 from dlogp_ray.corpus.units import Units, decode_units, encode_units
 from dlogp_ray.errors import StoreFailed
+from dlogp_ray.events import say
 from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.beginning import existing_run
 from dlogp_ray.pipelines.clock import Clock
-from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.executor import Executor, Stages
 from dlogp_ray.pipelines.failures import Failures
 from dlogp_ray.pipelines.job import Job
 from dlogp_ray.pipelines.loop import Outcome, do_units
+from dlogp_ray.pipelines.progress import counted
 from dlogp_ray.pipelines.stopping import StopRequest
 from dlogp_ray.pipelines.where import Where
 from dlogp_ray.tables.calls import deaths, read_calls
 from dlogp_ray.tables.run import Run, begin_run
 from dlogp_ray.tables.sealing import seal
+
+_GONE = "its object was there and is gone: it was deleted, or the run's folder moved"
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -105,10 +108,10 @@ def make_run(
         units = _own_units(run, units)
     outcome, failures, failed = Outcome(), Failures(job.run_uri), dict[str, str]()
     if run is not None and run.sealed:
-        run.check_objects()
+        run.objects()
         clock.lap("plan")
         return Made(run, outcome, failed)
-    missing = units if run is None else units.take(~np.isin(units.index, run.committed().index))
+    missing = units if run is None else _missing(run, units, progress=progress)
     call = None
     if run is None or len(missing):
         tokens, left = missing.tokens, len(missing)
@@ -129,7 +132,7 @@ def make_run(
             with _store_failures(job.run_uri):
                 begun = {"units.parquet": encode_units(units), **(records or {})}
                 run = begin_run(job.run_uri, ready.info, begun)
-                job = as_recorded(job, run)
+                job = replace(as_recorded(job, run), origin=run.origin)
                 engine = run.info["engine"]
                 # Another call may have begun it since, with other threads: they round otherwise.
                 placement = replace(placement, threads=engine.get("threads", ready.threads))
@@ -147,8 +150,12 @@ def make_run(
         call = executor.call
         clock.lap("units")
     with _store_failures(run.uri):
+        run.check_there()
         committed = run.committed()
         failed = failures.settle(committed)
+        if not outcome.ended:  # each was there, was tried, or has failed
+            there = np.isin(units.index, committed.index)
+            failed |= {u.name: _GONE for u in units.take(~there) if u.name not in failed}
         partial = job.config.seal_partial
         # Units that Ray's end left untried have not failed.
         if len(committed) == run.planned or (partial and not outcome.ended):
@@ -163,16 +170,33 @@ def make_run(
 
 @contextmanager
 def _store_failures(uri: str) -> Iterator[None]:
+    """What units are worth is waited for."""
     try:
-        yield
+        with store.patience():
+            yield
     except OSError as error:
         raise StoreFailed(
             f"{uri}: {error}; what is committed stays, the same command goes on"
         ) from error
 
 
+def _missing(run: Run, units: Units, *, progress: bool) -> Units:
+    """The units without an object; what there is was made for this run.
+
+    Raises:
+        Damaged: An object is of another run or unit, or can't be read.
+    """
+    committed = run.committed()
+    missing = units.take(~np.isin(units.index, committed.index))
+    if len(missing):  # else that is seen when the run is sealed
+        with counted("checking", len(committed), "objects", enabled=progress) as advance:
+            for _footer in run.footers(committed):
+                advance()
+    return missing
+
+
 def _own_units(run: Run, units: Units) -> Units:
     """The run's own list of units where it has one: another version may cut another way."""
     if not store.exists(run.path("units.parquet")):
         return units
-    return decode_units(store.read(run.path("units.parquet")))
+    return decode_units(run.beginning("units.parquet"))

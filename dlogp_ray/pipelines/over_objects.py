@@ -9,6 +9,7 @@ from dlogp_ray.pipelines.cost import RAY_COSTS_S, settled
 from dlogp_ray.pipelines.folding import sum_of
 from dlogp_ray.pipelines.progress import counted
 
+Object = TypeVar("Object")
 T = TypeVar("T")
 
 _TOKENS_PER_S = 300_000
@@ -29,8 +30,8 @@ def tables_on(asked: RunOn, tokens: int) -> Literal["here", "ray"]:
 
 
 def added_up(
-    objects: Sequence[str],
-    look: Callable[[str], T],
+    objects: Sequence[Object],
+    look: Callable[[Object], T],
     add: Callable[[Sequence[T]], T],
     where: Literal["here", "ray"],
     *,
@@ -40,7 +41,7 @@ def added_up(
     """The sum of what ``look`` makes of each object.
 
     Args:
-        objects: Addresses.
+        objects: Which.
         look: An object's.
         add: The sum of several; of none, what there is before the first.
         where: As ``tables_on`` has it.
@@ -57,8 +58,8 @@ def added_up(
         return through_ray(objects, look, add, what=what, progress=progress)
     with counted(what, len(objects), "objects", enabled=progress) as advance:
 
-        def looked(uri: str) -> T:
-            found = look(uri)
+        def looked(one: Object) -> T:
+            found = look(one)
             advance()
             return found
 

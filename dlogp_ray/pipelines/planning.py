@@ -16,6 +16,7 @@ from dlogp_ray.corpus.units import Units
 from dlogp_ray.pipelines.job import (
     Job,
     checked_checkpoints,
+    known_files,
     policies_fingerprint,
     with_absolute_addresses,
 )
@@ -42,6 +43,11 @@ class ScoreJob(Job):
     def base(self) -> str | None:
         """The policy that the others are compared with; None for a policy alone."""
         return BASE if len(self.config.policies) > 1 else None
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The shortest policy's limit."""
+        return self.rules.max_tokens
 
     @property
     def append_eos(self) -> bool:
@@ -103,7 +109,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         vocab_size=min(checkpoint.vocab_size for checkpoint in checkpoints.values()),
         max_tokens=min(limits, default=None),
         columns=config.columns,
-        carry=carry_types(config.carry, files[0]),
+        carry=carry_types(config.carry, files[0], config.max_row_bytes),
     )
     fingerprint = {
         "schema_version": SCHEMA_VERSION,
@@ -118,11 +124,11 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         "statistics": config.statistics,
         "unit_tokens": config.unit_tokens,
     }
-    job = ScoreJob(config, config.run_uri, rules)
+    job = ScoreJob(config, config.run_uri, rules, known=known_files(checkpoints))
     if config.pairs:
         fingerprint["pairs"] = True
     if config.append_eos:  # generation_config.json names some, and is not among the policies' files
         fingerprint["end_tokens"] = sorted(job.text_tokenizer().ends)
     store.check_writable(config.run_uri, conditional=not config.single_writer)
-    units = cut_units(files, config.unit_tokens, config.columns)
+    units = cut_units(files, config.unit_tokens, config.columns, config.max_row_bytes)
     return ScorePlan(job, units, fingerprint)

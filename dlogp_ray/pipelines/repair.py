@@ -10,7 +10,7 @@ from dlogp_ray.corpus.units import encode_units
 from dlogp_ray.decoding.grading import VERIFIERS
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.intervene import intervene
-from dlogp_ray.pipelines.intervening import plan_intervene
+from dlogp_ray.pipelines.intervening import IntervenePlan, plan_intervene
 from dlogp_ray.pipelines.planning import plan_score
 from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
 from dlogp_ray.pipelines.score import score
@@ -58,19 +58,21 @@ def repair(
     plan = plan_intervene(config) if isinstance(config, InterveneConfig) else plan_score(config)
     check_fingerprint(run, plan.fingerprint)
     check_schema(run, plan.fingerprint)
-    units = encode_units(plan.units)
-    listed = run.path("units.parquet")
-    lost = any(problem.unit is None and "units.parquet" in problem.what for problem in problems)
-    if lost and hashlib.sha256(units).hexdigest() != run.info["units"]["sha256"]:
-        raise Refused(
-            f"{listed} is lost, and this version of dlogp_ray cuts other units than the run has; "
-            "repair it with the version that run.json names"
-        )
+    begun = {"units.parquet": encode_units(plan.units)}
+    if isinstance(plan, IntervenePlan):
+        begun |= plan.records
+    lost = [name for name in run.lost_beginnings() if name in begun]
+    for name in lost:
+        if hashlib.sha256(begun[name]).hexdigest() != run.hashes[name]:
+            raise Refused(
+                f"{run.path(name)} is lost, and this version of dlogp_ray makes another one than "
+                "the run has; repair it with the version that run.json names"
+            )
     committed = run.committed()
     for unit in sorted({p.unit for p in problems if p.unit is not None and p.unit in committed}):
         quarantine(run, f"{run.table}/{unit}.parquet")
-    if lost:
-        store.replace(listed, units)
+    for name in lost:
+        store.replace(run.path(name), begun[name])
     unseal(run)
     if isinstance(config, InterveneConfig):
         return intervene(config, progress=progress)

@@ -138,7 +138,7 @@ def _common(made: Made, clock: Clock, max_rejected: int) -> dict[str, Any]:
     failures = dict(sorted((recorded | dict(made.failed)).items()))
     code = exit_code(
         failed_units=len(failures),
-        ended=outcome.ended is not None,
+        sealed=run.sealed,
         rejected=totals["rows"] - totals["status"].get("ok", 0),
         duplicates=totals["duplicate_sample_ids"] + totals["status"].get("duplicate_sample_id", 0),
         max_rejected=max_rejected,
@@ -163,10 +163,10 @@ def _common(made: Made, clock: Clock, max_rejected: int) -> dict[str, Any]:
 
 
 def exit_code(
-    *, failed_units: int, ended: bool, rejected: int, duplicates: int, max_rejected: int
+    *, failed_units: int, sealed: bool, rejected: int, duplicates: int, max_rejected: int
 ) -> ExitCode:
     """The highest code that applies."""
-    if failed_units or ended:
+    if failed_units or not sealed:
         return ExitCode.FAILED_UNITS
     if duplicates or rejected > max_rejected:
         return ExitCode.REJECTED_ROWS

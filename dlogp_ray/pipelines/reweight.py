@@ -34,7 +34,7 @@ from dlogp_ray.pipelines.over_objects import added_up, tables_on
 from dlogp_ray.pipelines.reweighting import plan_reweight
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 from dlogp_ray.tables.calls import this_call
-from dlogp_ray.tables.objects import open_object
+from dlogp_ray.tables.objects import TableObject, open_object
 from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
 from dlogp_ray.tables.schemas import encode
 from dlogp_ray.tables.sealing import seal
@@ -44,7 +44,8 @@ from dlogp_ray.weights.applying import needs
 from dlogp_ray.weights.rows import Rows, Weighing, WholeTable, first_pass, weigh_rows
 from dlogp_ray.weights.whole import Counts, GroupSums, quantile, quantile_upper
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: a footer says what its table was made from."""
 _GROUPS = ("log_ppl", "reward")
 """Records of the table: sums by group, of which every worker needs some."""
 
@@ -116,13 +117,11 @@ def _reweight(config: ReweightConfig, progress: bool) -> ReweightResult:
         "mean_one": weighing.mean_one,
     }
     table = existing_run(uri, fingerprint)
-    units = run.manifest()["unit"].to_pylist()
-    missing = units
+    objects = run.objects()
+    missing = objects
     if table is not None:
-        if table.sealed:
-            table.check_objects()
-        there = table.committed()
-        missing = [unit for unit in units if unit not in there]
+        there = {one.unit for one in table.objects()}
+        missing = [one for one in objects if one.unit not in there]
     store.check_writable(uri, conditional=run.conditional)
     created = 0
     clock.lap("plan")
@@ -131,17 +130,19 @@ def _reweight(config: ReweightConfig, progress: bool) -> ReweightResult:
         where = tables_on(config.run_on, run.seal["tokens"])
         call = this_call(where)
         if table is None:
-            table = _begun(run, uri, weighing, config, fingerprint, where, progress=progress)
+            table = _begun(
+                run, objects, uri, weighing, config, fingerprint, where, progress=progress
+            )
         else:  # the call that began it may have ended before it wrote the list of units
-            units_list = {"units.parquet": store.read(run.path("units.parquet"))}
+            units_list = {"units.parquet": run.beginning("units.parquet")}
             table = begin_run(uri, table.info, units_list)
         clock.lap("reading")
         whole = table.info["whole"]
-        make = partial(
-            _make_object, scores=run.uri, table=table.uri, weighing=weighing, whole=whole
-        )
+        make = partial(_make_object, table=table.uri, weighing=weighing, whole=whole)
         created = added_up(missing, make, _total, where, what="weighing", progress=progress)
         clock.lap("weighing")
+    run.check_there()
+    table.check_there()
     if not table.sealed:
         seal(table)
     clock.lap("seal")
@@ -161,37 +162,38 @@ def print_reweight(result: ReweightResult, console: Console) -> None:
 
 
 def _make_object(
-    unit: str, *, scores: str, table: str, weighing: Weighing, whole: Mapping[str, Any]
+    one: TableObject, *, table: str, weighing: Weighing, whole: Mapping[str, Any]
 ) -> int:
     """Weigh one object of the scores; 1 where its object was created, 0 where it exists."""
-    rows = _rows_of(open_run(scores).object_uri(unit), weighing)
+    rows = _rows_of(one, weighing)
     found, summary = weigh_rows(rows, weighing, _whole_table(table, whole["threshold"]))
     footer = {
-        "unit": int(unit.removeprefix("part-")),
+        "unit": int(one.unit.removeprefix("part-")),
         "rows_in": len(found),
         "tokens": sum(map(len, found["response_ids"])),
         "status": summary.status,
         "summary": summary.model_dump(),
     }
     run = open_run(table)
-    created = store.create(run.object_uri(unit), encode(found, footer), conditional=run.conditional)
+    data = encode(found, footer, run.origin)
+    created = store.create(run.object_uri(one.unit), data, conditional=run.conditional)
     return int(created)
 
 
-def _rows_of(uri: str, weighing: Weighing) -> Rows:
-    with open_object(uri) as file:
+def _rows_of(one: TableObject, weighing: Weighing) -> Rows:
+    with open_object(one) as file:
         table = file.read(columns=weighing.read)
     try:
         return Rows.of(table, weighing)
     except Refused as error:
-        raise Refused(f"{uri}: {error}") from None
+        raise Refused(f"{one.uri}: {error}") from None
 
 
 @lru_cache(maxsize=2)
 def _whole_table(table: str, threshold: float | None) -> WholeTable:
     run = open_run(table)
     found = {
-        name: GroupSums(pq.read_table(pa.BufferReader(store.read(run.path(file)))))
+        name: GroupSums(pq.read_table(pa.BufferReader(run.beginning(file))))
         for name, file in run.info["whole"]["groups"].items()
     }
     return WholeTable(threshold=threshold, **found)
@@ -213,12 +215,12 @@ class _First:
         )
 
 
-def _first_look(uri: str, *, weighing: Weighing) -> _First:
-    return _First(*first_pass(_rows_of(uri, weighing), weighing))
+def _first_look(one: TableObject, *, weighing: Weighing) -> _First:
+    return _First(*first_pass(_rows_of(one, weighing), weighing))
 
 
-def _second_look(uri: str, *, weighing: Weighing, upper: int) -> Counts:
-    return Counts.of(_rows_of(uri, weighing).entropies(), upper)
+def _second_look(one: TableObject, *, weighing: Weighing, upper: int) -> Counts:
+    return Counts.of(_rows_of(one, weighing).entropies(), upper)
 
 
 def _total(created: Sequence[int]) -> int:
@@ -231,6 +233,7 @@ def _added(parts: Sequence[Counts]) -> Counts:
 
 def _begun(
     run: Run,
+    objects: Sequence[TableObject],
     uri: str,
     weighing: Weighing,
     config: ReweightConfig,
@@ -240,15 +243,14 @@ def _begun(
     progress: bool,
 ) -> Run:
     """Find what is needed of all rows, and create the table's record with it."""
-    uris = run.object_uris()
-    threshold, groups = None, dict[str, str]()
+    threshold, groups, records = None, dict[str, str](), dict[str, str]()
     wanted = {need for one in weighing.schemes for need in needs(one)}
     top = next((one for one in weighing.schemes if isinstance(one, EntropyTop)), None)
     if top or wanted & {"groups", "advantages"}:
         look = partial(_first_look, weighing=weighing)
-        first = added_up(uris, look, _First.merge, where, progress=progress)
+        first = added_up(objects, look, _First.merge, where, progress=progress)
         if top:
-            threshold = _threshold(uris, weighing, top, first.counts, where, progress=progress)
+            threshold = _threshold(objects, weighing, top, first.counts, where, progress=progress)
         # Before run.json, which says that they are there; of these scores and schemes, whoever
         # writes them.
         made_from = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:12]
@@ -257,7 +259,8 @@ def _begun(
                 groups[name] = f"{name}-{made_from}.parquet"
                 data = encode_table(getattr(first, name).table)
                 store.create(f"{uri}/{groups[name]}", data, conditional=run.conditional)
-    units = store.read(run.path("units.parquet"))
+                records[groups[name]] = hashlib.sha256(data).hexdigest()
+    units = run.beginning("units.parquet")
     info = {
         "job": "reweight",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -266,7 +269,7 @@ def _begun(
         "policy": weighing.policy,
         "compared": [weighing.policy],
         "units": {
-            "count": len(uris),
+            "count": len(objects),
             "tokens": run.seal["tokens"],
             "sha256": hashlib.sha256(units).hexdigest(),
         },
@@ -275,6 +278,7 @@ def _begun(
             "threshold": threshold,
             "groups": groups,
         },
+        "records": records,
         "fingerprint": fingerprint,
         "versions": versions(),
     }
@@ -282,7 +286,7 @@ def _begun(
 
 
 def _threshold(
-    uris: list[str],
+    objects: Sequence[TableObject],
     weighing: Weighing,
     scheme: EntropyTop,
     counts: Counts,
@@ -294,11 +298,11 @@ def _threshold(
         return 0.0
     upper, rank = quantile_upper(counts, scheme.rho)
     look = partial(_second_look, weighing=weighing, upper=upper)
-    return quantile(upper, added_up(uris, look, _added, where, progress=progress), rank)
+    return quantile(upper, added_up(objects, look, _added, where, progress=progress), rank)
 
 
 def _result(table: Run, weighing: Weighing, created: int, clock: Clock) -> ReweightResult:
-    footers = table.footers(table.committed())
+    footers = table.footers(table.entries())
     summary = WeightsSummary.merge(
         WeightsSummary.model_validate(footer["summary"]) for _, footer in footers
     )

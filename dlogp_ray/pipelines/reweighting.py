@@ -103,7 +103,7 @@ def _check_columns(run: Run, weighing: Weighing, scored: tuple[str, ...]) -> Non
 
 def _generators(run: Run) -> list[str]:
     """Who wrote texts of the run, as its rows say; "" where they don't."""
-    parts = (footer["summary"] for _, footer in run.footers(run.committed()))
+    parts = (footer["summary"] for _, footer in run.footers(run.entries()))
     groups = Summary.merge(map(Summary.model_validate, parts)).groups
     return sorted({generator for some in groups.values() for generator in some})
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import Units
+from dlogp_ray.events import say
 from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.actor import ScoreUnit
 from dlogp_ray.pipelines.beginning import common_info, existing_run
 from dlogp_ray.pipelines.clock import Clock
 from dlogp_ray.pipelines.cost import begin
-from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.executor import Executor, Stages
 from dlogp_ray.pipelines.making import Ready, make_run
 from dlogp_ray.pipelines.planning import ScoreJob, ScorePlan, plan_score

@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
+from dlogp_ray.errors import (
+    Damaged,
+    FingerprintMismatch,
+    InputChanged,
+    Refused,
+)
 
 _CONNECT_TIMEOUT_S = 10
 _IDLE_WORKERS = 8
@@ -110,7 +115,7 @@ def kept() -> Iterator[None]:
     """A job's session is kept for the next, unless the job is stopped amid Ray's work for it."""
     try:
         yield
-    except (Refused, FingerprintMismatch, Damaged):
+    except (Refused, FingerprintMismatch, Damaged, InputChanged):
         raise
     except BaseException:
         shutdown()

@@ -93,7 +93,8 @@ def sparsity(config: SparsityConfig, *, progress: bool = True) -> SparsityResult
 
     Raises:
         Refused: There is no such run or column, it is not sealed, or nothing in it is compared.
-        Damaged: An object can't be read; it is named.
+        Damaged: An object is not the run's, or can't be read; it is named.
+        StoreFailed: The run was moved or deleted meanwhile.
     """
     with session.kept(), stop_on_sigterm():
         return _sparsity(config, progress)
@@ -103,15 +104,14 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     clock = Clock(("plan", "reading", "writing"))
     run = open_run(config.run)
     _check(run, config)
-    units = list(run.committed()) if not run.sealed else run.manifest()["unit"].to_pylist()
+    objects = run.objects()
     floors = run.noise.floors if run.noise else {}
     policies = max(1, len(run.info["config"]["policies"]) - 1)
     look = partial(read_object, by=config.by, floors=floors, policies=policies)
-    uris = [run.object_uri(unit) for unit in units]
     tokens = run.seal["tokens"] if run.sealed else run.totals()["tokens"]
     where = tables_on(config.run_on, policies * tokens)
     clock.lap("plan")
-    whole = added_up(uris, look, Grouped.merge, where, progress=progress)
+    whole = added_up(objects, look, Grouped.merge, where, progress=progress)
     clock.lap("reading")
     if not whole.groups:
         raise Refused(
@@ -127,7 +127,7 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
         folder=folder,
         sealed=run.sealed,
         units=run.planned,
-        units_read=len(units),
+        units_read=len(objects),
         groups=len(whole.groups),
         samples=sum(one.samples for one in whole.groups.values()),
         tokens=sum(one.tokens for one in whole.groups.values()),
@@ -157,6 +157,7 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     store.replace(f"{folder}/{REPORT}", html.encode())
     clock.lap("writing")
     result = replace(result, seconds=clock.seconds, spent=clock.spent)
+    run.check_there()
     # Written last: with it the analysis is there.
     info = {"config": config.model_dump(), "result": result.as_json()}
     info["fingerprint"] = run.info["fingerprint"]

@@ -19,6 +19,7 @@ from dlogp_ray.corpus.pairs import split_pairs
 from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import check_rows, count_special_tokens
 from dlogp_ray.corpus.units import Unit
+from dlogp_ray.errors import DlogpError, InputChanged, without_credentials
 from dlogp_ray.pipelines.executor import Row
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.tables.schemas import encode
@@ -29,12 +30,15 @@ def guarded(stage: str, row: Row, work: Callable[[], Row]) -> Row:
     if row.get("error"):
         return row
     try:
-        return work()
+        with store.patience():
+            return work()
+    except DlogpError as error:  # says all by itself
+        return failure(row["index"], f"{stage}: {error}")
     except Exception as error:  # noqa: BLE001  (recorded with the unit; the others go on)
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
         cause = f"{stage}: {type(error).__name__}: {error} ({where})"
-        return failure(row["index"], cause)
+        return failure(row["index"], without_credentials(cause))
 
 
 def failure(index: int, cause: str) -> Row:
@@ -48,6 +52,8 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
     def work() -> Row:
         unit = Unit(**{key: row[key] for key in Unit.__dataclass_fields__})
         table = check_rows(raw_rows(unit, job), unit.file, job.rules, job.text_tokenizer)
+        if unit.format == "parquet":
+            check_count(unit, len(table), pairs=job.config.pairs)
         return {
             "index": unit.index,
             "rows": len(table),
@@ -60,6 +66,20 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
     return guarded("reading", row, work)
 
 
+def check_count(unit: Unit, rows: int, *, pairs: bool) -> None:
+    """Check that a unit of a Parquet file has the rows that were planned.
+
+    Raises:
+        InputChanged: It has more or fewer.
+    """
+    planned = (unit.stop - unit.start) * (2 if pairs else 1)
+    if rows != planned:
+        raise InputChanged(
+            f"corpus_changed: {unit.file} gave {rows} rows of [{unit.start}, {unit.stop}), and "
+            f"{planned} were planned"
+        )
+
+
 def raw_rows(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
     """The unit's rows as they stand in the corpus, read as they are asked for."""
     rows = _as_stored(unit, job)
@@ -67,11 +87,12 @@ def raw_rows(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
 
 
 def _as_stored(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
+    most = job.config.max_row_bytes
     if unit.format == "parquet":
         wanted = {job.rules.theirs(name) for name in CORPUS_COLUMNS} | set(job.rules.carry)
-        return read_parquet(unit.file, unit.start, unit.stop, wanted)
+        return read_parquet(unit.file, unit.file_entry, unit.start, unit.stop, wanted, most)
     stop = None if unit.compression else unit.stop
-    return read_jsonl(unit.file, unit.start, stop, unit.compression)
+    return read_jsonl(unit.file, unit.file_entry, unit.start, stop, unit.compression, most)
 
 
 def write_unit(row: Row, *, job: ScoreJob) -> Row:
@@ -93,7 +114,7 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
         }
         conditional = not job.config.single_writer
         uri = job.object_uri(row["index"])
-        created = store.create(uri, encode(scores, footer), conditional=conditional)
+        created = store.create(uri, encode(scores, footer, job.origin), conditional=conditional)
         return {
             "created": created,
             "tokens": footer["tokens"],

@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import ray
 from rich.console import Console
 
+from dlogp_ray import store
 from dlogp_ray.config import RunConfig
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import InputChanged, Refused
 from dlogp_ray.pipelines.chain import Chain
 from dlogp_ray.pipelines.executor import Actor, Stages
 from dlogp_ray.pipelines.job import Job
 from dlogp_ray.pipelines.placement import Node, Placement, missing_now, place_actors
+from dlogp_ray.pipelines.room import wait_for_room
 from dlogp_ray.tables.calls import this_call
 
 T = TypeVar("T")
@@ -28,6 +30,7 @@ class ThroughRay:
     def __init__(self) -> None:
         """Nothing is asked of it yet."""
         self.call = this_call("ray")
+        self._timeout_s: float | None = None
 
     def place(
         self, config: RunConfig, threads: int | None = None, *, progress: bool = False
@@ -37,6 +40,7 @@ class ThroughRay:
         placement = place_actors(config, resources, threads)
         if progress and (missing := missing_now(placement, resources)):
             Console(stderr=True).print(f"waiting for {missing}", highlight=False)
+        self._timeout_s = config.timeout_start
         return placement
 
     def node(self) -> Node:
@@ -52,6 +56,7 @@ class ThroughRay:
         self, placement: Placement, work: Callable[..., tuple[T, Actor]], *arguments: Any
     ) -> T:
         """What ``work`` finds out, in a process of its own with an actor's resources."""
+        wait_for_room(1, placement.cpus, placement.gpus, self._timeout_s)
         remote: Any = ray.remote(_found).options(
             num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
         )
@@ -60,8 +65,9 @@ class ThroughRay:
             return found
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, Refused):
-                raise Refused(str(cause)) from None
+            for kind in (Refused, InputChanged):  # of Ray's making: both that and its own class
+                if isinstance(cause, kind):
+                    raise kind(str(cause)) from None
             raise Refused(
                 f"the policies can't be tried: {type(cause).__name__}: {cause}"
             ) from error
@@ -74,7 +80,9 @@ class ThroughRay:
     @contextmanager
     def doing(self, job: Job, stages: Stages, placement: Placement) -> Iterator[Chain]:
         """By Ray Data."""
-        yield Chain(job, stages, placement)
+        wait_for_room(placement.min_actors, placement.cpus, placement.gpus, self._timeout_s)
+        with store.asked_now_and_then(f"{job.run_uri}/run.json"):
+            yield Chain(job, stages, placement)
 
 
 def _found(work: Callable[..., tuple[T, Actor]], *arguments: Any) -> T:

@@ -10,9 +10,9 @@ import torch
 
 from dlogp_ray.config.job import RunOn
 from dlogp_ray.errors import Refused
+from dlogp_ray.events import say
 from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.cost import RAY_COSTS_S
-from dlogp_ray.pipelines.events import say
 from dlogp_ray.pipelines.executor import Executor
 from dlogp_ray.pipelines.here import Here, resources
 from dlogp_ray.pipelines.job import Job
