@@ -2,14 +2,16 @@
 
 import gc
 import gzip
+import hashlib
 import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import shapes
 from s3_server import FaultyProxy, running_seaweed, write_aws_files
@@ -23,6 +25,12 @@ shapes.install()
 DEVICE = os.environ.get("DLOGP_TEST_DEVICE", "cpu")
 """Where the tests of scoring and decoding, and of the families, run: cpu or cuda."""
 CHARACTERS = "0123456789+=abcdefghij"
+
+# On a machine that is shared, how long an example takes says nothing.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:
@@ -140,6 +148,22 @@ def contents(run: str) -> dict[str, str]:
 
     opened = open_run(run)
     return {unit: footer["content_hash"] for unit, footer in opened.footers(opened.committed())}
+
+
+def edit_record(run: str | Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Make it as if the run had begun with another ``run.json``."""
+    from dlogp_ray.tables.run import _record_hash
+
+    path = Path(run, "run.json")
+    info = json.loads(path.read_text())
+    change(info)
+    if "sha256" in info:
+        info["sha256"] = _record_hash(info)
+    path.write_text(json.dumps(info))
+    seal = Path(run, "_SUCCESS")
+    if seal.exists():
+        of_that = {"run_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        seal.write_text(json.dumps(json.loads(seal.read_text()) | of_that))
 
 
 def write_broken_gzip(path: Path) -> Path:

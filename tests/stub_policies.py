@@ -36,9 +36,20 @@ TROUBLE: dict[str, Callable[[str], object]] = {
     "sleeps": lambda seconds: time.sleep(float(seconds)),
     "is stopped once": lambda flag: _once(flag, signal.SIGTERM),
     "is interrupted once": lambda flag: _once(flag, signal.SIGINT),
+    "runs once": lambda script: _run_once(Path(script)),
     "kills once": lambda flag: _once(flag, signal.SIGKILL),
     "kills twice": lambda flag: (_once(f"{flag}-1", signal.SIGKILL), _once(flag, signal.SIGKILL)),
 }
+
+
+def _run_once(script: Path) -> None:
+    """Python code that does something to a run's files meanwhile."""
+    mine = script.with_suffix(f".{os.getpid()}")
+    try:
+        script.rename(mine)
+    except FileNotFoundError:  # another process was first
+        return
+    exec(compile(mine.read_text(), str(script), "exec"), {})
 
 
 def _once(flag: str, number: int) -> None:

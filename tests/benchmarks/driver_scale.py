@@ -10,7 +10,6 @@ the whole while the chain runs for minutes only (``--left 0`` leaves all units t
 
 import argparse
 import json
-import os
 import tempfile
 import threading
 import time
@@ -33,13 +32,11 @@ from dlogp_ray.pipelines.executor import Executor
 from dlogp_ray.pipelines.planning import ScoreJob, plan_score
 from dlogp_ray.pipelines.probe import Probe
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
-from dlogp_ray.tables.run import begin_run
+from dlogp_ray.tables.run import Run, begin_run
 from dlogp_ray.tables.schemas import encode, scores_schema
 
 MB = 2**20
 ROWS_A_FILE = 10_000
-LINKS = 20_000
-"""Of one file; file systems allow some 65,000."""
 
 
 class ScoreNothing:
@@ -127,7 +124,7 @@ def measure(folder: Path, count: int, left: int) -> dict[str, Any]:
     with watched.phase("beginning"):
         info = score._run_info(plan, Probe(None, {}, 1.0, engine, None, 0.0))  # type: ignore[arg-type]
         run = begin_run(plan.job.run_uri, info, {"units.parquet": encode_units(plan.units)})
-    put_there(Path(run.path("scores")), count - left)
+    put_there(run, count - left)
     del plan
     do_units, seal = making.do_units, making.seal
 
@@ -166,19 +163,16 @@ def write_corpus(folder: Path, rows: int) -> None:
         pq.write_table(table, folder / f"{start:08d}.parquet", row_group_size=1_000)
 
 
-def put_there(folder: Path, count: int) -> None:
+def put_there(run: Run, count: int) -> None:
     """Objects of so many units, without rows."""
-    empty = scores_schema({}).empty_table()
-    footer = {"unit": 0, "rows_in": 0, "tokens": 0, "status": {}, "summary": {}}
-    data = encode(empty, footer)
+    empty, stands_for = scores_schema({}).empty_table(), 99_999_999
+    footer = {"unit": stands_for, "rows_in": 0, "tokens": 0, "status": {}, "summary": {}}
+    data = encode(empty, footer, run.origin)
+    folder = Path(run.path("scores"))
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        path = folder / f"{unit_name(number)}.parquet"
-        if number % LINKS == 0:
-            path.write_bytes(data)
-            source = path
-        else:
-            os.link(source, path)
+        own = data.replace(str(stands_for).encode(), f"{number:>8}".encode())
+        (folder / f"{unit_name(number)}.parquet").write_bytes(own)
 
 
 class Watched:

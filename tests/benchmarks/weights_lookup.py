@@ -73,7 +73,7 @@ def make_table(folder: Path, samples: int, tokens: int) -> str:
             "status": status,
             "summary": WeightsSummary(status=status).model_dump(),
         }
-        data = encode(pa.table(columns).cast(WEIGHTS_SCHEMA), footer)
+        data = encode(pa.table(columns).cast(WEIGHTS_SCHEMA), footer, run.origin)
         store.create(run.object_uri(f"part-{index:08d}"), data)
     return seal(run).uri
 

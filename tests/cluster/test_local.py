@@ -1,5 +1,6 @@
 """`python -m cluster.local`: it starts, is joined by its line alone, and leaves nothing behind."""
 
+import contextlib
 import os
 import re
 import signal
@@ -36,7 +37,7 @@ def cluster() -> Iterator["subprocess.Popen[str]"]:
     yield process
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait(timeout=300)
 
 
 def exports(process: "subprocess.Popen[str]") -> dict[str, str]:
@@ -46,6 +47,15 @@ def exports(process: "subprocess.Popen[str]") -> dict[str, str]:
         if line.startswith("export "):
             return dict(re.findall(r"(\w+)=(\S+)", line))
     raise AssertionError("it ended before it said how to join it")
+
+
+def names(processes: list[psutil.Process]) -> list[str]:
+    """Of those that are there: some have ended meanwhile."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(process.name())
+    return found
 
 
 def running(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -68,19 +78,19 @@ def test_it_is_joined_by_its_line_and_leaves_nothing_behind(
     folder = Path(joined["RAY_AUTH_TOKEN_PATH"]).parent
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | joined
     driver = subprocess.run(
-        [sys.executable, "-c", JOIN], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", JOIN], env=environment, capture_output=True, text=True, timeout=300
     )
     assert "CPUS [0, 2.0, 2.0]" in driver.stdout, driver.stderr
     assert "WORKER True" in driver.stdout
 
     mine = psutil.Process(cluster.pid).children(recursive=True)
-    assert len([process for process in mine if process.name() == "raylet"]) == 3
+    assert names(mine).count("raylet") == 3
     pointers = list(Path("/tmp/ray").glob("ray_current_cluster"))
     assert not [p for p in pointers if p.read_text() == joined["RAY_ADDRESS"]]
 
     cluster.send_signal(signal.SIGTERM)
-    assert cluster.wait(timeout=20) == 0
-    deadline = time.monotonic() + 10
+    assert cluster.wait(timeout=120) == 0
+    deadline = time.monotonic() + 120
     while running(mine) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not running(mine)

@@ -30,5 +30,6 @@ def test_patience(speeds: dict[str, float], placement: Placement, expected: floa
     engine = Engine({"rl": "float32"}, 2_048, compiled=False, threads=1, tokens_per_s=speeds)
     rules = RowRules(vocab_size=2, max_tokens=None, columns={}, carry={})
     job = ScoreJob(ScoreConfig.from_mapping(fields), "run", rules, engine)
-    units = [Unit(i, "c", "jsonl", None, 0, 1, n, 1) for i, n in enumerate((5, 2_000_000, 7))]
+    tokens = (5, 2_000_000, 7)
+    units = [Unit(i, "c", "jsonl", None, 0, 1, n, 1, 1, "1") for i, n in enumerate(tokens)]
     assert patience_s(job, placement, units) == expected

@@ -14,10 +14,10 @@ import yaml
 from conftest import make_rows, write_broken_gzip, write_jsonl
 from typer.testing import CliRunner
 
+from dlogp_ray import events, store
 from dlogp_ray.cli import app, main
 from dlogp_ray.corpus.reading import read_jsonl
 from dlogp_ray.corpus.rows import check_rows
-from dlogp_ray.pipelines import events
 from dlogp_ray.pipelines.chain import PoolActor
 from dlogp_ray.pipelines.loading import LoadingWatch
 from dlogp_ray.pipelines.placement import Placement
@@ -84,7 +84,8 @@ def test_actors_count_tokens_rows_and_units_for_prometheus(
     rows: list[Any] = [*make_rows(30), {"sample_id": "bad", "prompt_ids": [2], "response_ids": []}]
     corpus = write_jsonl(tmp_path / "c.jsonl", rows)
     job = plan_score(make_config(corpus=str(corpus), run_id=f"metrics-{time.time_ns()}")).job
-    table = check_rows(read_jsonl(str(corpus), 0, None, None), "c", job.rules, job.text_tokenizer)
+    raw = read_jsonl(str(corpus), store.entry(str(corpus)), 0, None, None)
+    table = check_rows(raw, "c", job.rules, job.text_tokenizer)
     watch = ray.remote(num_cpus=0)(LoadingWatch).remote()
     placement = Placement(1, 1, 1, 0)
     actor = ray.remote(num_cpus=0)(PoolActor).remote(STAGES, job, placement, watch)
@@ -106,7 +107,7 @@ def test_actors_count_tokens_rows_and_units_for_prometheus(
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: dict[str, float] = {}
-    end = time.monotonic() + 40  # Ray reports every 10 s
+    end = time.monotonic() + 300  # Ray reports every 10 s
     while expected.items() - found.items() and time.monotonic() < end:
         time.sleep(1)
         text = urllib.request.urlopen(address).read().decode()

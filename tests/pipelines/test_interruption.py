@@ -76,7 +76,7 @@ def test_a_driver_that_is_stopped_loses_nothing_and_does_nothing_twice(
     wait_for_objects(Path(config.run_uri), 3, driver)
     driver.send_signal(number)
     asked = time.monotonic()
-    _, log = driver.communicate(timeout=60)
+    _, log = driver.communicate(timeout=300)
     assert driver.returncode == code, log
-    assert time.monotonic() - asked < 15
+    assert time.monotonic() - asked < 60  # seconds, where the machine is its own
     goes_on(config, many_units, log)

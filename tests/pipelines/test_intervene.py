@@ -16,6 +16,7 @@ import pytest
 import yaml
 from conftest import (
     contents,
+    edit_record,
     make_framing_tokenizer,
     make_policy_folder,
     make_tokenizer,
@@ -33,7 +34,8 @@ from dlogp_ray.decoding.batch import Prompt
 from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import RULES, Intervention
 from dlogp_ray.decoding.stopping import Stops
-from dlogp_ray.errors import FingerprintMismatch, Refused
+from dlogp_ray.errors import FingerprintMismatch, InputChanged, Refused
+from dlogp_ray.pipelines.answering import AnswerUnit
 from dlogp_ray.pipelines.intervening import plan_intervene
 from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.pipelines.result import print_result
@@ -352,9 +354,13 @@ def test_another_grader_under_the_same_name_is_refused_on_the_run(
             "verifier": f"{verifier}:mine",
         }
     )
-    before = plan_intervene(config).fingerprint
+    plan = plan_intervene(config)
+    before = plan.fingerprint
     assert plan_intervene(config).fingerprint == before
+    AnswerUnit(plan.job, "cpu")
     verifier.write_text("def mine(problem, response): return False")
+    with pytest.raises(InputChanged, match=r"verifier_changed: .*mine\.py:mine is not the one"):
+        AnswerUnit(plan.job, "cpu")
     run = Run("run", {"fingerprint": before})
     with pytest.raises(FingerprintMismatch, match="verifier sha256"):
         check_fingerprint(run, plan_intervene(config).fingerprint)
@@ -386,9 +392,7 @@ def test_special_tokens_of_problems_are_counted_and_said(
     assert dlogp_ray.open_run(first.run).info["special_tokens"] == first.special_tokens == {}
     # As of a run that began with such problems.
     run = shutil.copytree(first.run, tmp_path / config.run_id)
-    info = json.loads((run / "run.json").read_text())
-    counts = {"special_tokens": plan.special_tokens}
-    (run / "run.json").write_text(json.dumps(info | counts))
+    edit_record(run, lambda info: info.update(special_tokens=plan.special_tokens))
     here = config.model_copy(update={"output": str(tmp_path)})
     result = dlogp_ray.intervene(here, progress=False)
     assert result.as_json()["special_tokens"] == plan.special_tokens

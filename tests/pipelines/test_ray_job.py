@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from conftest import make_rows, write_jsonl
+from s3_server import free_ports
 
 import dlogp_ray
 
@@ -28,19 +28,10 @@ STUBS = {
 BIN = Path(sys.executable).parent
 
 
-def free_port() -> int:
-    """Above 20,000: Ray's workers take ports from 10,002 to 19,999."""
-    for port in range(26_000 + os.getpid() % 2_000, 32_000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise AssertionError("no free port")
-
-
 @pytest.fixture
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the job server of a Ray head that lives as long as the test."""
-    port = free_port()
+    port, *_ = free_ports(6)
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     environment |= STUBS
     environment.pop("RAY_ADDRESS", None)
@@ -58,7 +49,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stderr=subprocess.STDOUT,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port + 1}"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             urllib.request.urlopen(f"{address}/api/jobs/", timeout=5)
@@ -74,7 +65,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-    psutil.wait_procs(family, timeout=30)
+    psutil.wait_procs(family, timeout=300)
 
 
 @pytest.mark.ray

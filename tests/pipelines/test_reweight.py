@@ -255,6 +255,10 @@ def test_a_damaged_table_is_made_again_and_not_repaired(run: Run) -> None:
     with pytest.raises(Refused, match=r"Delete .*to-damage, and `dlogp reweight` makes"):
         repair(table, verify(table), progress=False)
     assert path.exists()
+    assert run.sql("SELECT count(*) FROM scores").fetchall()  # which is not damaged
+    with pytest.raises(Damaged, match="to-damage"):
+        run.sql("SELECT count(*) FROM weights")
+    shutil.rmtree(table.uri)
 
 
 def test_the_command_line_and_the_views(run: Run) -> None:

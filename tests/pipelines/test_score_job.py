@@ -166,9 +166,7 @@ def test_only_missing_units_are_done_and_they_are_the_run_s_own(
     assert not dlogp_ray.open_run(config.run_uri).sealed
     cut = planning.cut_units
     # As a later version may do: twice as many units of the same corpus.
-    monkeypatch.setattr(
-        planning, "cut_units", lambda files, n, columns: cut(files, n // 2, columns)
-    )
+    monkeypatch.setattr(planning, "cut_units", lambda files, n, *more: cut(files, n // 2, *more))
     again = dlogp_ray.score(config, progress=False)
     assert (again.units, again.units_scored) == (finished.result.units, 1)
     assert again.sealed
@@ -375,11 +373,11 @@ def test_damaged_objects_are_named_and_their_units_done_again_once_deleted(
 
     (run / "_SUCCESS").unlink()
     with pytest.raises(Damaged, match=r"part-00000001.parquet can't be read") as error:
-        dlogp_ray.score(config, progress=False)  # does the missing one, and can't seal
+        dlogp_ray.score(config, progress=False)
     assert error.value.exit_code == 6
     truncated.unlink()
     mended = dlogp_ray.score(config, progress=False)
-    assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, 1, True)
+    assert (mended.exit_code, mended.units_scored, mended.sealed) == (0, 2, True)
     assert rows_of(str(run)) == rows_of(finished.result.run)
 
 
@@ -394,8 +392,8 @@ def test_a_lost_list_of_units_is_made_again_only_as_it_was(
     listed.unlink()
     cut = planning.cut_units
     with monkeypatch.context() as patch:
-        patch.setattr(planning, "cut_units", lambda files, n, columns: cut(files, n // 2, columns))
-        with pytest.raises(Refused, match="cuts other units than the run has"):
+        patch.setattr(planning, "cut_units", lambda files, n, *more: cut(files, n // 2, *more))
+        with pytest.raises(Refused, match="makes another one than the run has"):
             repair(run, verify(run), progress=False)
     assert run.sealed
     assert not listed.exists()

@@ -3,7 +3,7 @@
 import random
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dlogp_ray.scoring.packing import TokenSequence, plan_passes, token_budget_batches
@@ -12,21 +12,18 @@ lengths = st.lists(st.integers(1, 200), max_size=60)
 budgets = st.integers(1, 500)
 
 
-@settings(deadline=None)
 @given(lengths, budgets)
 def test_every_index_is_in_exactly_one_batch(lengths: list[int], budget: int) -> None:
     batches = token_budget_batches(lengths, budget)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
 
 
-@settings(deadline=None)
 @given(lengths, budgets)
 def test_the_padded_size_is_within_the_budget_unless_alone(lengths: list[int], budget: int) -> None:
     for batch in token_budget_batches(lengths, budget):
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
-@settings(deadline=None)
 @given(lengths, budgets)
 def test_longest_first_and_the_same_every_time(lengths: list[int], budget: int) -> None:
     batches = token_budget_batches(lengths, budget)
@@ -67,7 +64,6 @@ def make_sequences(drawn: list[tuple[int, int, int]]) -> list[TokenSequence]:
     ]
 
 
-@settings(deadline=None)
 @given(sequences, st.integers(1, 150))
 def test_every_response_token_is_predicted_once_from_its_own_text(
     drawn: list[tuple[int, int, int]], budget: int
@@ -99,7 +95,6 @@ def test_every_response_token_is_predicted_once_from_its_own_text(
     assert seen == dict(enumerate(before))
 
 
-@settings(deadline=None)
 @given(sequences, st.integers(1, 150))
 def test_no_pass_is_larger_than_the_budget(drawn: list[tuple[int, int, int]], budget: int) -> None:
     assert all(len(one.ids) <= budget for one in plan_passes(make_sequences(drawn), budget))

@@ -1,0 +1,590 @@
+"""What a job is made from changes while it runs: nothing comes of that, and the cause is named."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import stub_policies
+from conftest import contents, make_rows, write_jsonl
+
+import dlogp_ray
+from dlogp_ray import store
+from dlogp_ray.config import ScoreConfig
+from dlogp_ray.errors import Damaged, DlogpError, FingerprintMismatch, InputChanged, StoreFailed
+from dlogp_ray.tables.verification import report, verify
+
+MakeConfig = Callable[..., ScoreConfig]
+ROWS = 120
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_policies.install(monkeypatch.setattr)
+
+
+def corpus_of(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=len(rows) // 4)
+        return path
+    return write_jsonl(path, rows)
+
+
+@pytest.fixture
+def disturbed(make_config: MakeConfig, tmp_path: Path) -> Callable[..., ScoreConfig]:
+    """A job of 120 rows of which one runs a script: of ``{corpus}``, ``{run}`` and ``{aside}``."""
+
+    def make(script: str, ending: str = "jsonl", at: int = 20, **fields: Any) -> ScoreConfig:
+        path, code = tmp_path / f"corpus.{ending}", tmp_path / "mischief.py"
+        rows = make_rows(ROWS)
+        rows[at]["generator"] = f"runs once: {code}"
+        config = make_config(corpus=str(corpus_of(path, rows)), **fields)
+        places = {"corpus": path, "run": config.run_uri, "aside": tmp_path / "aside"}
+        code.write_text(
+            "import os, shutil\nfrom pathlib import Path\n"
+            + "".join(f"{name} = Path({str(place)!r})\n" for name, place in places.items())
+            + script
+        )
+        return config
+
+    return make
+
+
+EDITED = "data = corpus.read_bytes(); corpus.write_bytes(data.replace(b's1', b's9'))"
+CUT = "lines = corpus.read_bytes().splitlines(True); corpus.write_bytes(b''.join(lines[:90]))"
+REPLACED = "aside.write_bytes(corpus.read_bytes()[:-1] + b'}'); os.replace(aside, corpus)"
+FEWER_ROWS = (
+    "import pyarrow.parquet as pq; rows = pq.read_table(corpus);"
+    "pq.write_table(rows.slice(0, 60), corpus)"
+)
+GONE = "corpus.unlink()"
+
+
+@pytest.fixture
+def where(request: pytest.FixtureRequest) -> str:
+    """The parameter; with the tests' own Ray where it says so."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    ("script", "ending", "where"),
+    [
+        (EDITED, "jsonl", "here"),
+        (CUT, "jsonl", "here"),
+        (REPLACED, "jsonl", "here"),
+        (GONE, "jsonl", "here"),
+        (FEWER_ROWS, "parquet", "here"),
+        (GONE, "parquet", "here"),
+        pytest.param(EDITED, "jsonl", "ray", marks=pytest.mark.ray),
+    ],
+    indirect=["where"],
+)
+@pytest.mark.usefixtures("stubs")
+def test_a_corpus_that_changes_while_it_is_scored_fails_the_units_that_are_left(
+    script: str,
+    ending: str,
+    where: str,
+    disturbed: Callable[..., ScoreConfig],
+) -> None:
+    job = disturbed(script, ending, run_on=where)
+    corpus = Path(job.corpus[0])
+    before, times = corpus.read_bytes(), corpus.stat()
+    result = dlogp_ray.score(job, progress=False)
+    assert (result.exit_code, result.sealed) == (4, False)
+    assert result.units_failed
+    for cause in result.units_failed.values():
+        assert "corpus_changed" in cause
+        assert str(corpus) in cause
+        assert "Put it back as it was" in cause
+    assert result.units_done + len(result.units_failed) == result.units
+    if script != GONE:
+        with pytest.raises(FingerprintMismatch, match=r"corpus .* version: the run has"):
+            dlogp_ray.score(job, progress=False)
+
+    corpus.write_bytes(before)
+    os.utime(corpus, ns=(times.st_atime_ns, times.st_mtime_ns))
+    mended = dlogp_ray.score(job, progress=False)
+    assert (mended.exit_code, mended.sealed) == (0, True)
+    untroubled = dlogp_ray.score(job.model_copy(update={"run_id": "other"}), progress=False)
+    assert contents(mended.run) == contents(untroubled.run)
+
+
+def test_a_corpus_that_changes_while_it_is_planned_is_refused(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlogp_ray.pipelines import planning
+
+    path = write_jsonl(tmp_path / "c.jsonl", make_rows(10))
+    plain = planning.cut_units
+
+    def later(*arguments: Any) -> Any:
+        write_jsonl(path, make_rows(9))
+        return plain(*arguments)
+
+    monkeypatch.setattr(planning, "cut_units", later)
+    with pytest.raises(InputChanged, match=r"corpus_changed: .*c\.jsonl has"):
+        dlogp_ray.score(make_config(corpus=str(path)), progress=False)
+
+
+MOVED = "shutil.move(run, aside)"
+DELETED = "shutil.rmtree(run)"
+ONE_DELETED = "next((run / 'scores').glob('part-*')).unlink()"
+
+
+@pytest.mark.parametrize(
+    ("script", "where"),
+    [(MOVED, "here"), (DELETED, "here"), pytest.param(MOVED, "ray", marks=pytest.mark.ray)],
+    indirect=["where"],
+)
+@pytest.mark.usefixtures("stubs")
+def test_a_run_that_is_moved_away_has_not_ended_well(
+    script: str,
+    where: str,
+    disturbed: Callable[..., ScoreConfig],
+) -> None:
+    job = disturbed(script, run_on=where)
+    with pytest.raises(StoreFailed, match=r"run\.json is gone") as raised:
+        dlogp_ray.score(job, progress=False)
+    assert raised.value.exit_code == 4
+
+
+@pytest.mark.usefixtures("stubs")
+def test_an_object_that_is_deleted_meanwhile_is_missed(
+    disturbed: Callable[..., ScoreConfig],
+) -> None:
+    job = disturbed(ONE_DELETED, at=90)
+    result = dlogp_ray.score(job, progress=False)
+    assert (result.exit_code, result.sealed) == (4, False)
+    ((unit, cause),) = result.units_failed.items()
+    assert "its object was there and is gone" in cause
+    again = dlogp_ray.score(job, progress=False)
+    assert (again.exit_code, again.sealed, again.units_scored) == (0, True, 1)
+    assert unit in contents(again.run)
+
+
+# ---- What lies in a run and is not of it.
+
+
+@pytest.fixture
+def half(make_config: MakeConfig, tmp_path: Path) -> ScoreConfig:
+    """A job that ended with a unit missing; beside it, ``other``: of other rows."""
+    rows = make_rows(ROWS)
+    rows[60]["generator"] = f"fails once: {tmp_path / 'flag'}"
+    job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", rows)))
+    other = write_jsonl(tmp_path / "o.jsonl", make_rows(ROWS, seed=1))
+    theirs = make_config(corpus=str(other), run_id="other")
+    assert dlogp_ray.score(theirs, progress=False).exit_code == 0
+    return job
+
+
+def begun(job: ScoreConfig, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its run, with a unit that failed."""
+    with monkeypatch.context() as patch:
+        patch.setitem(stub_policies.TROUBLE, "fails once", stub_policies.TROUBLE["fails"])
+        assert dlogp_ray.score(job, progress=False).exit_code == 4
+    return Path(job.run_uri)
+
+
+def another_runs_object(run: Path) -> str:
+    theirs = sorted((run.parent / "other/scores").iterdir())[0]
+    shutil.copy(theirs, run / "scores" / theirs.name)
+    return "was made from something else than this run"
+
+
+def another_units_object(run: Path) -> str:
+    first, second = sorted((run / "scores").iterdir())[:2]
+    shutil.copy(first, second)
+    return "its footer says that it is of unit"
+
+
+def another_runs_units(run: Path) -> str:
+    shutil.copy(run.parent / "other/units.parquet", run / "units.parquet")
+    return r"units\.parquet has SHA-256"
+
+
+def record_edited(run: Path) -> str:
+    info = json.loads((run / "run.json").read_text())
+    info["engine"]["token_budget"] = 77
+    (run / "run.json").write_text(json.dumps(info))
+    return r"run\.json is not as the run began"
+
+
+def another_runs_record(run: Path) -> str:
+    shutil.copy(run.parent / "other/run.json", run / "run.json")
+    return "was made from something else"
+
+
+@pytest.mark.parametrize(
+    "mischief",
+    [
+        another_runs_object,
+        another_units_object,
+        another_runs_units,
+        record_edited,
+        another_runs_record,
+    ],
+)
+@pytest.mark.usefixtures("stubs")
+def test_what_is_not_of_the_run_is_not_taken_in(
+    mischief: Callable[[Path], str], half: ScoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(half, monkeypatch)
+    expected = mischief(run)
+    with pytest.raises(DlogpError, match=expected) as raised:
+        dlogp_ray.score(half, progress=False)
+    assert raised.value.exit_code in (5, 6)
+    assert not (run / "_SUCCESS").exists()
+
+
+@pytest.mark.usefixtures("stubs")
+def test_a_foreign_object_is_found_and_repaired(
+    half: ScoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlogp_ray.pipelines.repair import repair
+
+    run = begun(half, monkeypatch)
+    another_runs_object(run)
+    opened = dlogp_ray.open_run(str(run))
+    problems = verify(opened)
+    assert any("made from something else" in str(problem) for problem in problems)
+    assert repair(opened, problems, progress=False).exit_code == 0
+    assert verify(dlogp_ray.open_run(str(run))) == []
+
+
+# ---- What reads a sealed run.
+
+
+def other_content(path: Path) -> None:
+    """The object of another unit in its place."""
+    shutil.copy(sorted(path.parent.iterdir())[0], path)
+
+
+def touched(path: Path) -> None:
+    path.write_bytes(path.read_bytes())
+
+
+def damaged(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def readers(run: str, cache: Path) -> dict[str, Callable[[], object]]:
+    from dlogp_ray.config import ReweightConfig, SparsityConfig
+    from dlogp_ray.weights.table import load_logps
+
+    weighed = ReweightConfig.from_mapping(
+        {"run": run, "schemes": ["delta"], "policy": "base", "name": "w"}
+    )
+    return {
+        "sparsity": lambda: dlogp_ray.sparsity(SparsityConfig(run=run), progress=False),
+        "reweight": lambda: dlogp_ray.reweight(weighed, progress=False),
+        "sql": lambda: dlogp_ray.open_run(run).sql("SELECT count(*) FROM scores").fetchall(),
+        "dataset": lambda: dlogp_ray.open_run(run).dataset().to_table(),
+        "load_logps": lambda: load_logps(run, "base", cache=cache),
+    }
+
+
+@pytest.mark.parametrize("reader", ["sparsity", "reweight", "sql", "dataset", "load_logps"])
+@pytest.mark.usefixtures("stubs")
+def test_a_sealed_run_is_read_as_its_manifest_lists_it(
+    reader: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(60))))
+    run = dlogp_ray.score(job, progress=False).run
+    path = sorted(Path(run, "scores").iterdir())[1]
+    before = path.read_bytes()
+    read = readers(run, tmp_path / "cache")[reader]
+    other_content(path)
+    with pytest.raises(Damaged, match=path.stem):
+        read()
+    path.write_bytes(before)  # of another time, as a copy of the run has it
+    read()
+
+
+@pytest.mark.usefixtures("stubs")
+def test_a_damaged_object_gets_into_no_cache(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Not even with its size and its time as they were."""
+    from dlogp_ray.weights.table import load_logps
+
+    job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(60))))
+    run = dlogp_ray.score(job, progress=False).run
+    first, path = sorted(Path(run, "scores").iterdir())[:2]
+    before, times = path.read_bytes(), path.stat()
+    other = first.read_bytes()[: len(before)].ljust(len(before), b"\0")
+    path.write_bytes(other)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(Damaged, match=path.stem):
+        load_logps(run, "base", cache=tmp_path / "cache")
+    path.write_bytes(before)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    whole = load_logps(run, "base", cache=tmp_path / "cache")
+    rows = dlogp_ray.open_run(run).sql("SELECT sample_id, response_ids, logp_base FROM scores")
+    for name, ids, logps in rows.fetchall():
+        assert whole.of([name], [ids])[0].tolist() == logps
+
+
+@pytest.mark.usefixtures("stubs")
+def test_a_cache_that_was_changed_is_made_again(make_config: MakeConfig, tmp_path: Path) -> None:
+    from dlogp_ray.weights.table import load_logps
+
+    job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(60))))
+    run = dlogp_ray.score(job, progress=False).run
+    (folder,) = {load_logps(run, "base", cache=tmp_path / "cache").folder}
+    values = next(folder.glob("values*"))
+    before, times = values.read_bytes(), values.stat()
+    values.write_bytes(bytes(len(before)))
+    os.utime(values, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = load_logps(run, "base", cache=tmp_path / "cache")
+    assert next(again.folder.glob("values*")).read_bytes() == before
+
+
+# ---- Policies.
+
+
+@pytest.fixture
+def own_policies(policy_folders: dict[str, Path], tmp_path: Path) -> dict[str, str]:
+    """Copies that may be changed."""
+    return {
+        name: str(shutil.copytree(folder, tmp_path / "policies" / name))
+        for name, folder in policy_folders.items()
+    }
+
+
+def same_size_and_time(path: Path, change: Callable[[bytearray], None]) -> None:
+    times, data = path.stat(), bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def one_bit(data: bytearray) -> None:
+    data[-1] ^= 1
+
+
+def test_weights_that_are_swapped_after_they_were_hashed_are_not_loaded(
+    make_config: MakeConfig,
+    own_policies: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dlogp_ray.pipelines import actor
+
+    job = make_config(
+        corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(20))), policies=own_policies
+    )
+    weights = Path(own_policies["rl"], "model.safetensors")
+    hold = actor.hold_policies
+
+    def later(*arguments: Any, **more: Any) -> Any:
+        same_size_and_time(weights, one_bit)
+        return hold(*arguments, **more)
+
+    monkeypatch.setattr(actor, "hold_policies", later)
+    with pytest.raises(DlogpError, match=r"policy_changed: rl \(.*model\.safetensors") as raised:
+        dlogp_ray.score(job, progress=False)
+    assert raised.value.exit_code == 5
+    assert not Path(job.run_uri, "_SUCCESS").exists()
+
+
+def test_weights_that_are_overwritten_in_their_place_spoil_no_unit(
+    make_config: MakeConfig,
+    own_policies: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In memory they are pages of the file: the others of the run would be of other weights."""
+    from dlogp_ray.pipelines import actor
+
+    job = make_config(
+        corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(60))), policies=own_policies
+    )
+    weights, scored = Path(own_policies["rl"], "model.safetensors"), []
+    plain = actor.score_unit
+
+    def meanwhile(*arguments: Any, **more: Any) -> Any:
+        scored.append(1)
+        if len(scored) == 3:
+            same_size_and_time(
+                weights, lambda data: data.__setitem__(slice(-4096, None), b"\0" * 4096)
+            )
+        return plain(*arguments, **more)
+
+    monkeypatch.setattr(actor, "score_unit", meanwhile)
+    result = dlogp_ray.score(job, progress=False)
+    assert (result.exit_code, result.sealed, result.units_done) == (4, False, 2)
+    causes = set(result.units_failed.values())
+    assert all("policy_changed: rl" in cause and "overwritten" in cause for cause in causes)
+
+
+def test_weights_that_another_file_replaces_are_scored_to_the_end(
+    make_config: MakeConfig,
+    own_policies: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a trainer writes the next checkpoint: what is loaded stays what it was."""
+    from dlogp_ray.pipelines import actor
+
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(60)))
+    job = make_config(corpus=corpus, policies=own_policies)
+    weights, scored = Path(own_policies["rl"], "model.safetensors"), []
+    plain = actor.score_unit
+
+    def meanwhile(*arguments: Any, **more: Any) -> Any:
+        scored.append(1)
+        if len(scored) == 3:
+            new = weights.with_name("new")
+            new.write_bytes(bytes(len(weights.read_bytes())))
+            new.rename(weights)
+        return plain(*arguments, **more)
+
+    before = weights.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(actor, "score_unit", meanwhile)
+        result = dlogp_ray.score(job, progress=False)
+    assert (result.exit_code, result.sealed) == (0, True)
+    weights.write_bytes(before)
+    untroubled = dlogp_ray.score(job.model_copy(update={"run_id": "other"}), progress=False)
+    assert contents(result.run) == contents(untroubled.run)
+
+
+def test_a_tokenizer_that_is_swapped_after_it_was_hashed_is_not_used(
+    make_config: MakeConfig,
+    own_policies: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dlogp_ray.pipelines import score
+
+    rows = [{"sample_id": str(i), "prompt": "1+1", "response": "=2"} for i in range(20)]
+    job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", rows)), policies=own_policies)
+    probe = score.probe
+
+    def later(*arguments: Any, **more: Any) -> Any:
+        found = probe(*arguments, **more)
+        path = Path(own_policies["rl"], "tokenizer.json")
+        same_size_and_time(path, lambda data: data.__setitem__(-1, ord(" ")))
+        return found
+
+    monkeypatch.setattr(score, "probe", later)
+    from dlogp_ray.pipelines import job as jobs
+
+    jobs._text_tokenizer.cache_clear()
+    monkeypatch.setattr(score, "sample_units", lambda units: [])
+    result = dlogp_ray.score(job, progress=False)
+    assert (result.exit_code, result.units_done) == (4, 0)
+    assert all("policy_changed: rl" in cause for cause in result.units_failed.values())
+
+
+def test_a_copy_of_a_checkpoint_on_another_node_is_known_by_its_hash(
+    policy_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from dlogp_ray.policies.checkpoint import resolve
+    from dlogp_ray.policies.loading import load_model
+
+    known = resolve("rl", str(policy_folders["rl"])).know()
+    copy = shutil.copytree(policy_folders["rl"], tmp_path / "copy", copy_function=shutil.copyfile)
+    load_model(replace(resolve("rl", str(copy)), known=known))
+    with (copy / "config.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(DlogpError, match=r"policy_changed: rl .*config\.json"):
+        load_model(replace(resolve("rl", str(copy)), known=known))
+
+
+def test_a_time_that_is_set_back_hides_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+    known = store.know(path)
+    assert store.is_still(path, known)
+    times = path.stat()
+    path.write_bytes(b"beyond")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not store.is_still(path, known)
+    path.write_bytes(b"before")  # of another time, and the same
+    assert store.is_still(path, known)
+    path.unlink()
+    assert not store.is_still(path, known)
+
+
+# ---- What verify takes for damage, and what not.
+
+
+@pytest.mark.usefixtures("stubs")
+def test_units_without_rows_are_no_damage(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A blank file, and a line that spans units."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/blank.jsonl").write_text("\n" * 5_000)
+    rows = make_rows(3)
+    rows[1]["note"] = "x" * 100_000
+    write_jsonl(tmp_path / "c/long.jsonl", rows)
+    job = make_config(corpus=str(tmp_path / "c"), unit_tokens=20)
+    result = dlogp_ray.score(job, progress=False)
+    assert (result.exit_code, result.rows) == (0, 3)
+    run = dlogp_ray.open_run(result.run)
+    empty = [unit for unit, footer in run.footers(run.entries()) if footer["rows_in"] == 0]
+    assert len(empty) > 2
+    assert verify(run) == []
+
+
+@pytest.mark.usefixtures("stubs")
+def test_an_object_that_comes_after_a_partial_seal_is_no_damage(
+    half: ScoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(half.model_copy(update={"seal_partial": True}), monkeypatch)
+    opened = dlogp_ray.open_run(str(run))
+    assert opened.sealed
+    rows = opened.sql("SELECT count(*) FROM scores").fetchall()
+    # Its writer was slow: of a copy of the job that was not troubled.
+    monkeypatch.setitem(stub_policies.TROUBLE, "fails once", lambda _: None)
+    whole = dlogp_ray.score(half.model_copy(update={"run_id": "whole"}), progress=False)
+    (late,) = contents(whole.run).keys() - contents(str(run)).keys()
+    shutil.copy(Path(whole.run, f"scores/{late}.parquet"), run / "scores")
+    assert verify(opened) == []
+    lines, document = report(opened, [], [])
+    assert document["late"] == [late]
+    assert any("came after the run was sealed without them" in line for line in lines)
+    assert opened.sql("SELECT count(*) FROM scores").fetchall() == rows
+    # Beyond what was planned nothing can be late.
+    shutil.copy(Path(whole.run, f"scores/{late}.parquet"), run / "scores/part-00009999.parquet")
+    (problem,) = verify(opened)
+    assert "is not in the manifest" in problem.what
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_weights_that_are_swapped_before_actors_load_them_end_the_job(
+    make_config: MakeConfig,
+    own_policies: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dlogp_ray.pipelines import score
+
+    job = make_config(
+        corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(20))),
+        policies=own_policies,
+        run_on="ray",
+    )
+    probe = score.probe
+
+    def later(*arguments: Any, **more: Any) -> Any:
+        found = probe(*arguments, **more)
+        same_size_and_time(Path(own_policies["rl"], "model.safetensors"), one_bit)
+        return found
+
+    monkeypatch.setattr(score, "probe", later)
+    result = dlogp_ray.score(job, progress=False)
+    assert (result.exit_code, result.sealed, result.units_done) == (4, False, 0)
+    assert result.ended is not None
+    assert result.ended.startswith("policy_changed: rl (")
+    assert "model.safetensors" in result.ended
