@@ -469,7 +469,7 @@ def doctor(
     from dlogp_ray.store.fitness import examine, print_findings
 
     address = absolute(output)
-    typer.echo(f"trying {address}; a server that does not answer is asked for 30 s", err=True)
+    typer.echo(f"trying {address}; a server that does not answer is asked for 90 s", err=True)
     findings = examine(address, writers=writers, rounds=rounds)
     typer.echo(json.dumps(print_findings(output, findings, Console())))
     raise typer.Exit(ExitCode.OK if all(f.fit for f in findings) else ExitCode.MISMATCH)

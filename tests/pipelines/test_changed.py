@@ -1,5 +1,6 @@
 """What a job is made from changes while it runs: nothing comes of that, and the cause is named."""
 
+import itertools
 import json
 import os
 import shutil
@@ -394,6 +395,20 @@ def test_weights_that_are_swapped_after_they_were_hashed_are_not_loaded(
     assert not Path(job.run_uri, "_SUCCESS").exists()
 
 
+def in_the_third_unit(do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something while it is scored."""
+    from dlogp_ray.pipelines import actor
+
+    plain, scored = actor.score_unit, itertools.count(1)
+
+    def meanwhile(*arguments: Any, **more: Any) -> Any:
+        if next(scored) == 3:
+            do()
+        return plain(*arguments, **more)
+
+    monkeypatch.setattr(actor, "score_unit", meanwhile)
+
+
 def test_weights_that_are_overwritten_in_their_place_spoil_no_unit(
     make_config: MakeConfig,
     own_policies: dict[str, str],
@@ -401,23 +416,14 @@ def test_weights_that_are_overwritten_in_their_place_spoil_no_unit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In memory they are pages of the file: the others of the run would be of other weights."""
-    from dlogp_ray.pipelines import actor
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(60)))
+    job = make_config(corpus=corpus, policies=own_policies)
+    weights = Path(own_policies["rl"], "model.safetensors")
 
-    job = make_config(
-        corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(60))), policies=own_policies
-    )
-    weights, scored = Path(own_policies["rl"], "model.safetensors"), []
-    plain = actor.score_unit
+    def zeros(data: bytearray) -> None:
+        data[-4096:] = bytes(4096)
 
-    def meanwhile(*arguments: Any, **more: Any) -> Any:
-        scored.append(1)
-        if len(scored) == 3:
-            same_size_and_time(
-                weights, lambda data: data.__setitem__(slice(-4096, None), b"\0" * 4096)
-            )
-        return plain(*arguments, **more)
-
-    monkeypatch.setattr(actor, "score_unit", meanwhile)
+    in_the_third_unit(lambda: same_size_and_time(weights, zeros), monkeypatch)
     result = dlogp_ray.score(job, progress=False)
     assert (result.exit_code, result.sealed, result.units_done) == (4, False, 2)
     causes = set(result.units_failed.values())
@@ -431,24 +437,18 @@ def test_weights_that_another_file_replaces_are_scored_to_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a trainer writes the next checkpoint: what is loaded stays what it was."""
-    from dlogp_ray.pipelines import actor
-
     corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(60)))
     job = make_config(corpus=corpus, policies=own_policies)
-    weights, scored = Path(own_policies["rl"], "model.safetensors"), []
-    plain = actor.score_unit
-
-    def meanwhile(*arguments: Any, **more: Any) -> Any:
-        scored.append(1)
-        if len(scored) == 3:
-            new = weights.with_name("new")
-            new.write_bytes(bytes(len(weights.read_bytes())))
-            new.rename(weights)
-        return plain(*arguments, **more)
-
+    weights = Path(own_policies["rl"], "model.safetensors")
     before = weights.read_bytes()
+
+    def replace() -> None:
+        new = weights.with_name("new")
+        new.write_bytes(bytes(len(before)))
+        new.rename(weights)
+
     with monkeypatch.context() as patch:
-        patch.setattr(actor, "score_unit", meanwhile)
+        in_the_third_unit(replace, patch)
         result = dlogp_ray.score(job, progress=False)
     assert (result.exit_code, result.sealed) == (0, True)
     weights.write_bytes(before)

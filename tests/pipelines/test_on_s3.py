@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 import pandas
 import pyarrow.parquet as pq
 import pytest
+import stub_policies
 import yaml
+from conftest import make_rows, write_jsonl
 from s3_server import ACCESS_KEY, SECRET_KEY, FaultyProxy
 from typer.testing import CliRunner
 
@@ -23,6 +27,9 @@ import dlogp_ray
 from dlogp_ray import store
 from dlogp_ray.cli import app
 from dlogp_ray.errors import Refused
+from dlogp_ray.store import patient_s3
+from dlogp_ray.store import s3 as s3_module
+from dlogp_ray.store.patient_s3 import PatientS3
 from dlogp_ray.tables.verification import verify
 
 TIMEOUT_S = 400  # of what takes a minute: to end what hangs, on slow machines too
@@ -101,6 +108,61 @@ def test_a_flaky_store_changes_no_row(
     assert (result.exit_code, result.sealed) == (0, True)
     assert hashes(result.run) == hashes(finished.result.run)
     assert verify(dlogp_ray.open_run(result.run)) == []
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tenths of seconds in place of seconds."""
+    retries = {"mode": "standard", "total_max_attempts": 2}
+    for patient, config in s3_module.CONFIG.items():
+        quick = {"read_timeout": 0.5, "retries": retries}
+        monkeypatch.setitem(s3_module.CONFIG, patient, config | quick)
+    monkeypatch.setattr(patient_s3, "SAID_FIRST_S", 0.2)
+    PatientS3.clear_instance_cache()
+    yield
+    PatientS3.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_silent_store_fails_the_units_that_need_it_and_says_so(
+    make_config: Any,
+    tmp_path: Path,
+    bucket: str,
+    s3: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stub_policies.install(monkeypatch.setattr)
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(60)))
+    job = make_config(corpus=corpus, output=bucket, unit_tokens=150)
+    run = job.run_uri.removeprefix("s3://")
+    with s3.fault("stall", f"^PUT /{run}/scores/part-0000000[23]", times=100) as fault:
+        result = dlogp_ray.score(job, progress=False)
+    assert len(fault.seen) == 4  # two tries each, by one layer
+    assert (result.exit_code, result.sealed) == (4, False)
+    assert list(result.units_failed) == ["part-00000002", "part-00000003"]
+    assert result.units_done == result.units - 2 > 2  # those after it were tried, and done
+    said = capsys.readouterr().err
+    for unit, cause in result.units_failed.items():
+        assert f"s3://{run}/scores/{unit}.parquet: no answer in" in cause
+        assert f"dlogp: waiting for s3://{run}/scores/{unit}.parquet: no answer for" in said
+    again = dlogp_ray.score(job, progress=False)
+    assert (again.exit_code, again.sealed, again.units_scored) == (0, True, 2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_silence_of_a_store_that_other_processes_use_is_said_here(
+    bucket: str, s3: FaultyProxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ""
+    with (
+        s3.fault("stall", "^HEAD", times=100),
+        s3_module.asked_now_and_then(lambda: store.exists(f"{bucket}/run.json"), every_s=0.1),
+    ):
+        while "waiting for" not in said:  # for as long as it takes
+            said += capsys.readouterr().err
+            time.sleep(0.05)
+    assert f"dlogp: waiting for {bucket}/run.json: no answer for" in said
 
 
 @pytest.mark.slow
