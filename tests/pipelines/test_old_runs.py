@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import contents
+from conftest import contents, edit_record
 from plain_logps import logps
 from s3_server import FaultyProxy
 from transformers import AutoModelForCausalLM
@@ -119,12 +119,14 @@ def test_the_noise_floor_of_sealed_scores_is_shown(old: str, tmp_path: Path) -> 
     run = run_of(old, "scores")
     assert run.noise is not None
     assert "all in float32" in run.noise.as_row()[1]
-    path = Path(copied(old, tmp_path)) / "scores" / "run.json"
-    info = json.loads(path.read_text())
-    info["engine"]["dtype"]["rl"] = "bfloat16"
-    info["noise"].pop("rounding", None)
-    path.write_text(json.dumps(info))
-    noise = open_run(str(path.parent)).noise
+    folder = Path(copied(old, tmp_path)) / "scores"
+
+    def half_precision(info: dict[str, Any]) -> None:
+        info["engine"]["dtype"]["rl"] = "bfloat16"
+        info["noise"].pop("rounding", None)
+
+    edit_record(folder, half_precision)
+    noise = open_run(str(folder)).noise
     assert noise is not None
     assert noise.as_row()[1].endswith("; rounding not measured)")
     assert noise.unresolved_nats == run.noise.unresolved_nats
