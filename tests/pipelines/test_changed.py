@@ -75,26 +75,21 @@ def where(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize(
-    ("script", "ending", "where"),
+    ("script", "ending"),
     [
-        (EDITED, "jsonl", "here"),
-        (CUT, "jsonl", "here"),
-        (REPLACED, "jsonl", "here"),
-        (GONE, "jsonl", "here"),
-        (FEWER_ROWS, "parquet", "here"),
-        (GONE, "parquet", "here"),
-        pytest.param(EDITED, "jsonl", "ray", marks=pytest.mark.ray),
+        (EDITED, "jsonl"),
+        (CUT, "jsonl"),
+        (REPLACED, "jsonl"),
+        (GONE, "jsonl"),
+        (FEWER_ROWS, "parquet"),
+        (GONE, "parquet"),
     ],
-    indirect=["where"],
 )
 @pytest.mark.usefixtures("stubs")
 def test_a_corpus_that_changes_while_it_is_scored_fails_the_units_that_are_left(
-    script: str,
-    ending: str,
-    where: str,
-    disturbed: Callable[..., ScoreConfig],
+    script: str, ending: str, disturbed: Callable[..., ScoreConfig]
 ) -> None:
-    job = disturbed(script, ending, run_on=where)
+    job = disturbed(script, ending)
     corpus = Path(job.corpus[0])
     before, times = corpus.read_bytes(), corpus.stat()
     result = dlogp_ray.score(job, progress=False)
@@ -115,6 +110,27 @@ def test_a_corpus_that_changes_while_it_is_scored_fails_the_units_that_are_left(
     assert (mended.exit_code, mended.sealed) == (0, True)
     untroubled = dlogp_ray.score(job.model_copy(update={"run_id": "other"}), progress=False)
     assert contents(mended.run) == contents(untroubled.run)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("stubs", "ray_session")
+def test_a_corpus_that_changes_before_other_processes_read_it_fails_all_units(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlogp_ray.pipelines import score
+
+    path = write_jsonl(tmp_path / "c.jsonl", make_rows(60))
+    probe = score.probe
+
+    def later(*arguments: Any, **more: Any) -> Any:
+        os.utime(path)
+        return probe(*arguments, **more)
+
+    monkeypatch.setattr(score, "probe", later)
+    result = dlogp_ray.score(make_config(corpus=str(path), run_on="ray"), progress=False)
+    assert (result.exit_code, result.units_done) == (4, 0)
+    assert len(result.units_failed) == result.units
+    assert all("corpus_changed" in cause for cause in result.units_failed.values())
 
 
 def test_a_corpus_that_changes_while_it_is_planned_is_refused(
