@@ -11,6 +11,7 @@ from typing import Any
 
 PROTOCOLS = frozenset({"s3", "s3a"})
 
+_SLACK_S = 10.0
 _patient: ContextVar[bool] = ContextVar("patient", default=False)
 
 CONFIG: dict[bool, dict[str, Any]] = {
@@ -33,10 +34,14 @@ CONFIG: dict[bool, dict[str, Any]] = {
 
 
 def longest_s(config: Mapping[str, Any]) -> float:
-    """What a request takes, at most, that is never answered: all tries, and botocore's pauses."""
+    """What a request takes, at most, that is never answered: all tries, and botocore's pauses.
+
+    And somewhat more, for the last try's own time-out says more of what was waited for.
+    """
     tries = config["retries"]["total_max_attempts"]
     pauses = sum(min(2.0**n, 20.0) for n in range(tries - 1))
-    return float(tries * max(config["connect_timeout"], config["read_timeout"]) + pauses)
+    each = max(config["connect_timeout"], config["read_timeout"])
+    return float(tries * each + pauses + _SLACK_S)
 
 
 @contextmanager
