@@ -130,12 +130,11 @@ def problem_units(uri: str, data: bytes, problems: int, unit_problems: int, answ
 def _raw(files: Sequence[CorpusFile]) -> Iterator[tuple[str, dict[str, Any] | RowRejected]]:
     for file in files:
         if file.format == "parquet":
-            rows, unit = read_parquet(file.uri, file.entry), "row"
+            rows = read_parquet(file.uri, file.entry)
+            unit = "row"
         else:
-            rows, unit = (
-                read_jsonl(file.uri, file.entry, 0, None, file.compression),
-                "byte",
-            )
+            rows = read_jsonl(file.uri, file.entry, 0, None, file.compression)
+            unit = "byte"
         for offset, raw in rows:
             yield f"{file.uri}, {unit} {offset:,}", raw
 

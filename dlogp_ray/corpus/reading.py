@@ -191,7 +191,7 @@ def _read_row_group(
 ) -> Iterator[RawRow]:
     offset = first
     row_group = file.metadata.row_group(group)
-    row_bytes = max(1, _unfolded_bytes(row_group) // row_group.num_rows)
+    row_bytes = max(1, _unfolded_bytes(row_group) // max(1, row_group.num_rows))
     at_once = max(1, min(_PARQUET_BATCH_ROWS, _PARQUET_BATCH_BYTES // row_bytes))
     for batch in file.iter_batches(at_once, row_groups=[group], columns=columns):
         low, high = max(start - offset, 0), min(stop - offset, len(batch))

@@ -72,6 +72,7 @@ def hold_policies(
     disable_progress_bar()
     torch.set_num_threads(threads)
     checkpoints = {name: job.checkpoint(name) for name in job.config.policies}
+    seen = {name: one.seen_now() for name, one in checkpoints.items()}
     policies = load_policies(
         checkpoints,
         dtype=dtypes,
@@ -80,4 +81,4 @@ def hold_policies(
         trust_remote_code=job.config.trust_remote_code,
         allow_pickle=job.config.allow_pickle,
     )
-    return Held(policies, checkpoints, device)
+    return Held(policies, seen, device)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from dlogp_ray import store
 from dlogp_ray.config import BASE, ScoreConfig
+from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.carry import carry_types
 from dlogp_ray.corpus.cutting import cut_units
 from dlogp_ray.corpus.files import list_corpus
@@ -127,6 +128,8 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
     job = ScoreJob(config, config.run_uri, rules, known=known_files(checkpoints))
     if config.pairs:
         fingerprint["pairs"] = True
+    if config.max_row_bytes != MAX_ROW_BYTES:  # says which rows are rejected
+        fingerprint["max_row_bytes"] = config.max_row_bytes
     if config.append_eos:  # generation_config.json names some, and is not among the policies' files
         fingerprint["end_tokens"] = sorted(job.text_tokenizer().ends)
     store.check_writable(config.run_uri, conditional=not config.single_writer)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -148,8 +148,22 @@ class Checkpoint:
         yield
         self._check(weights)
 
+    def seen_now(self) -> "Checkpoint":
+        """The same, with what this machine's disk says of its files, for ``check_in_place``.
+
+        Taken before they are loaded: whether they are those that were hashed, ``unchanged`` sees.
+
+        Raises:
+            InputChanged: One is gone.
+        """
+        try:
+            known = tuple((n, store.seen_now(self.folder / n, k)) for n, k in self.known or ())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._changed(f"{Path(error.filename).name} is gone") from None
+        return self if self.known is None else replace(self, known=known)
+
     def check_in_place(self) -> None:
-        """Check that no file has been overwritten in its place since it was hashed.
+        """Check that no file has been overwritten in its place since it was seen.
 
         In memory, weights on a CPU are pages of their file: what is written into it is scored. A
         file that another one has replaced stays what it was for whoever has loaded it.

@@ -1,7 +1,7 @@
 """Objects on a local disk and in any store that fsspec knows: how every room reads and writes."""
 
 from dlogp_ray.store.ahead import map_ahead
-from dlogp_ray.store.known import Known, is_still, know
+from dlogp_ray.store.known import Known, is_still, know, seen_now
 from dlogp_ray.store.objects import (
     Changed,
     Entry,
@@ -52,4 +52,5 @@ __all__ = [
     "refusals",
     "replace",
     "same_etag",
+    "seen_now",
 ]

@@ -40,6 +40,11 @@ def know(path: PathLike[str] | str) -> Known:
     return found
 
 
+def seen_now(path: PathLike[str] | str, known: Known) -> Known:
+    """The same content, and what this machine's disk says of the file: another's copy is known."""
+    return known._replace(state=_state(path))
+
+
 def is_still(path: PathLike[str] | str, known: Known, *, unless_replaced: bool = False) -> bool:
     """Whether a file has the content that is known.
 

@@ -295,3 +295,12 @@ def test_an_error_of_a_file_that_was_changed_is_told_as_that(tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(InputChanged, match="corpus_changed"):
         list(rows)
+
+
+def test_a_row_group_without_rows_is_passed_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.parquet")
+    with pq.ParquetWriter(path, TABLE.schema) as writer:
+        for part in (TABLE.slice(0, 10), TABLE.slice(0, 0), TABLE.slice(10, 5)):
+            writer.write_table(part)
+    assert pq.ParquetFile(path).metadata.row_group(1).num_rows == 0
+    assert [offset for offset, _ in parquet(path, 0, 15, COLUMNS)] == list(range(15))

@@ -538,6 +538,23 @@ def test_a_copy_of_a_checkpoint_on_another_node_is_known_by_its_hash(
         load_model(replace(resolve("rl", str(copy)), known=known))
 
 
+def test_a_copy_that_is_overwritten_after_it_was_loaded_is_seen(
+    policy_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its inode is not the one of the machine where the policy was hashed."""
+    from dataclasses import replace
+
+    from dlogp_ray.policies.checkpoint import resolve
+
+    known = resolve("rl", str(policy_folders["rl"])).know()
+    copy = shutil.copytree(policy_folders["rl"], tmp_path / "copy", copy_function=shutil.copyfile)
+    held = replace(resolve("rl", str(copy)), known=known).seen_now()
+    held.check_in_place()
+    same_size_and_time(copy / "model.safetensors", one_bit)
+    with pytest.raises(DlogpError, match=r"model\.safetensors was overwritten after it was"):
+        held.check_in_place()
+
+
 def test_a_time_that_is_set_back_hides_no_change(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"before")

@@ -303,6 +303,10 @@ def test_a_tokenizer_that_has_changed_is_not_the_one_of_the_job_before(
     assert job.text_tokenizer().response("01").ids == [3, 2]
 
 
+def test_what_a_row_may_take_is_in_the_fingerprint(fingerprint: Any) -> None:
+    assert fingerprint() != fingerprint(max_row_bytes=1_000)
+
+
 @pytest.mark.parametrize("append_eos", [False, True])
 def test_what_ends_a_response_is_in_the_fingerprint_where_an_end_is_scored(
     fingerprint: Any, copies: dict[str, Path], append_eos: bool
