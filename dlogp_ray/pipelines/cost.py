@@ -4,7 +4,9 @@ Imports nothing that takes time: Ray starts beside the imports of whoever is cer
 """
 
 import os
+import timeit
 from contextlib import suppress
+from functools import cache
 
 from dlogp_ray import store
 from dlogp_ray.config import RunConfig
@@ -12,14 +14,22 @@ from dlogp_ray.config.job import RunOn
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines import session
 
-RAY_COSTS_S = 12.0
-"""What a job through Ray takes longer than one in this process, beside its units.
+_RAY_COSTS = 20_000
+"""What a job through Ray takes longer than one in this process, beside its units, in ``_PIECE``.
 
-On 2 cores the demo's command took 22 to 25 s through Ray, of which 3.5 s were two actors' scoring,
-and 14 to 15 s here, of which one process scored 7 s.
+Imports and the start of processes are Python's work, on a slow machine as on a fast one. On 2 cores
+where the piece takes 1.05 ms the demo's command took 37 to 47 s through Ray, of which 7 s were two
+actors' scoring, and 22 to 29 s here, of which one process scored 12 to 16 s.
 """
+_PIECE = "sum(i * i for i in range(20_000))"
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray gives to a job that was submitted."""
+
+
+@cache
+def ray_costs_s() -> float:
+    """What a job through Ray takes longer than one in this process, beside its units: seconds."""
+    return _RAY_COSTS * min(timeit.repeat(_PIECE, number=1, repeat=10))
 
 
 def settled(asked: RunOn, why_not_here: str | None = None) -> RunOn:

@@ -5,15 +5,16 @@ from typing import Literal, TypeVar
 
 from dlogp_ray.config.job import RunOn
 from dlogp_ray.pipelines import session
-from dlogp_ray.pipelines.cost import RAY_COSTS_S, settled
+from dlogp_ray.pipelines.cost import settled
 from dlogp_ray.pipelines.folding import sum_of
 from dlogp_ray.pipelines.progress import counted
 
 Object = TypeVar("Object")
 T = TypeVar("T")
 
-_TOKENS_PER_S = 300_000
-"""That one process looks at in a table of scores, at least: sparsity, the slowest, does."""
+_TOKENS = 3_600_000
+"""That one process looks at in a table of scores while a Ray starts: sparsity, the slowest, looked
+at 300,000 in a second where a start took 12."""
 
 
 def tables_on(asked: RunOn, tokens: int) -> Literal["here", "ray"]:
@@ -23,7 +24,7 @@ def tables_on(asked: RunOn, tokens: int) -> Literal["here", "ray"]:
         Refused: It is to be done here, and can't be.
     """
     where = settled(asked)
-    if where == "here" or (where == "auto" and tokens <= RAY_COSTS_S * _TOKENS_PER_S):
+    if where == "here" or (where == "auto" and tokens <= _TOKENS):
         return "here"
     session.begin()
     return "ray"

@@ -12,7 +12,7 @@ from dlogp_ray.config.job import RunOn
 from dlogp_ray.errors import Refused
 from dlogp_ray.events import say
 from dlogp_ray.pipelines import session
-from dlogp_ray.pipelines.cost import RAY_COSTS_S
+from dlogp_ray.pipelines.cost import ray_costs_s
 from dlogp_ray.pipelines.executor import Executor
 from dlogp_ray.pipelines.here import Here, resources
 from dlogp_ray.pipelines.job import Job
@@ -55,7 +55,7 @@ class Where:
             if lacks:
                 raise Refused(f"run_on: here: {lacks}")
             return Here(died, alone=True)
-        small = not lacks and least_seconds(job, amount) <= RAY_COSTS_S
+        small = not lacks and least_seconds(job, amount) <= ray_costs_s()
         local = not session.was_there() and session.address() == "local"
         if self._on == "auto" and small and not died:
             return Here(died)
@@ -77,7 +77,7 @@ class Where:
             seconds: What all units take one actor.
         """
         if isinstance(executor, Here):
-            if self._on == "here" or (self._on == "auto" and seconds <= RAY_COSTS_S):
+            if self._on == "here" or (self._on == "auto" and seconds <= ray_costs_s()):
                 return executor.alone()
             executor.release()
         return _through_ray()

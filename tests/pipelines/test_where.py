@@ -10,7 +10,7 @@ from conftest import make_rows, write_jsonl
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines import cost, here, session, where
-from dlogp_ray.pipelines.cost import RAY_COSTS_S, settled
+from dlogp_ray.pipelines.cost import ray_costs_s, settled
 from dlogp_ray.pipelines.here import Here
 from dlogp_ray.pipelines.over_objects import tables_on
 from dlogp_ray.pipelines.planning import ScoreJob, plan_score
@@ -46,7 +46,7 @@ def test_what_is_small_is_done_here(job: ScoreJob, begun: list[str]) -> None:
     executor = chosen.tried(job, 1_000, NOBODY)
     assert isinstance(executor, Here)
     assert executor.place(job.config).max_actors == here.resources()["CPU"]  # not known yet
-    done = chosen.done(executor, RAY_COSTS_S)
+    done = chosen.done(executor, ray_costs_s())
     assert done is executor
     assert done.place(job.config).max_actors == 1
     assert not begun
@@ -55,7 +55,19 @@ def test_what_is_small_is_done_here(job: ScoreJob, begun: list[str]) -> None:
 def test_what_turns_out_to_take_longer_goes_through_ray(job: ScoreJob) -> None:
     chosen = Where("auto")
     executor = chosen.tried(job, 1_000, NOBODY)
-    assert chosen.done(executor, RAY_COSTS_S + 0.1) == "ray"
+    assert chosen.done(executor, ray_costs_s() + 0.1) == "ray"
+
+
+def test_where_python_takes_longer_so_does_ray_s_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def costs(piece: str) -> float:
+        monkeypatch.setattr(cost, "_PIECE", piece)
+        ray_costs_s.cache_clear()
+        return ray_costs_s()
+
+    once = costs(cost._PIECE)
+    thrice = costs("; ".join([cost._PIECE] * 3))
+    ray_costs_s.cache_clear()
+    assert 2 * once < thrice < 5 * once  # three pieces in one's place, timed on a shared machine
 
 
 @pytest.mark.parametrize("cause", ["long", "memory", "died"])
