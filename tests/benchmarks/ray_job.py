@@ -2,10 +2,11 @@
 
     python tests/benchmarks/ray_job.py --base PATH --rl PATH --minutes 10 --out result.json
 
-Both score the same kind of texts with as many one-thread processes as there are CPUs, compiled: the
-engine for ``--engine-minutes``, the job all texts, the engine again. The job's clock runs from the
-call to the sealed run, with everything in between, loading and compiling too, which the engine's
-clock leaves out; beside it stands the rate from when each actor has committed its first unit.
+Both score the same kind of texts with as many one-thread processes as ``--actors`` (as there are
+CPUs; with fewer, Ray has a core to spare), compiled: the engine for ``--engine-minutes``, the job
+all texts, the engine again. The job's clock runs from the call to the sealed run, with everything
+in between, loading and compiling too, which the engine's clock leaves out; beside it stands the
+rate from when each actor has committed its first unit.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rl", required=True)
     parser.add_argument("--minutes", type=float, default=10.0, help="of work in the job")
     parser.add_argument("--engine-minutes", type=float, default=3.0, help="before it, and after")
+    parser.add_argument("--actors", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--units", type=int, default=60)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--max-response-tokens", type=int, default=512)
@@ -45,7 +47,7 @@ def main() -> None:
         return BenchConfig(
             base=options.base,
             rl=options.rl,
-            processes=os.cpu_count() or 1,
+            processes=options.actors,
             texts=texts,
             prompt_tokens=options.prompt_tokens,
             min_response_tokens=min(32, options.max_response_tokens),
@@ -108,6 +110,8 @@ def job_tokens_per_s(options: Any, texts: list[Any], folder: Path) -> dict[str, 
             "output": str(folder / "runs"),
             "run_id": "bench",
             "unit_tokens": max(1, tokens // options.units),
+            "actors": options.actors,
+            "run_on": "ray",
         }
     )
     started = time.time()
@@ -115,7 +119,7 @@ def job_tokens_per_s(options: Any, texts: list[Any], folder: Path) -> dict[str, 
     seconds = time.time() - started
     assert done.exit_code == 0, done
     run = dlogp_ray.open_run(done.run)
-    actors = os.cpu_count() or 1
+    actors = options.actors
     ends = sorted(
         (Path(run.path(f"scores/{unit.name}.parquet")).stat().st_mtime, unit.tokens)
         for unit in decode_units(store.read(run.path("units.parquet")))
