@@ -530,8 +530,10 @@ def bench(
     from rich.console import Console
 
     from dlogp_ray.bench.run import print_bench, run_bench, write_bench
+    from dlogp_ray.pipelines.stopping import stop_on_sigterm
 
-    result = run_bench(config, progress=progress)
+    with stop_on_sigterm("nothing was written"):
+        result = run_bench(config, progress=progress)
     if out is not None:
         write_bench(result, out)
     print_bench(result, Console())

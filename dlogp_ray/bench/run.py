@@ -209,13 +209,20 @@ def _plan(arms: dict[str, Arm], repeats: int, progress: bool) -> None:
         estimates[name] = token_s * (
             count_tokens(arm.texts[:few]) if name in _WHOLE else arm.tokens
         )
+        _say(f"  {name}: {_about(estimates[name])} a round", progress)
     passes = {name: repeats + (name not in WARM) for name in arms}
-    minutes = sum(estimates[name] * passes[name] for name in arms) / 60
+    seconds = sum(estimates[name] * passes[name] for name in arms)
     cut = [f"{name} on {arm.count}" for name, arm in arms.items() if arm.count < len(arm.texts)]
     fewer = f" ({', '.join(cut)} of them, which take a minute)" if cut else ""
-    about = f"{minutes:,.0f} minutes" if minutes >= 2 else f"{minutes * 60:,.0f} s"
     texts = max(len(arm.texts) for arm in arms.values())
-    _say(f"{repeats} rounds of {len(arms)} arms on {texts} texts{fewer}: about {about}", progress)
+    what = f"{repeats} rounds of {len(arms)} arms on {texts} texts{fewer}"
+    _say(f"{what}: {_about(seconds)}", progress)
+
+
+def _about(seconds: float) -> str:
+    if seconds < 120:
+        return f"about {seconds:,.1f} s" if seconds < 10 else f"about {seconds:,.0f} s"
+    return f"about {seconds / 60:,.0f} minutes"
 
 
 def _fitting(texts: Sequence[TokenSequence], token_s: float) -> int:

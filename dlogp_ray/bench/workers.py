@@ -55,7 +55,11 @@ class Workers:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = threads
-        self.facts = [self._answer(connection) for _, connection in self._workers]
+        try:
+            self.facts = [self._answer(connection) for _, connection in self._workers]
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, arm: str, count: int | None = None) -> float:
         """Seconds until the last process has done its share of the arm.
@@ -219,7 +223,11 @@ class Peer:
             env=environment,
             start_new_session=True,  # to end it with the processes that it starts
         )
-        self.versions: dict[str, str] = json.loads(self._expect(json.dumps(texts)))
+        try:
+            self.versions: dict[str, str] = json.loads(self._expect(json.dumps(texts)))
+        except BaseException:
+            self.close()
+            raise
 
     def run_twice(self, texts: str, count: int | None = None) -> float:
         """Seconds of two passes over named texts, as two policies take them."""

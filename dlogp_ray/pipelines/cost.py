@@ -18,8 +18,8 @@ _RAY_COSTS = 20_000
 """What a job through Ray takes longer than one in this process, beside its units, in ``_PIECE``.
 
 Imports and the start of processes are Python's work, on a slow machine as on a fast one. On 2 cores
-where the piece takes 1.05 ms the demo's command, of one unit, took 41 to 52 s through Ray, and 23 to
-27 s here.
+where the piece takes 1.05 ms the demo's command, of one unit, took 41 to 52 s through Ray, and 23
+to 27 s here.
 """
 _PIECE = "sum(i * i for i in range(20_000))"
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"

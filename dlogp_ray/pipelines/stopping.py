@@ -12,9 +12,10 @@ from dlogp_ray.errors import Stopped
 class StopRequest:
     """Whether SIGTERM came."""
 
-    def __init__(self) -> None:
+    def __init__(self, then: str) -> None:
         """Not yet."""
         self.came = False
+        self._then = then
 
     def check(self) -> None:
         """Raise ``Stopped`` if it came.
@@ -23,18 +24,23 @@ class StopRequest:
         finaliser of a library, Python or the library drops it. So a long loop asks in between.
         """
         if self.came:
-            raise Stopped("stopped by SIGTERM; what is committed stays, the same command goes on")
+            raise Stopped(f"stopped by SIGTERM; {self._then}")
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[StopRequest]:
+def stop_on_sigterm(
+    then: str = "what is committed stays, the same command goes on",
+) -> Iterator[StopRequest]:
     """Raise ``Stopped`` when SIGTERM comes, in the main thread; elsewhere do nothing.
 
     What the signal itself raises is a ``KeyboardInterrupt``, which libraries let through where
     they would handle an ``Exception``. Ray's own handler, which exits at once, is put back
     afterwards.
+
+    Args:
+        then: What has become of what was done, for people.
     """
-    request = StopRequest()
+    request = StopRequest(then)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

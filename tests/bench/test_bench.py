@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -91,7 +94,8 @@ def test_a_run_prints_text_and_json_and_writes_the_same(
 
 
 FAKE_VLLM = """
-import time
+import os, subprocess, time
+from pathlib import Path
 
 class SamplingParams:
     def __init__(self, **_): pass
@@ -101,6 +105,11 @@ class LLM:
         assert settings["max_model_len"] > 512 + 128
 
     def generate(self, prompts, sampling, use_tqdm):
+        if flag := os.environ.get("DLOGP_TESTS_FOREVER"):
+            other = subprocess.Popen(["sleep", "1000"])
+            Path(f"{flag}.new").write_text(f"{os.getpid()} {other.pid}")
+            os.rename(f"{flag}.new", flag)
+            time.sleep(1000)
         time.sleep(0.001 * len(prompts))
 """
 
@@ -152,6 +161,38 @@ def test_another_engine_is_measured_on_texts_and_on_groups(
     speeds = result["tokens_per_s"]
     expected = speeds["groups_shared"]["median"] / speeds["vllm_groups_twice"]["median"]
     assert ratio == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures("fake_vllm")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_that_is_stopped_leaves_no_process_of_another_engine(
+    number: signal.Signals, policy_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    flag = tmp_path / "processes"
+    words = [f"--{name}={folder}" for name, folder in policy_folders.items()]
+    words += ["--arm=vllm_twice", "--set=texts=2", "--set=groups=1", "--set=compile=off"]
+    command = [sys.executable, "-m", "dlogp_ray.cli", "bench", "--vllm-python", sys.executable]
+    bench = subprocess.Popen(
+        [*command, *words],
+        env=os.environ | {"DLOGP_TESTS_FOREVER": str(flag)},
+        stderr=subprocess.PIPE,
+        text=True,
+        # As in a terminal: what is started in the background ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 300
+    while not flag.exists():
+        assert bench.poll() is None, bench.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    engine = [psutil.Process(int(pid)) for pid in flag.read_text().split()]
+    bench.send_signal(number)
+    _, said = bench.communicate(timeout=120)
+    assert bench.returncode == 128 + number, said
+    assert not psutil.wait_procs(engine, timeout=60)[1]
+    assert "Traceback" not in said
+    if number == signal.SIGTERM:
+        assert "stopped by SIGTERM; nothing was written" in said
 
 
 @pytest.mark.parametrize(
