@@ -111,6 +111,7 @@ def job_tokens_per_s(options: Any, texts: list[Any], folder: Path) -> dict[str, 
             "run_id": "bench",
             "unit_tokens": max(1, tokens // options.units),
             "actors": options.actors,
+            "threads_per_actor": 1,
             "run_on": "ray",
         }
     )
