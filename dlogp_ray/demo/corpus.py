@@ -3,14 +3,13 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from dlogp_ray import store
+from dlogp_ray.demo.processes import pool_of
 
 
 def make_corpus(
@@ -31,7 +30,7 @@ def make_corpus(
         console.print(f"corpus: {path} (there already)")
         return
     started = time.monotonic()
-    with ProcessPoolExecutor(len(generators), mp_context=get_context("spawn")) as pool:
+    with pool_of(len(generators)) as pool:
         sampled = dict(zip(generators, pool.map(sample, generators), strict=True))
     rows = [row for of_one in sampled.values() for row in of_one]
     store.create(str(path), "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -21,14 +21,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from dlogp_ray.demo.command import log_to_stderr, parser_of
 from dlogp_ray.demo.pair import BASE_NAME, checkpoint_path, rl_name
+from dlogp_ray.demo.processes import pool_of
 from dlogp_ray.demo.study_result import write_result
 
 logger = logging.getLogger(__name__)
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.info("%d runs to do", len(left))
     if any(arm in OFFLINE for arm, _ in left):
         prepare(out, study)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with pool_of(workers) as pool:
         running = [pool.submit(_run_and_keep, arm, seed, study, out) for arm, seed in left]
         for done, future in enumerate(as_completed(running), 1):
             run = future.result()
