@@ -206,18 +206,19 @@ def ray_session() -> Any:
     """The one Ray session of the test suite."""
     import ray
 
+    from dlogp_ray.pipelines.local_ray import start_local
+
     # Ray's processes find what stands in for policies.
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     os.environ["RAY_worker_niceness"] = "0"  # beside other tests they would wait for ever
     os.environ["RAY_num_workers_soft_limit"] = "16"  # as start_ray: 5 s a job in place of 9
-    ray.init(
+    start_local(
         num_cpus=2,
         object_store_memory=200 * 2**20,
         include_dashboard=False,
         logging_level="ERROR",
         log_to_driver=False,
-        address="local",
     )
     yield
     ray.shutdown()

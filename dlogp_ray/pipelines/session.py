@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 from dlogp_ray.errors import (
     Damaged,
@@ -21,6 +22,7 @@ from dlogp_ray.errors import (
     InputChanged,
     Refused,
 )
+from dlogp_ray.pipelines.local_ray import start_local
 
 _CONNECT_TIMEOUT_S = 10
 _IDLE_WORKERS = 8
@@ -146,13 +148,12 @@ def _start(address: str) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         # It says that its handler for SIGTERM is not set: ours stays.
         logging.getLogger("ray").setLevel(logging.ERROR)
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         try:
-            ray.init(
-                address=address,
-                include_dashboard=False if address == "local" else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            if address == "local":
+                start_local(include_dashboard=False, **quiet)
+            else:
+                ray.init(address=address, **quiet)
         except ConnectionError as error:
             # Something listens there; without the cluster's token it answers nothing.
             raise _no_cluster(

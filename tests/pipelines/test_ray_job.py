@@ -29,11 +29,12 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the job server of a Ray head that lives as long as the test."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A Ray head that lives as long as the test: the address of its job server, and its log."""
     port, *_ = free_ports(6)
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     environment |= STUBS
+    environment["RAY_agent_register_timeout_ms"] = "300000"  # 30 s, on a busy machine too few
     environment.pop("RAY_ADDRESS", None)
     log = (tmp_path_factory.mktemp("head") / "log").open("w")
     process = subprocess.Popen(
@@ -58,7 +59,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert process.poll() is None, Path(log.name).read_text()
             assert time.monotonic() < deadline, Path(log.name).read_text()
             time.sleep(0.5)
-    yield address
+    yield address, Path(log.name)
     # This head's processes and no others: `ray stop` would end every Ray of the machine.
     head_process = psutil.Process(process.pid)
     family = [head_process, *head_process.children(recursive=True)]
@@ -70,8 +71,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.ray
 def test_a_submitted_job_ends_and_its_tables_are_there(
-    head: str, tmp_path: Path, policy_folders: dict[str, Path]
+    head: tuple[str, Path], tmp_path: Path, policy_folders: dict[str, Path]
 ) -> None:
+    address, log_of_head = head
     job = {
         "corpus": str(write_jsonl(tmp_path / "corpus.jsonl", make_rows(30))),
         "policies": {name: str(folder) for name, folder in policy_folders.items()},
@@ -84,7 +86,7 @@ def test_a_submitted_job_ends_and_its_tables_are_there(
     config.write_text(yaml.safe_dump(job))
     submitted = subprocess.run(
         [
-            BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".",
+            BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".",
             "--", "python", "jobs/score.py", "--config", str(config),
         ],
         cwd=REPOSITORY,
@@ -93,7 +95,7 @@ def test_a_submitted_job_ends_and_its_tables_are_there(
         timeout=300,
         env=os.environ | {"RAY_AUTH_MODE": "disabled"},
     )  # fmt: skip
-    log = submitted.stdout + submitted.stderr
+    log = submitted.stdout + submitted.stderr + log_of_head.read_text()
     assert submitted.returncode == 0, log
     assert "succeeded" in log
     line = next(line for line in log.splitlines() if line.startswith('{"run"'))

@@ -21,17 +21,17 @@ import dlogp_ray
 
 said = {"ray at first": "ray" in sys.modules}
 
-def start_s(name):
+def job(name):
     config = dlogp_ray.SparsityConfig(run=sys.argv[1], name=name, run_on="ray")
-    return dlogp_ray.sparsity(config, progress=False).spent["reading"]
+    dlogp_ray.sparsity(config, progress=False)
 
 def node():
     import ray
     return ray.nodes()[0]["NodeID"] if ray.is_initialized() else None
 
-said["seconds"] = [start_s("first")]
+job("first")
 said["first"] = node()
-said["seconds"].append(start_s("second"))
+job("second")
 said["second"] = node()
 dlogp_ray.shutdown()
 said["ended"] = node()
@@ -55,7 +55,6 @@ def test_jobs_of_a_process_share_a_session(tmp_path: Path) -> None:
     said = json.loads(done.stdout.splitlines()[-1])
     assert not said["ray at first"]
     assert said["first"] == said["second"] is not None
-    assert said["seconds"][1] < said["seconds"][0]  # Ray's start is in the first alone
     assert said["ended"] is None
 
 

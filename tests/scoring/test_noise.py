@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 from dlogp_ray.scoring import noise as noise_module
-from dlogp_ray.scoring.noise import compare, measure_noise
+from dlogp_ray.scoring.noise import compare
 from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 from dlogp_ray.scoring.scorer import Arrays, PairScorer
 from dlogp_ray.tables.noise import NoiseFloor, Rounding, Spread
+
+measure_noise = partial(noise_module.measure_noise, rounding_s=1e6)
+"""With all the time that it takes, on a busy machine too."""
 
 TEXTS = [
     TokenSequence(np.array(row["prompt_ids"], np.int32), np.array(row["response_ids"], np.int32))
@@ -211,7 +215,7 @@ def measured_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Ro
     monkeypatch.setattr(noise_module, "time", clock)
     monkeypatch.setattr(noise_module, "float32_slowdown", lambda _dtype, _device: 10.0)
     scorer = Rounded(clock)
-    rounding = measure_noise(scorer, four_texts(), float(seconds)).rounding
+    rounding = noise_module.measure_noise(scorer, four_texts(), float(seconds)).rounding
     assert rounding is not None
     return scorer, rounding
 
