@@ -30,6 +30,16 @@ def tables_on(asked: RunOn, tokens: int) -> Literal["here", "ray"]:
     return "ray"
 
 
+def be_there(where: Literal["here", "ray"]) -> None:
+    """Wait for Ray where that is where it is done.
+
+    Raises:
+        Refused: It does not start, or does not answer.
+    """
+    if where == "ray":
+        session.join()
+
+
 def added_up(
     objects: Sequence[Object],
     look: Callable[[Object], T],
@@ -53,7 +63,7 @@ def added_up(
         Damaged: An object can't be read.
     """
     if where == "ray":
-        session.join()
+        be_there(where)
         from dlogp_ray.pipelines.adding import added_up as through_ray
 
         return through_ray(objects, look, add, what=what, progress=progress)

@@ -30,7 +30,7 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.beginning import existing_run, versions
 from dlogp_ray.pipelines.clock import Clock
-from dlogp_ray.pipelines.over_objects import added_up, tables_on
+from dlogp_ray.pipelines.over_objects import added_up, be_there, tables_on
 from dlogp_ray.pipelines.reweighting import plan_reweight
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 from dlogp_ray.tables.calls import this_call
@@ -64,7 +64,7 @@ class ReweightResult:
         summary: Rows, a row a sample, and their weights.
         threshold: The entropy from which ``entropy_top`` keeps a token.
         seconds: Wall-clock time of this call.
-        spent: Of it, by what it went into; Ray's start is part of reading, or of weighing.
+        spent: Of it, by what it went into.
     """
 
     table: str
@@ -104,7 +104,7 @@ def reweight(config: ReweightConfig, *, progress: bool = True) -> ReweightResult
 
 
 def _reweight(config: ReweightConfig, progress: bool) -> ReweightResult:
-    clock = Clock(("plan", "reading", "weighing", "seal"))
+    clock = Clock(("start", "plan", "reading", "weighing", "seal"))
     run = open_run(config.run)
     weighing = plan_reweight(run, config)
     uri = run.path(f"weights/{config.table}")
@@ -129,6 +129,8 @@ def _reweight(config: ReweightConfig, progress: bool) -> ReweightResult:
     if table is None or missing:
         where = tables_on(config.run_on, run.seal["tokens"])
         call = this_call(where)
+        be_there(where)
+        clock.lap("start")
         if table is None:
             table = _begun(
                 run, objects, uri, weighing, config, fingerprint, where, progress=progress

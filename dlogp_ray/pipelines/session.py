@@ -23,6 +23,7 @@ from dlogp_ray.errors import (
     Refused,
 )
 from dlogp_ray.pipelines.local_ray import start_local
+from dlogp_ray.pipelines.stopping import take_back
 
 _CONNECT_TIMEOUT_S = 10
 _IDLE_WORKERS = 8
@@ -102,6 +103,7 @@ def join() -> None:
     except BaseException:
         shutdown()
         raise
+    take_back()
 
 
 def shutdown() -> None:

@@ -28,7 +28,7 @@ from dlogp_ray.config import BASE, SparsityConfig
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.clock import Clock
-from dlogp_ray.pipelines.over_objects import added_up, tables_on
+from dlogp_ray.pipelines.over_objects import added_up, be_there, tables_on
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 from dlogp_ray.policies.checkpoint import local_folder
 from dlogp_ray.policies.tokenizers import surfaces
@@ -59,7 +59,7 @@ class SparsityResult:
         empty: Groups of whose rows none has a token that counts, and which have no figures.
         tables: Rows of each table.
         seconds: Wall-clock time of this call.
-        spent: Of it, by what it went into; Ray's start is part of reading.
+        spent: Of it, by what it went into.
     """
 
     run: str
@@ -101,7 +101,7 @@ def sparsity(config: SparsityConfig, *, progress: bool = True) -> SparsityResult
 
 
 def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
-    clock = Clock(("plan", "reading", "writing"))
+    clock = Clock(("start", "plan", "reading", "writing"))
     run = open_run(config.run)
     _check(run, config)
     objects = run.objects()
@@ -111,6 +111,8 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     tokens = run.seal["tokens"] if run.sealed else run.totals()["tokens"]
     where = tables_on(config.run_on, policies * tokens)
     clock.lap("plan")
+    be_there(where)
+    clock.lap("start")
     whole = added_up(objects, look, Grouped.merge, where, progress=progress)
     clock.lap("reading")
     if not whole.groups:

@@ -47,6 +47,7 @@ def stop_on_sigterm(
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         request.came = True
+        signal.alarm(0)  # by which Ray's core would abort the process 3 s later (``take_back``)
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, stop)
@@ -57,3 +58,14 @@ def stop_on_sigterm(
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def take_back() -> None:
+    """Have SIGTERM again where Ray's core, started in another thread, has taken it.
+
+    Its handler prints a stack trace, calls ours, and aborts the process if that has not ended it
+    within 3 s. In another thread than the main one nothing can be done.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGTERM, handler)

@@ -23,13 +23,13 @@ said = {"ray at first": "ray" in sys.modules}
 
 def job(name):
     config = dlogp_ray.SparsityConfig(run=sys.argv[1], name=name, run_on="ray")
-    dlogp_ray.sparsity(config, progress=False)
+    return dlogp_ray.sparsity(config, progress=False).spent["start"]
 
 def node():
     import ray
     return ray.nodes()[0]["NodeID"] if ray.is_initialized() else None
 
-job("first")
+said["start"] = job("first")
 said["first"] = node()
 job("second")
 said["second"] = node()
@@ -56,6 +56,7 @@ def test_jobs_of_a_process_share_a_session(tmp_path: Path) -> None:
     assert not said["ray at first"]
     assert said["first"] == said["second"] is not None
     assert said["ended"] is None
+    assert said["start"] > 1  # no Ray is there within a second
 
 
 @pytest.mark.ray
@@ -92,17 +93,23 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.Monk
         session.join()
 
 
-@pytest.mark.usefixtures("no_session")
-def test_a_ray_that_does_not_start_is_one_message(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_ray_that_does_not_start_is_one_message(tmp_path: Path) -> None:
     # Sockets' addresses have at most 107 bytes, and Ray makes its own in this folder.
     folder = tmp_path / ("x" * 120)
     folder.mkdir()
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    with pytest.raises(Refused, match=r"Ray did not start .*OSError.*the same command tries again"):
-        session.join()
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(  # this process may have a Ray
+        [sys.executable, "-c", "from dlogp_ray.pipelines import session; session.join()"],
+        env=kept | {"RAY_TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("dlogp_ray.errors.Refused: Ray did not start")
+    assert "OSError" in last
+    assert last.endswith("the same command tries again")
 
 
 GREETED = """
@@ -125,3 +132,44 @@ def test_of_what_is_said_while_ray_starts_only_its_greeting_is_left_out() -> Non
         "[2026-01-01 00:00:00,000 E 1 2] other.cc:1: something is wrong",
         "afterwards",
     ]
+
+
+SLOW_END = """
+import os, signal, sys, threading, time
+from dlogp_ray.errors import Stopped
+from dlogp_ray.pipelines import session
+from dlogp_ray.pipelines.stopping import stop_on_sigterm
+
+try:
+    with stop_on_sigterm() as stop:
+        session.begin()
+        if sys.argv[1] == "joined":
+            session.join()
+        else:
+            session._own.started.result()  # amid what is done beside Ray's start
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(100)
+        finally:
+            time.sleep(6)  # what there is to end
+except Stopped as error:
+    session.shutdown()
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("when", ["joined", "starting"])
+def test_sigterm_ends_a_process_with_ray_as_one_without(when: str) -> None:
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_END, when],
+        env=kept,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    if when == "joined":
+        assert "SIGTERM received" not in done.stderr
