@@ -348,6 +348,17 @@ def test_a_job_file_is_bounded(tmp_path: Path, text: str, said: str) -> None:
     assert time.process_time() - started < 10  # of the processor; a billion values take hours
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("temperature: 2.0\nseed: 1\ntemperature: 1.0\n", 3), ("a:\n  b: {c: 1, d: 2, c: 1}\n", 2)],
+)
+def test_a_field_that_is_given_twice_is_refused(tmp_path: Path, text: str, line: int) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(Refused, match=f"line {line}: (temperature|c) stands there twice"):
+        ScoreConfig.from_yaml(path)
+
+
 def test_aliases_may_be_used(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("corpus: &c x.jsonl\npolicies: {base: *c}\noutput: runs\nrun_id: *c\n")

@@ -68,5 +68,12 @@ def _below(node: Any) -> Iterator[Any]:
     if isinstance(node, yaml.SequenceNode):
         yield from node.value
     elif isinstance(node, yaml.MappingNode):
-        for pair in node.value:
-            yield from pair
+        names = set[str]()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in names:  # else the last one counts, without a word
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{key.value} stands there twice", problem_mark=key.start_mark
+                    )
+                names.add(key.value)
+            yield from (key, value)

@@ -328,9 +328,15 @@ class Run:
         """Every object of a sealed run, one row each.
 
         Raises:
-            Damaged: A unit has a name that no run gives.
+            Damaged: It is missing, or a unit has a name that no run gives.
         """
-        data = store.read(self.path("manifest.parquet"))
+        try:
+            data = store.read(self.path("manifest.parquet"))
+        except FileNotFoundError:
+            raise Damaged(
+                f"run {self.uri} is sealed, and its manifest.parquet is missing; put it back from "
+                f"a copy, or `dlogp verify {self.uri} --repair` seals the run anew"
+            ) from None
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         for unit in table["unit"].to_pylist():
             if not UNIT.fullmatch(unit or ""):  # it becomes part of an address

@@ -11,8 +11,11 @@ weights       of a score run: one row a sample of every sealed weights table, by
 curve         of a sealed intervene job: one row an intervention
 """
 
+import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -40,6 +43,10 @@ def connect(uri: str) -> duckdb.DuckDBPyConnection:
     """An in-memory database that can read the store of ``uri``."""
     connection = duckdb.connect()
     connection.execute("SET enable_progress_bar = false")
+    # What a query does not hold in memory goes there, and it may read there: so no folder that
+    # anyone else has. By default it is .tmp where the process stands.
+    spill = str(Path(tempfile.gettempdir(), f"dlogp-ray-{uuid.uuid4().hex}"))
+    connection.execute(f"SET temp_directory = {_quoted(spill)}")
     if not store.is_local(uri):
         connection.register_filesystem(store.open_store(uri, read_ahead=False)[0])
     return connection

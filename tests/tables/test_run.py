@@ -255,6 +255,18 @@ def test_no_function_of_duckdb_reads_a_file_beside_the_run(
     assert reached > 20
 
 
+def test_a_query_reads_no_folder_of_the_one_who_asks(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB's own default for what it spills, which it may read, is .tmp there."""
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp/secret.csv").write_text(SECRET)
+    monkeypatch.chdir(tmp_path)
+    for path in (".tmp/secret.csv", f"{tmp_path}/.tmp/secret.csv", ".tmp/*"):
+        with pytest.raises(Refused):
+            run.sql(f"SELECT * FROM read_text('{path}')").fetchall()
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -349,6 +361,14 @@ def test_the_manifest_describes_every_object(run: Run) -> None:
         content_hash(pa.Table.from_pylist(unit, schema=schema)) for unit in (FIRST, SECOND)
     ]
     assert [row["duplicate_sample_ids"] for row in rows] == [[], []]
+
+
+def test_a_manifest_that_is_missing_is_named(run: Run) -> None:
+    sealed = seal(run)
+    Path(sealed.path("manifest.parquet")).unlink()
+    for read in (sealed.manifest, sealed.objects, lambda: sealed.sql("SELECT 1 FROM scores")):
+        with pytest.raises(Damaged, match=r"sealed, and its manifest\.parquet is missing"):
+            read()
 
 
 def test_a_sealed_run_stays_as_it_is(run: Run) -> None:
