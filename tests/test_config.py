@@ -359,6 +359,19 @@ def test_a_field_that_is_given_twice_is_refused(tmp_path: Path, text: str, line:
         ScoreConfig.from_yaml(path)
 
 
+@pytest.mark.parametrize("value", ["9" * 5_000, "2026-13-45"])
+def test_a_value_that_python_can_not_hold_is_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"unit_tokens: {value}\n")
+    with pytest.raises(Refused, match=r"job\.yaml is not valid YAML: "):
+        ScoreConfig.from_yaml(path)
+
+
+def test_more_bytes_than_there_can_be_are_refused() -> None:
+    with pytest.raises(Refused, match=r"max_row_bytes: .*less than or equal to 4611686018427387904"):
+        ScoreConfig.from_mapping(VALID | {"max_row_bytes": 2**63})
+
+
 def test_aliases_may_be_used(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("corpus: &c x.jsonl\npolicies: {base: *c}\noutput: runs\nrun_id: *c\n")

@@ -43,7 +43,7 @@ class ScoreConfig(RunConfig):
     preference data has them: two samples, ``<sample_id>/chosen`` and ``<sample_id>/rejected``."""
     append_eos: bool = False
     """Whether the end-of-sequence token is scored as the last token of a text response."""
-    max_row_bytes: Annotated[int, Field(ge=1)] = MAX_ROW_BYTES
+    max_row_bytes: Annotated[int, Field(ge=1, le=2**62)] = MAX_ROW_BYTES
     """A row that takes more, as a line of JSONL or decoded from Parquet, is rejected, and a row
     group that unfolds to more than this for each of its rows is refused: a few bytes can stand for
     gigabytes. A response of a million tokens with log-probabilities takes 30 MB."""

@@ -39,7 +39,7 @@ def read_yaml(path: str | Path) -> Any:
         return yaml.safe_load(data)
     except RecursionError:
         raise Refused(f"config file {path}: it is nested deeper than YAML can be read") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of what is no UTF-8, or a number too long
         cause = str(error)
         # Without the line itself, which str() quotes: credentials may stand in it.
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
