@@ -368,7 +368,7 @@ def test_a_value_that_python_can_not_hold_is_refused(tmp_path: Path, value: str)
 
 
 def test_more_bytes_than_there_can_be_are_refused() -> None:
-    with pytest.raises(Refused, match="max_row_bytes: [^;]*4611686018427387904"):
+    with pytest.raises(Refused, match=r"max_row_bytes: [^;]*4611686018427387904"):
         ScoreConfig.from_mapping(VALID | {"max_row_bytes": 2**63})
 
 
