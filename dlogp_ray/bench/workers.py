@@ -102,12 +102,10 @@ class Workers:
         except (EOFError, OSError):
             raise self._died() from None
         if isinstance(answer, DlogpError):
-            self.close()
             raise answer
         return answer
 
     def _died(self) -> Refused:
-        self.close()
         return Refused(
             "a process of the benchmark died, perhaps for want of memory; try fewer processes, or "
             "smaller policies"

@@ -63,7 +63,7 @@ def added_up(
         Damaged: An object can't be read.
     """
     if where == "ray":
-        be_there(where)
+        session.join()
         from dlogp_ray.pipelines.adding import added_up as through_ray
 
         return through_ray(objects, look, add, what=what, progress=progress)

@@ -135,7 +135,7 @@ def test_of_what_is_said_while_ray_starts_only_its_greeting_is_left_out() -> Non
 
 
 SLOW_END = """
-import os, signal, sys, threading, time
+import os, signal, sys, time
 from dlogp_ray.errors import Stopped
 from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
