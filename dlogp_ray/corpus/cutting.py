@@ -76,6 +76,7 @@ def cut_units(
                     "size_bytes": np.rint(file.size_bytes * share).astype(np.int64),
                     "file_bytes": pa.repeat(file.size_bytes, parts),
                     "version": _repeat(file.version, parts),
+                    "state": _repeat(file.state, parts),
                 }
             )
         )

@@ -25,6 +25,7 @@ class CorpusFile:
         compression: Of the whole file, as Arrow names it, or None.
         size_bytes: As stored.
         version: The store's etag, or on a disk the time of the last change in ns.
+        state: As ``store.Entry``, for this call alone.
     """
 
     uri: str
@@ -32,11 +33,12 @@ class CorpusFile:
     compression: str | None
     size_bytes: int
     version: str
+    state: str = ""
 
     @property
     def entry(self) -> store.Entry:
         """The version that is to be read."""
-        return store.Entry(self.size_bytes, self.version)
+        return store.Entry(self.size_bytes, self.version, self.state)
 
 
 def list_corpus(patterns: Sequence[str], what: str = "corpus") -> list[CorpusFile]:

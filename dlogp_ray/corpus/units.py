@@ -32,6 +32,7 @@ class Unit:
         size_bytes: Of the file's part, as stored, about.
         file_bytes: Of the whole file.
         version: Of the file, as it was listed.
+        state: As ``store.Entry``, of the call that listed it; in no record.
     """
 
     index: int
@@ -44,11 +45,12 @@ class Unit:
     size_bytes: int
     file_bytes: int
     version: str
+    state: str = ""
 
     @property
     def file_entry(self) -> store.Entry:
         """The version of the file that is to be read."""
-        return store.Entry(self.file_bytes, self.version)
+        return store.Entry(self.file_bytes, self.version, self.state)
 
     @property
     def name(self) -> str:
@@ -75,18 +77,21 @@ SCHEMA = pa.schema(
         "version": pa.string(),
     }
 )
-_REPEATED = ("file", "format", "compression", "version")
+_STATE = "state"
+_REPEATED = ("file", "format", "compression", "version", _STATE)
 
 
 class Units(Sequence[Unit]):
     """A list of work units, in some 50 bytes each: a job may have millions.
 
     Args:
-        table: One row a unit, with the fields of ``Unit`` as columns.
+        table: One row a unit, with the fields of ``Unit`` as columns (``state`` may be left out).
     """
 
     def __init__(self, table: pa.Table) -> None:
         """Values that repeat are held once."""
+        if _STATE not in table.schema.names:
+            table = table.append_column(_STATE, pa.repeat(pa.scalar(""), len(table)))
         for name in _REPEATED:
             at = table.schema.get_field_index(name)
             if not pa.types.is_dictionary(table.schema.field(at).type):
@@ -106,7 +111,7 @@ class Units(Sequence[Unit]):
         if isinstance(at, slice):
             return self.take(np.arange(len(self))[at])
         row = range(len(self))[at]
-        return Unit(**{name: self._table[name][row].as_py() for name in SCHEMA.names})
+        return Unit(**{name: self._table[name][row].as_py() for name in (*SCHEMA.names, _STATE)})
 
     def __iter__(self) -> Iterator[Unit]:
         """Each unit in turn."""
@@ -139,9 +144,19 @@ class Units(Sequence[Unit]):
         """Bytes of all, as stored, about."""
         return int(pc.sum(self._table["size_bytes"], min_count=0).as_py())
 
+    def seen_by(self, listed: "Units") -> Self:
+        """The same units of files as another list's call has just seen them."""
+        pairs = listed._table.group_by(["file", _STATE]).aggregate([])
+        states = dict(zip(pairs["file"].to_pylist(), pairs[_STATE].to_pylist(), strict=True))
+        file = self._table["file"].combine_chunks()
+        of_file = [states.get(name, "") for name in file.dictionary.to_pylist()]
+        column = pa.DictionaryArray.from_arrays(file.indices, pa.array(of_file, pa.string()))
+        at = self._table.schema.get_field_index(_STATE)
+        return type(self)(self._table.set_column(at, _STATE, column))
+
     def as_table(self) -> pa.Table:
-        """One row a unit."""
-        return self._table.cast(SCHEMA)
+        """One row a unit, as it is kept."""
+        return self._table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def encode_units(units: Units) -> bytes:

@@ -152,13 +152,11 @@ def _text_tokenizer(
         name, source, base, known, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
-    with checkpoint.unchanged(weights=False):
-        ends = checkpoint.end_tokens(tokenizer)
     return TextTokenizer(
         tokenizer,
         prompt_format=prompt_format,
         append_eos=append_eos,
-        ends=ends,
+        ends=checkpoint.end_tokens(tokenizer),
         max_tokens=max_tokens,
     )
 

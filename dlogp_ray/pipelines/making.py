@@ -199,4 +199,4 @@ def _own_units(run: Run, units: Units) -> Units:
     """The run's own list of units where it has one: another version may cut another way."""
     if not store.exists(run.path("units.parquet")):
         return units
-    return decode_units(run.beginning("units.parquet"))
+    return decode_units(run.beginning("units.parquet")).seen_by(units)

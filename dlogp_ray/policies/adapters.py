@@ -76,9 +76,9 @@ def _adapted(base: Any, checkpoint: Checkpoint) -> Any:
     """A model over the weights of ``base`` with the adapter in it; ``base`` stays what it is."""
     model = _over_the_same_weights(base)
     try:
-        with checkpoint.unchanged(), warnings.catch_warnings():
+        with checkpoint.held_open() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they tell of is an error here
-            _put_in(model, checkpoint.folder)
+            _put_in(model, folder)
     except InputChanged:
         raise
     except Exception as error:

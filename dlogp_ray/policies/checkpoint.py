@@ -2,8 +2,8 @@
 
 Nothing here needs a GPU or reads weights into memory. A checkpoint is a local folder, an fsspec
 URL (copied once into a local cache), or a hub id with an optional revision (from the local cache
-when offline). What was hashed is what is loaded: a checkpoint whose files are known is read within
-``unchanged``.
+when offline). What was hashed is what is loaded: a checkpoint whose files are known is read from
+``held_open``.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class Checkpoint:
         if self.base is not None:
             return self.base.config
         try:
-            values = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            values = json.loads(self._read("config.json"))
         except ValueError as error:
             raise Refused(
                 f"policy {self.name} ({self.source}): config.json is not JSON: {error}"
@@ -107,7 +107,7 @@ class Checkpoint:
         if self.base is not None and not path.exists():
             return self.base.end_tokens(tokenizer)
         if path.exists():
-            named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            named = json.loads(self._read(path.name)).get("eos_token_id")
             found |= set(named) if isinstance(named, list) else {named}
         return tuple(sorted(found - {None}))
 
@@ -135,23 +135,40 @@ class Checkpoint:
         return {name: known.sha256 for name, known in files if name != _ENDS}
 
     @contextmanager
-    def unchanged(self, *, weights: bool = True) -> Iterator[None]:
-        """A context in which the files are read that were hashed, where they were.
+    def held_open(self, *, weights: bool = True) -> Iterator[Path]:
+        """A folder in which the files are those that were hashed, where they were.
 
         Args:
             weights: Whether those that hold weights are read too.
 
         Raises:
-            InputChanged: They are others, before it or after it.
+            InputChanged: They are others, or are written to within the context.
         """
-        self._check(weights)
-        yield
-        self._check(weights)
+        if self.known is None:
+            yield self.folder
+            return
+        known = {n: k for n, k in self.known if weights or Path(n).suffix not in _HOLD_WEIGHTS}
+        there = {one.name for one in self._files() if weights or one.suffix not in _HOLD_WEIGHTS}
+        if came := sorted(there - known.keys()):
+            raise self._changed(f"{came[0]} was not there")
+        try:
+            with store.held_open(self.folder, known) as folder:
+                yield folder
+        except store.Changed as error:
+            raise self._changed(str(error)) from None
+
+    def _read(self, name: str) -> bytes:
+        """One of its small files; that which was hashed, where it was."""
+        data = (self.folder / name).read_bytes()
+        known = dict(self.known or ())
+        if known and (name not in known or hashlib.sha256(data).hexdigest() != known[name].sha256):
+            raise self._changed(f"{name} is another one")
+        return data
 
     def seen_now(self) -> "Checkpoint":
         """The same, with what this machine's disk says of its files, for ``check_in_place``.
 
-        Taken before they are loaded: whether they are those that were hashed, ``unchanged`` sees.
+        Taken before they are loaded: whether they are those that were hashed, ``held_open`` sees.
 
         Raises:
             InputChanged: One is gone.
@@ -174,17 +191,6 @@ class Checkpoint:
         for name, known in self.known or ():
             if not store.is_still(self.folder / name, known, unless_replaced=True):
                 raise self._changed(f"{name} was overwritten after it was loaded")
-
-    def _check(self, weights: bool) -> None:
-        if self.known is None:
-            return
-        files = [one for one in self._files() if weights or one.suffix not in _HOLD_WEIGHTS]
-        known = {n: k for n, k in self.known if weights or Path(n).suffix not in _HOLD_WEIGHTS}
-        if came := sorted({one.name for one in files} - known.keys()):
-            raise self._changed(f"{came[0]} was not there")
-        for name, one in known.items():
-            if not store.is_still(self.folder / name, one):
-                raise self._changed(f"{name} is another one, or gone")
 
     def _files(self) -> list[Path]:
         there = sorted(self.folder.iterdir())
@@ -329,7 +335,8 @@ def _copied(label: str, url: str) -> Path:
             for entry in entries:
                 filesystem.get_file(entry["name"], str(copy / Path(entry["name"]).name))
             now = [e for e in filesystem.ls(path, detail=True) if e["type"] == "file"]
-            if _versions(now) != versions:
+            # Something else, and put back since, is newer than it was.
+            if _versions(now) != versions or _times(now) != _times(entries):
                 raise InputChanged(f"{label}: it was written to while it was copied; try again")
             try:
                 copy.rename(folder)
@@ -346,3 +353,7 @@ def _versions(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str]
         (Path(entry["name"]).name, entry["size"], str(entry.get("ETag") or entry.get("created")))
         for entry in entries
     )
+
+
+def _times(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    return {entry["name"]: str(entry.get("LastModified")) for entry in entries}

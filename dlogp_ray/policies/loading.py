@@ -1,5 +1,6 @@
 """A checkpoint's weights, on one device or spread over several GPUs."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,12 +36,15 @@ def load_model(
         Refused: It can't be loaded, or weights are missing.
         InputChanged: Its files are not those that were hashed.
     """
-    with checkpoint.unchanged():
-        return _load_model(checkpoint, dtype, device, device_map, trust_remote_code, allow_pickle)
+    with checkpoint.held_open() as folder:
+        return _load_model(
+            checkpoint, folder, dtype, device, device_map, trust_remote_code, allow_pickle
+        )
 
 
 def _load_model(
     checkpoint: Checkpoint,
+    folder: Path,
     dtype: str,
     device: str,
     device_map: str | dict[str, str] | None,
@@ -53,7 +57,7 @@ def _load_model(
     wanted = checkpoint.saved_dtype if dtype == "auto" else dtype
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder,
+            folder,
             dtype=getattr(torch, wanted),
             device_map=device_map,
             trust_remote_code=trust_remote_code,

@@ -28,8 +28,8 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
             f"{label}: there is no tokenizer in the folder, so that nothing shows that its token "
             "ids mean what the other policies' do; copy the tokenizer files of the policy there"
         )
-    with checkpoint.unchanged(weights=False):
-        return load_tokenizer_folder(checkpoint.folder, label, trust_remote_code=trust_remote_code)
+    with checkpoint.held_open(weights=False) as folder:
+        return load_tokenizer_folder(folder, label, trust_remote_code=trust_remote_code)
 
 
 def load_tokenizer_folder(folder: Path, label: str, *, trust_remote_code: bool = False) -> Any:

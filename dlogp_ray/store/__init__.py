@@ -1,7 +1,7 @@
 """Objects on a local disk and in any store that fsspec knows: how every room reads and writes."""
 
 from dlogp_ray.store.ahead import map_ahead
-from dlogp_ray.store.known import Known, is_still, know, seen_now
+from dlogp_ray.store.known import Known, held_open, is_still, know, seen_now
 from dlogp_ray.store.objects import (
     Changed,
     Entry,
@@ -38,6 +38,7 @@ __all__ = [
     "entry",
     "entry_of",
     "exists",
+    "held_open",
     "is_local",
     "is_still",
     "know",

@@ -6,7 +6,10 @@ told so, and a reader never sees half an object.
 
 import contextlib
 import errno
+import io
 import os
+import socket
+import stat
 import tempfile
 import time
 import uuid
@@ -22,6 +25,7 @@ from dlogp_ray.errors import Refused, Unanswered, UnfitStore
 from dlogp_ray.store import s3
 
 _CONFLICTS = 8
+_HOST = socket.gethostname()
 
 
 def open_store(uri: str, *, read_ahead: bool = True) -> tuple[Any, str]:
@@ -244,8 +248,25 @@ def read(uri: str) -> bytes:
         FileNotFoundError: There is no such object.
     """
     filesystem, path = open_store(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        with open_local(path) as file:
+            return file.read()
     with refusals(uri):
         return bytes(filesystem.cat_file(path))
+
+
+def open_local(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """A file of this machine's disks, to be read.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It is no file: a pipe would be waited for until somebody writes.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "expected a file, got a pipe, a socket or a device", str(path))
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
@@ -255,6 +276,10 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
         FileNotFoundError: There is no such object.
     """
     filesystem, path = open_store(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        with open_local(path) as file:
+            file.seek(start)
+            return file.read(stop - start)
     with refusals(uri):
         return bytes(filesystem.cat_file(path, start=start, end=stop))
 
@@ -296,10 +321,24 @@ class Entry(NamedTuple):
     Attributes:
         size: Bytes.
         etag: Tells one version from another; on a disk, the time of the last change in ns.
+        state: Of a file on a disk, the machine that looked at it and its ctime (ns), which nobody
+            can set back. Not kept: a file that is moved and put back has another.
     """
 
     size: int
     etag: str
+    state: str = ""
+
+    def differs(self, now: "Entry") -> bool:
+        """Whether what is there now is another version."""
+        same = self.size == now.size and same_etag(self.etag, now.etag)
+        # Where each machine has its own copy, with its time, ctimes differ and say nothing.
+        comparable = _machine(self.state) == _machine(now.state) != ""
+        return not same or (comparable and self.state != now.state)
+
+
+def _machine(state: str) -> str:
+    return state.rpartition("@")[2]
 
 
 class Changed(Exception):
@@ -325,7 +364,8 @@ def entry_of(filesystem: Any, info: Mapping[str, Any]) -> Entry:
 
 
 def _entry_of_status(status: os.stat_result) -> Entry:
-    return Entry(status.st_size, str(status.st_mtime_ns))
+    state = f"{status.st_ctime_ns}@{_HOST}"
+    return Entry(status.st_size, str(status.st_mtime_ns), state)
 
 
 def same_etag(recorded: str, found: str) -> bool:
@@ -354,17 +394,21 @@ def opened(uri: str, expected: Entry | None = None, *, read_ahead: bool = True) 
         FileNotFoundError: There is no such object, and no version was named.
     """
     filesystem, path = open_store(uri, read_ahead=read_ahead)
+    local = isinstance(filesystem, LocalFileSystem)
     try:
-        file = filesystem.open(path, "rb")
+        file = open_local(path) if local else filesystem.open(path, "rb")
     except (FileNotFoundError, NotADirectoryError):
         if expected is None:
             raise
         raise Changed(f"{uri} is gone") from None
+    except OSError as error:
+        if expected is None or not local or Path(path).is_file():
+            raise
+        raise Changed(f"{uri} is no file now ({error.strerror})") from None
     with file:
         if expected is None:
             yield file
             return
-        local = isinstance(filesystem, LocalFileSystem)
 
         def check(info: Mapping[str, Any] | None) -> None:
             # Of a file on a disk, what is open: that its name is another's by now does no harm.
@@ -372,11 +416,14 @@ def opened(uri: str, expected: Entry | None = None, *, read_ahead: bool = True) 
                 found = _entry_of_status(os.fstat(file.fileno()))
             else:
                 found = entry_of(filesystem, info or filesystem.info(path))
-            if found.size != expected.size or not same_etag(expected.etag, found.etag):
-                raise Changed(
-                    f"{uri} has {found.size:,} bytes and version {found.etag} now, and had "
-                    f"{expected.size:,} and {expected.etag}"
-                )
+            if not expected.differs(found):
+                return
+            if (found.size, found.etag) == (expected.size, expected.etag):
+                raise Changed(f"{uri} was written to, or moved, and its time was set back")
+            raise Changed(
+                f"{uri} has {found.size:,} bytes and version {found.etag} now, and had "
+                f"{expected.size:,} and {expected.etag}"
+            )
 
         check(getattr(file, "details", None))
         try:
@@ -416,7 +463,8 @@ def _list_local(path: str) -> Iterator[tuple[str, int, str]]:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # another writer's temporary file
                 if entry.is_file():
-                    yield entry.name, *_entry_of_status(entry.stat())
+                    found = _entry_of_status(entry.stat())
+                    yield entry.name, found.size, found.etag
 
 
 def _list_folder(filesystem: Any, path: str) -> Iterator[tuple[str, int, str]]:

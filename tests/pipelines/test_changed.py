@@ -65,6 +65,12 @@ FEWER_ROWS = (
     "pq.write_table(rows.slice(0, 60), corpus)"
 )
 GONE = "corpus.unlink()"
+TIME_SET_BACK = f"times = corpus.stat(); {EDITED};" + (
+    "os.utime(corpus, ns=(times.st_atime_ns, times.st_mtime_ns))"
+)
+A_PIPE = f"{GONE}; os.mkfifo(corpus)"
+UNSEEN = (GONE, A_PIPE, TIME_SET_BACK)
+"""Whereof the next call does not say that the corpus is another one."""
 
 
 @pytest.fixture
@@ -82,6 +88,8 @@ def where(request: pytest.FixtureRequest) -> str:
         (CUT, "jsonl"),
         (REPLACED, "jsonl"),
         (GONE, "jsonl"),
+        (A_PIPE, "jsonl"),
+        (TIME_SET_BACK, "jsonl"),
         (FEWER_ROWS, "parquet"),
         (GONE, "parquet"),
     ],
@@ -101,10 +109,12 @@ def test_a_corpus_that_changes_while_it_is_scored_fails_the_units_that_are_left(
         assert str(corpus) in cause
         assert "Put it back as it was" in cause
     assert result.units_done + len(result.units_failed) == result.units
-    if script != GONE:
+    if script not in UNSEEN:
         with pytest.raises(FingerprintMismatch, match=r"corpus .* version: the run has"):
             dlogp_ray.score(job, progress=False)
 
+    if script == A_PIPE:
+        corpus.unlink()
     corpus.write_bytes(before)
     os.utime(corpus, ns=(times.st_atime_ns, times.st_mtime_ns))
     mended = dlogp_ray.score(job, progress=False)
@@ -407,6 +417,11 @@ def one_bit(data: bytearray) -> None:
     data[-1] ^= 1
 
 
+def one_exponent(data: bytearray) -> None:
+    """Of the last weight: it is another one by far."""
+    data[-1] ^= 2
+
+
 def test_weights_that_are_swapped_after_they_were_hashed_are_not_loaded(
     make_config: MakeConfig,
     own_policies: dict[str, str],
@@ -519,6 +534,51 @@ def test_a_tokenizer_that_is_swapped_after_it_was_hashed_is_not_used(
     result = dlogp_ray.score(job, progress=False)
     assert (result.exit_code, result.units_done) == (4, 0)
     assert all("policy_changed: rl" in cause for cause in result.units_failed.values())
+
+
+@pytest.mark.parametrize(
+    ("loader", "file"),
+    [("AutoModelForCausalLM", "model.safetensors"), ("AutoTokenizer", "tokenizer.json")],
+)
+def test_a_name_that_is_anothers_while_it_is_loaded_changes_nothing(
+    loader: str,
+    file: str,
+    make_config: MakeConfig,
+    own_policies: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And is put back before anybody looks again."""
+    import transformers
+
+    rows = [{"sample_id": str(i), "prompt": "1+1", "response": "=2"} for i in range(20)]
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", rows))
+    job = make_config(corpus=corpus, policies=own_policies)
+    name, mine = Path(own_policies["rl"], file), tmp_path / "mine"
+    name.rename(mine)
+    name.symlink_to(mine)
+    untroubled = dlogp_ray.score(job.model_copy(update={"run_id": "other"}), progress=False)
+    other = tmp_path / "other"
+    data = bytearray(mine.read_bytes())
+    one_exponent(data)
+    other.write_bytes(b"{}" if file == "tokenizer.json" else data)
+    plain, loaded = getattr(transformers, loader).from_pretrained, []
+
+    def meanwhile(folder: Path, *arguments: Any, **more: Any) -> Any:
+        name.unlink()
+        name.symlink_to(other)
+        loaded.append(folder)
+        try:
+            return plain(folder, *arguments, **more)
+        finally:
+            name.unlink()
+            name.symlink_to(mine)
+
+    monkeypatch.setattr(getattr(transformers, loader), "from_pretrained", meanwhile)
+    result = dlogp_ray.score(job, progress=False)
+    assert loaded
+    assert (result.exit_code, result.sealed) == (0, True)
+    assert contents(result.run) == contents(untroubled.run)
 
 
 def test_a_copy_of_a_checkpoint_on_another_node_is_known_by_its_hash(
