@@ -152,18 +152,18 @@ def contents(run: str) -> dict[str, str]:
 
 def edit_record(run: str | Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Make it as if the run had begun with another ``run.json``."""
-    from dlogp_ray.tables.run import _record_hash
+    from dlogp_ray.tables.record import record_hash, with_hash
 
     path = Path(run, "run.json")
     info = json.loads(path.read_text())
     change(info)
     if "sha256" in info:
-        info["sha256"] = _record_hash(info)
+        info["sha256"] = record_hash(info)
     path.write_text(json.dumps(info))
     seal = Path(run, "_SUCCESS")
     if seal.exists():
         of_that = {"run_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        seal.write_text(json.dumps(json.loads(seal.read_text()) | of_that))
+        seal.write_text(json.dumps(with_hash(json.loads(seal.read_text()) | of_that)))
 
 
 def write_broken_gzip(path: Path) -> Path:

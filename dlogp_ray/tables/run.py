@@ -19,8 +19,7 @@ run.sql("SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy")
 import hashlib
 import io
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,10 +31,12 @@ import pyarrow.parquet as pq
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused, StoreFailed
 from dlogp_ray.tables import schemas
-from dlogp_ray.tables.committed import UNIT, Committed
+from dlogp_ray.tables.committed import Committed
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.noise import NoiseFloor, Rounding
 from dlogp_ray.tables.objects import TableObject
+from dlogp_ray.tables.record import HASH, hash_of, record_hash, with_hash
+from dlogp_ray.tables.sealed import SEAL, add_up, read_manifest, read_seal
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA
 
 TABLES = {"score": "scores", "intervene": "generations", "reweight": "weights"}
@@ -47,8 +48,6 @@ SCHEMA = "schema_version"
 _READERS = 16
 _NEEDED = frozenset({"fingerprint", "units"})
 """What every ``run.json`` says."""
-_RECORD = "sha256"
-"""Of ``run.json``: the hash of all else in it (since schema 3; of weights, 2)."""
 _FOOTER_BYTES = 64 * 1024
 """Of an object's end are asked for at once; footers with their summaries have about 10 KB."""
 
@@ -98,7 +97,7 @@ class Run:
     @property
     def sealed(self) -> bool:
         """Whether the run has ended: no object will come any more."""
-        return store.exists(self.path("_SUCCESS"))
+        return store.exists(self.path(SEAL))
 
     def totals(self) -> dict[str, Any]:
         """Counts over the run: what its seal says, or what the objects' footers say now.
@@ -120,29 +119,9 @@ class Run:
         """``_SUCCESS``: the totals of a sealed run.
 
         Raises:
-            Damaged: It is not what ``sealing.seal`` writes, or not of this run.
+            Damaged: It is not as ``sealing.seal`` wrote it, or not of this run.
         """
-        try:
-            found = json.loads(store.read(self.path("_SUCCESS")))
-        except ValueError as error:
-            raise Damaged(
-                f"{self.path('_SUCCESS')} can't be read: {error}; `dlogp verify {self.uri} "
-                "--repair` writes it again"
-            ) from None
-        needed = add_up([]).keys()
-        missing = needed - found.keys() if isinstance(found, dict) else needed
-        if missing:
-            raise Damaged(
-                f"{self.path('_SUCCESS')} has no {', '.join(sorted(missing))}; `dlogp verify "
-                f"{self.uri} --repair` writes it again"
-            )
-        if found.get("run_sha256") != (now := self.record_hash()):
-            raise Damaged(
-                f"{self.path('_SUCCESS')} is of another run.json: it was sealed with SHA-256 "
-                f"{found.get('run_sha256')}, and run.json has SHA-256 {now}; `dlogp verify "
-                f"{self.uri} --repair` seals it anew"
-            )
-        return dict(found)
+        return read_seal(self.uri, self.record_hash())
 
     def record_hash(self) -> str:
         """SHA-256 of ``run.json`` as it is now."""
@@ -151,7 +130,7 @@ class Run:
     @cached_property
     def origin(self) -> str:
         """What its objects say that they were made from: SHA-256 (hex) of its fingerprint."""
-        return _hash(self.info["fingerprint"])
+        return hash_of(self.info["fingerprint"])
 
     def check_there(self) -> None:
         """Check that the run is still where it was opened, and the same.
@@ -278,17 +257,20 @@ class Run:
         """The run's objects: by its manifest once sealed, else what is there now.
 
         An object of a sealed run is the one that the manifest lists where it has its size and etag.
-        A copy of a run has other etags: there the footer says whether it is that one.
+        A copy of a run has other etags: there the footer says whether it is that one. Before the
+        seal, each footer says that its object is of this run.
 
         Args:
             closely: Look at the footer in any case. On a disk the etag is a time, which can be set.
 
         Raises:
-            Damaged: Objects of a sealed run are missing, or others than the manifest lists; they
-                are named.
+            Damaged: Objects of a sealed run are missing, or others than the manifest lists; one of
+                an open run is another's, or can't be read. They are named.
         """
         committed = self.committed()
         if not self.sealed:
+            for _footer in self.footers(committed):
+                pass
             return [self._object(unit, entry) for unit, entry in committed.items()]
         listed = self.manifest().select(["unit", "size_bytes", "etag", "footer_hash"])
         rows = (row for b in listed.to_batches(max_chunksize=1024) for row in b.to_pylist())
@@ -317,8 +299,10 @@ class Run:
             )
         return found
 
-    def entries(self) -> dict[str, store.Entry]:
-        """The same: unit -> the version of its object."""
+    def entries(self) -> Mapping[str, store.Entry]:
+        """The same for who reads ``footers``, which are checked then: unit -> its version."""
+        if not self.sealed:
+            return self.committed()
         return {one.unit: one.entry for one in self.objects()}
 
     def _object(self, unit: str, entry: store.Entry) -> TableObject:
@@ -328,20 +312,9 @@ class Run:
         """Every object of a sealed run, one row each.
 
         Raises:
-            Damaged: It is missing, or a unit has a name that no run gives.
+            Damaged: As ``read_manifest``, or ``seal``.
         """
-        try:
-            data = store.read(self.path("manifest.parquet"))
-        except FileNotFoundError:
-            raise Damaged(
-                f"run {self.uri} is sealed, and its manifest.parquet is missing; put it back from "
-                f"a copy, or `dlogp verify {self.uri} --repair` seals the run anew"
-            ) from None
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        for unit in table["unit"].to_pylist():
-            if not UNIT.fullmatch(unit or ""):  # it becomes part of an address
-                raise Damaged(f"{self.uri}/manifest.parquet names a unit {unit!r}: not of a run")
-        return table
+        return read_manifest(self.uri, self.seal)
 
     def footers(self, committed: Mapping[str, store.Entry]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The footer of each unit's object, read side by side.
@@ -366,22 +339,29 @@ class Run:
             values, footer_hash = schemas.footer(end)
         except (ValueError, FileNotFoundError) as error:
             raise Damaged(f"{uri} can't be read ({error}). {self.remedy}") from None
-        if foreign := self.foreign(unit, values):
+        if foreign := self.foreign(unit, values, entry.size - needed):
             raise Damaged(f"{uri}: {foreign}. {self.remedy}")
         return values | {"footer_hash": footer_hash}
 
-    def foreign(self, unit: str, footer: Mapping[str, Any]) -> str | None:
-        """How the footer of an object says that it is not of this unit and run; None where it is.
+    def foreign(self, unit: str, footer: Mapping[str, Any], body_bytes: int) -> str | None:
+        """How an object shows that it is not what this run made of a unit; None where it does not.
 
         Args:
             unit: Whose object it is to be.
             footer: Its.
+            body_bytes: Before it. Rows that were written again, with a copy of the footer's values,
+                have other bytes; that they are as many is for ``verify`` to see.
         """
         if footer.get("unit") != int(unit.removeprefix("part-")):
             return f"its footer says that it is of unit {footer.get('unit')}"
         # Before schema 3 (of weights, 2), neither run.json nor a footer had a hash of its own.
-        if _RECORD in self.info and footer.get("origin") != self.origin:
+        if HASH in self.info and footer.get("origin") != self.origin:
             return "its footer says that it was made from something else than this run"
+        if (said := footer.get(schemas.BODY_BYTES, body_bytes)) != body_bytes:
+            return (
+                f"its rows have {body_bytes} bytes, and its footer says {said}: it was written "
+                "again by something else"
+            )
         return None
 
     @property
@@ -423,24 +403,6 @@ class Run:
         return query_run(self, query)
 
 
-def add_up(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The totals of objects with these footers."""
-    status, special_tokens = Counter[str](), Counter[str]()
-    units, tokens = 0, 0
-    for footer in footers:
-        status.update(footer["status"])
-        special_tokens.update(footer.get("special_tokens", {}))
-        tokens += footer["tokens"]
-        units += 1
-    return {
-        "units": units,
-        "rows": status.total(),
-        "tokens": tokens,
-        "status": dict(status),
-        "duplicate_sample_ids": 0,
-    } | ({"special_tokens": dict(special_tokens)} if special_tokens else {})
-
-
 def open_run(uri: str) -> Run:
     """Open a run for reading.
 
@@ -462,23 +424,12 @@ def open_run(uri: str) -> Run:
         raise Damaged(
             f"{uri}/run.json has no {', '.join(sorted(missing))}: it is not the record of a run"
         )
-    if info.get(_RECORD, found := _record_hash(info)) != found:
+    if info.get(HASH, found := record_hash(info)) != found:
         raise Damaged(
             f"{uri}/run.json is not as the run began: its content has SHA-256 {found}, and it says "
-            f"{info[_RECORD]}; put it back from a copy"
+            f"{info[HASH]}; put it back from a copy"
         )
     return Run(uri, info)
-
-
-def _record_hash(info: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of what ``run.json`` says, however it is spelled."""
-    return _hash({name: value for name, value in info.items() if name != _RECORD})
-
-
-def _hash(value: Any) -> str:
-    """SHA-256 (hex) of a value of JSON, however it is spelled."""
-    plain = json.loads(json.dumps(value))  # a tuple is a list there, and every key is text
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def find_run(uri: str) -> Run | None:
@@ -567,7 +518,7 @@ def begin_run(uri: str, info: Mapping[str, Any], records: Mapping[str, bytes]) -
     """
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in records.items()}
     said = dict(info) | {"records": info.get("records", {}) | hashes}
-    info = said | {_RECORD: _record_hash(said)}
+    info = with_hash(said)
     conditional = Run(uri, info).conditional
     store.create(f"{uri}/run.json", json.dumps(info, indent=2).encode(), conditional=conditional)
     run = open_run(uri)

@@ -20,6 +20,8 @@ from dlogp_ray.tables.content_hash import content_hash
 SCHEMA_VERSION = 3
 """2: special tokens of text rows are not doubled, and are counted in footers and manifest. 3: a
 footer says what its run was made from; the version of a file on a disk is its time in ns."""
+BODY_BYTES = "body_bytes"
+"""Of a footer: what the object has before it. The first objects of schema 3 don't say it."""
 _TRAILER = struct.Struct("<I4s")
 
 BASE_STATISTICS = ("logp_base", "entropy_base", "max_logp_base", "rank_base", "top1_id_base")
@@ -115,6 +117,7 @@ def encode(table: pa.Table, footer: Mapping[str, Any], origin: str) -> bytes:
     metadata["dlogp_ray.origin"] = json.dumps(origin)
     metadata["dlogp_ray.content_hash"] = json.dumps(content_hash(table))
     metadata["dlogp_ray.schema_version"] = json.dumps(SCHEMA_VERSION)
+    metadata[f"dlogp_ray.{BODY_BYTES}"] = "null"  # what a copy of the values says
     float_lists = [
         field.name
         for field in table.schema
@@ -122,16 +125,17 @@ def encode(table: pa.Table, footer: Mapping[str, Any], origin: str) -> bytes:
     ]
     others = [name for name in _leaf_paths(table.schema) if name.split(".")[0] not in float_lists]
     sink = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
+    with pq.ParquetWriter(
         sink,
+        table.schema.with_metadata(metadata),
         compression="zstd",
         compression_level=3,
         use_dictionary=others,
         column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in float_lists},
         write_page_checksum=True,
-        row_group_size=max(1, len(table)),
-    )
+    ) as writer:
+        writer.write_table(table, row_group_size=max(1, len(table)))
+        writer.add_key_value_metadata({f"dlogp_ray.{BODY_BYTES}": json.dumps(sink.tell())})
     return sink.getvalue()
 
 

@@ -3,16 +3,15 @@
 import itertools
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dlogp_ray import store
 from dlogp_ray.errors import Refused
 from dlogp_ray.tables.committed import Committed
-from dlogp_ray.tables.run import Run, add_up, encode_table
+from dlogp_ray.tables.run import Run, encode_table
 from dlogp_ray.tables.sample_ids import sample_ids
+from dlogp_ray.tables.sealed import MANIFEST, SEAL, encode_seal, totals
 
 _BATCH = 1_000
 
@@ -41,10 +40,11 @@ def seal(run: Run, *, partial: bool = False) -> Run:
 
     Raises:
         Refused: Units are missing and ``partial`` is not set.
-        Damaged: An object, or a record that the run began with, is not the run's.
+        Damaged: An object, or a record that the run began with, is not the run's; or what it was
+            sealed with is not what there is.
     """
     if run.sealed:
-        _ = run.seal  # which may be of another run
+        run.manifest()  # which may be another one, or the seal another run's
         return run
     for name in run.hashes:
         run.beginning(name)
@@ -59,19 +59,19 @@ def seal(run: Run, *, partial: bool = False) -> Run:
         ids = [duplicates.get(unit, []) for unit in table["unit"].to_pylist()]
         values = pa.array(ids, _SCHEMA.field(column).type)
         table = table.set_column(column, _SCHEMA.field(column), values)
-    success = totals(table) | {"units_missing": missing, "run_sha256": run.record_hash()}
+    success = totals(table) | {"units_missing": missing}
     aside = (name for name, _ in store.list_objects(run.path("quarantine")))
     success["version"] = 1 + sum(name.startswith("manifest-") for name in aside)
     metadata = {"dlogp_ray.version": json.dumps(success["version"])}
     if run.noise:
         success["noise"] = run.noise.model_dump()
         metadata["dlogp_ray.noise"] = json.dumps(success["noise"])
-    table = table.replace_schema_metadata(metadata)
+    manifest = encode_table(table.replace_schema_metadata(metadata))
     # Without its marker, a manifest is left from a seal that died, and the run may have gone on.
-    store.replace(run.path("manifest.parquet"), encode_table(table))
-    store.create(
-        run.path("_SUCCESS"), json.dumps(success, indent=2).encode(), conditional=run.conditional
-    )
+    store.replace(run.path(MANIFEST), manifest)
+    data = encode_seal(success, run.record_hash(), manifest)
+    if not store.create(run.path(SEAL), data, conditional=run.conditional):
+        run.manifest()  # another call has sealed it meanwhile, with the same
     return run
 
 
@@ -96,20 +96,11 @@ def _rows(run: Run, committed: Committed) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist(batch, schema=_SCHEMA)
 
 
-def totals(manifest: pa.Table) -> dict[str, Any]:
-    """What a manifest's rows add up to."""
-    rows = (row for batch in manifest.to_batches(max_chunksize=_BATCH) for row in batch.to_pylist())
-    ids = pc.unique(manifest["duplicate_sample_ids"].combine_chunks().flatten())
-    maps = ("status", "special_tokens")  # manifests of schema 1 have no special tokens
-    counted = add_up(row | {name: dict(row.get(name) or ()) for name in maps} for row in rows)
-    return counted | {"duplicate_sample_ids": len(ids)}
-
-
 def unseal(run: Run) -> None:
     """Open a sealed run again; its manifest is put aside, and the next seal counts on from it."""
-    store.delete(run.path("_SUCCESS"))
-    if store.exists(run.path("manifest.parquet")):
-        quarantine(run, "manifest.parquet")
+    store.delete(run.path(SEAL))
+    if store.exists(run.path(MANIFEST)):
+        quarantine(run, MANIFEST)
 
 
 def quarantine(run: Run, name: str) -> str:

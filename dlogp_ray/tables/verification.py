@@ -1,7 +1,7 @@
 """Whether a run is what it says: every object there, whole, and unchanged since it was written."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from dlogp_ray.tables import schemas
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.sample_ids import sample_ids
-from dlogp_ray.tables.sealing import totals
+from dlogp_ray.tables.sealed import contradictions, read_manifest
 
 _READERS = 4
 """Objects in memory at once: of 64 MB as stored, some 200 MB each."""
@@ -60,11 +60,15 @@ def verify(
     """
     problems = [Problem(None, f"{name} {what}") for name, what in run.lost_beginnings().items()]
     committed = run.committed()
-    manifest = None
+    sealed, seal, manifest = run.sealed, None, None
     try:
-        manifest = run.manifest() if run.sealed else None
-    except (Damaged, OSError, pa.ArrowException) as error:
-        problems.append(Problem(None, f"manifest.parquet can't be read: {error}"))
+        seal = run.seal if sealed else None
+    except Damaged as error:
+        problems.append(Problem(None, str(error)))
+    try:
+        manifest = read_manifest(run.uri, seal) if sealed else None
+    except Damaged as error:
+        problems.append(Problem(None, str(error)))
     listed = {unit: at for at, unit in enumerate(manifest["unit"].to_pylist())} if manifest else {}
     checked = list(committed) if manifest is None else [u for u in listed if u in committed]
     rows_in = _row_counts(run)
@@ -83,13 +87,13 @@ def verify(
         problems += found
     if manifest is not None:
         problems += [Problem(u, "its object is missing") for u in listed if u not in committed]
-        left_out = set(late_units(run))
+        left_out = set(_late(run, listed))
         problems += [
             Problem(unit, "is not in the manifest")
             for unit in committed
             if unit not in listed and unit not in left_out
         ]
-        problems += _of_totals(run, manifest)
+        problems += _of_totals(run, seal, manifest) if seal else []
     unreadable = {problem.unit for problem in problems}
     problems += _duplicates(run, [unit for unit in checked if unit not in unreadable])
     return problems
@@ -99,7 +103,10 @@ def late_units(run: Run) -> list[str]:
     """Units that a partial seal has left out, and whose object came afterwards: not of the run."""
     if not run.sealed:
         return []
-    listed = set(run.manifest()["unit"].to_pylist())
+    return _late(run, set(run.manifest()["unit"].to_pylist()))
+
+
+def _late(run: Run, listed: Container[str]) -> list[str]:
     strangers = [unit for unit in run.committed() if unit not in listed]
     return [unit for unit in strangers if int(unit.removeprefix("part-")) < run.planned]
 
@@ -189,7 +196,8 @@ def _of_object(
         table.validate(full=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         return [f"its object can't be read: {error}"]
-    problems = [foreign] if (foreign := run.foreign(unit, footer)) else []
+    body_bytes = len(data) - schemas.footer_bytes(data)
+    problems = [foreign] if (foreign := run.foreign(unit, footer, body_bytes)) else []
     if listed is not None:
         found = {
             "size_bytes": entry.size,
@@ -245,17 +253,12 @@ def _of_rows(
     return problems
 
 
-def _of_totals(run: Run, manifest: pa.Table) -> list[Problem]:
-    try:
-        success = run.seal
-    except Damaged as error:
-        return [Problem(None, str(error))]
-    counted = totals(manifest) | {"units_missing": run.planned - len(manifest)}
-    return [
-        Problem(None, f"_SUCCESS says {name} {success.get(name)}, and the manifest {value}")
-        for name, value in counted.items()
-        if success.get(name) != value
-    ]
+def _of_totals(run: Run, seal: Mapping[str, Any], manifest: pa.Table) -> list[Problem]:
+    missing = run.planned - len(manifest)
+    wrong = contradictions(manifest, seal)
+    if (said := seal.get("units_missing")) != missing:
+        wrong.append(f"_SUCCESS says that {said} units are missing, and the manifest {missing}")
+    return [Problem(None, what) for what in wrong]
 
 
 def _duplicates(run: Run, units: list[str]) -> list[Problem]:

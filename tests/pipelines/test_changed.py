@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from conftest import contents, make_rows, write_jsonl
 
 import dlogp_ray
 from dlogp_ray import store
+from dlogp_ray.analysis.overview import overview
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Damaged, DlogpError, FingerprintMismatch, InputChanged, StoreFailed
 from dlogp_ray.tables.schemas import encode
@@ -232,6 +234,17 @@ def another_units_object(run: Path) -> str:
     return "its footer says that it is of unit"
 
 
+def rows_written_again(run: Path) -> str:
+    """With another value among them, and the footer's values as they were."""
+    path = sorted((run / "scores").iterdir())[0]
+    table = pq.read_table(path)
+    changed = table["source_offset"].to_pylist()
+    changed[0] += 1
+    at = table.schema.get_field_index("source_offset")
+    pq.write_table(table.set_column(at, table.schema.field(at), [changed]), path)
+    return "it was written again by something else"
+
+
 def another_runs_units(run: Path) -> str:
     shutil.copy(run.parent / "other/units.parquet", run / "units.parquet")
     return r"units\.parquet has SHA-256"
@@ -254,6 +267,7 @@ def another_runs_record(run: Path) -> str:
     [
         another_runs_object,
         another_units_object,
+        rows_written_again,
         another_runs_units,
         record_edited,
         another_runs_record,
@@ -269,6 +283,26 @@ def test_what_is_not_of_the_run_is_not_taken_in(
         dlogp_ray.score(half, progress=False)
     assert raised.value.exit_code in (5, 6)
     assert not (run / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize(
+    "mischief", [another_runs_object, another_units_object, rows_written_again]
+)
+@pytest.mark.usefixtures("stubs")
+def test_an_open_run_is_read_without_what_is_not_its_own(
+    mischief: Callable[[Path], str], half: ScoreConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(half, monkeypatch)
+    expected = mischief(run)
+    opened = dlogp_ray.open_run(str(run))
+    for read in (
+        lambda: opened.sql("SELECT count(*) FROM scores"),
+        opened.dataset,
+        opened.totals,
+        lambda: overview(opened),
+    ):
+        with pytest.raises(Damaged, match=expected):
+            read()
 
 
 @pytest.mark.usefixtures("stubs")
@@ -304,6 +338,74 @@ def damaged(path: Path) -> None:
     path.write_bytes(data)
 
 
+def manifest_of(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], str]:
+    def do(run: Path) -> str:
+        path = run / "manifest.parquet"
+        table = pq.read_table(path)
+        pq.write_table(change(table), path, write_page_checksum=True)
+        return r"manifest\.parquet is another one than the run was sealed with"
+
+    return do
+
+
+def seal_of(change: Callable[[dict[str, Any]], object], expected: str) -> Callable[[Path], str]:
+    def do(run: Path) -> str:
+        path = run / "_SUCCESS"
+        found = json.loads(path.read_text())
+        change(found)
+        path.write_text(json.dumps(found))
+        return expected
+
+    return do
+
+
+def another_runs_seal(run: Path) -> str:
+    shutil.copy(run.parent / "other/_SUCCESS", run / "_SUCCESS")
+    return r"_SUCCESS is of another run\.json"
+
+
+def no_seal(run: Path) -> str:
+    (run / "_SUCCESS").write_bytes(b"")
+    return "_SUCCESS can't be read"
+
+
+@pytest.mark.parametrize(
+    "mischief",
+    [
+        manifest_of(lambda table: table.slice(0, 2)),
+        manifest_of(lambda table: pa.concat_tables([table, table.slice(1, 1)])),
+        seal_of(lambda found: found.update(rows=found["rows"] + 1), "is not as it was written"),
+        seal_of(dict.clear, "_SUCCESS has no"),
+        another_runs_seal,
+        no_seal,
+    ],
+    ids=["rows cut", "a row twice", "totals edited", "no totals", "another's", "empty"],
+)
+@pytest.mark.usefixtures("stubs")
+def test_a_seal_is_the_runs_own_and_as_it_was_written(
+    mischief: Callable[[Path], str], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    from dlogp_ray.pipelines.repair import repair
+
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(60)))
+    other = str(write_jsonl(tmp_path / "o.jsonl", make_rows(30, seed=1)))
+    dlogp_ray.score(make_config(corpus=other, run_id="other"), progress=False)
+    job = make_config(corpus=corpus)
+    run = dlogp_ray.score(job, progress=False).run
+    before = contents(run)
+    expected = mischief(Path(run))
+    for read in readers(run, tmp_path / "cache").values():
+        with pytest.raises(Damaged, match=expected):
+            read()
+    with pytest.raises(Damaged, match=expected):
+        dlogp_ray.score(job, progress=False)
+    problems = verify(dlogp_ray.open_run(run))
+    assert any(re.search(expected, str(problem)) for problem in problems)
+    assert repair(dlogp_ray.open_run(run), problems, progress=False).exit_code == 0
+    assert verify(dlogp_ray.open_run(run)) == []
+    assert contents(run) == before
+
+
 def readers(run: str, cache: Path) -> dict[str, Callable[[], object]]:
     from dlogp_ray.config import ReweightConfig, SparsityConfig
     from dlogp_ray.weights.table import load_logps
@@ -317,10 +419,11 @@ def readers(run: str, cache: Path) -> dict[str, Callable[[], object]]:
         "sql": lambda: dlogp_ray.open_run(run).sql("SELECT count(*) FROM scores").fetchall(),
         "dataset": lambda: dlogp_ray.open_run(run).dataset().to_table(),
         "load_logps": lambda: load_logps(run, "base", cache=cache),
+        "show": lambda: overview(dlogp_ray.open_run(run)),
     }
 
 
-@pytest.mark.parametrize("reader", ["sparsity", "reweight", "sql", "dataset", "load_logps"])
+@pytest.mark.parametrize("reader", ["sparsity", "reweight", "sql", "dataset", "load_logps", "show"])
 @pytest.mark.usefixtures("stubs")
 def test_a_sealed_run_is_read_as_its_manifest_lists_it(
     reader: str, make_config: MakeConfig, tmp_path: Path

@@ -14,9 +14,11 @@ import pytest
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, ExitCode, FingerprintMismatch, Refused
 from dlogp_ray.tables.content_hash import content_hash
+from dlogp_ray.tables.record import record_hash
 from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run, open_run
 from dlogp_ray.tables.schemas import encode, scores_schema
-from dlogp_ray.tables.sealing import duplicate_sample_ids, seal, totals
+from dlogp_ray.tables.sealed import totals
+from dlogp_ray.tables.sealing import duplicate_sample_ids, seal
 from dlogp_ray.tables.sql import confined
 
 FINGERPRINT = {"policies": {"base": {"dtype": "bfloat16"}, "rl": {}}, "temperature": 1.0}
@@ -328,9 +330,13 @@ def test_totals_are_those_of_the_footers_until_the_seal(run: Run) -> None:
         "duplicate_sample_ids": 0,
     }
     assert run.totals() == totals
-    record = hashlib.sha256(Path(run.path("run.json")).read_bytes()).hexdigest()
-    at_the_end = {"units_missing": 0, "version": 1, "run_sha256": record}
-    assert seal(run).totals() == totals | at_the_end
+    sealed = seal(run).totals()
+    hashes = {
+        f"{name}_sha256": hashlib.sha256(Path(run.path(file)).read_bytes()).hexdigest()
+        for name, file in (("run", "run.json"), ("manifest", "manifest.parquet"))
+    }
+    own = {"sha256": record_hash(sealed)}
+    assert sealed == totals | {"units_missing": 0, "version": 1} | hashes | own
     assert json.loads(store.read(run.path("_SUCCESS"))) == run.totals()
 
 

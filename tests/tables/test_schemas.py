@@ -1,5 +1,6 @@
 """The scores table's columns, and an object's way to bytes and back."""
 
+import io
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from dlogp_ray.tables.schemas import (
     check_lists,
     encode,
     footer,
+    footer_bytes,
     scores_schema,
 )
 
@@ -121,11 +123,21 @@ def test_the_same_rows_give_the_same_bytes() -> None:
     assert back["content_hash"] == content_hash(table)
 
 
+def test_rows_that_pyarrow_writes_again_do_not_say_what_bytes_they_have() -> None:
+    """It keeps a table's metadata: all other values of a footer are copied with it."""
+    sink = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(encode(make_scores({}), {"unit": 7}, "a run"))), sink)
+    back, _ = footer(sink.getvalue())
+    assert (back["unit"], back["origin"], back["body_bytes"]) == (7, "a run", None)
+
+
 def test_the_footer_comes_back() -> None:
     values = {"unit": 7, "tokens": 3, "status": {"ok": 1}, "summary": {"x": [0.1, None, "ä"]}}
     table = make_scores({})
-    back, _ = footer(encode(table, values, "its run"))
+    data = encode(table, values, "its run")
+    back, _ = footer(data)
     assert back == values | {
+        "body_bytes": len(data) - footer_bytes(data),
         "content_hash": content_hash(table),
         "origin": "its run",
         "schema_version": SCHEMA_VERSION,

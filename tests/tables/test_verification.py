@@ -42,6 +42,9 @@ UNITS = Units(
     )
 )
 SECOND = "part-00000001"
+ANOTHER = "manifest.parquet is another one than the run was sealed with"
+LATER = {"sha256", "manifest_sha256"}
+"""What ``_SUCCESS`` has not said from the beginning."""
 
 
 def table_of(index: int) -> pa.Table:
@@ -225,6 +228,23 @@ def manifest_that_leaves_the_run(it: Sealed) -> None:
     it.change("manifest.parquet", lambda _: changed)
 
 
+def before(damage: Callable[[Sealed], None]) -> Callable[[Sealed], None]:
+    """Of a run that was sealed before its seal had hashes."""
+
+    def do(it: Sealed) -> None:
+        path = it.path("_SUCCESS")
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({k: found[k] for k in found.keys() - LATER}))
+        damage(it)
+
+    return do
+
+
+def manifest_cut(it: Sealed) -> None:
+    table = it.run.manifest().slice(0, 2)
+    it.change("manifest.parquet", lambda _: encode_table(table))
+
+
 def a_stranger(it: Sealed) -> None:
     it.path("scores/part-00000007.parquet").write_bytes(it.object.read_bytes())
 
@@ -251,10 +271,15 @@ def units_missing(it: Sealed) -> None:
         (flipped_in_the_footer, SECOND, "footer_hash is"),
         (another_units_object, SECOND, "content_hash is"),
         (rows_that_were_changed, SECOND, "content_hash is"),
-        (manifest_damaged, None, "manifest.parquet can't be read"),
-        (manifest_that_leaves_the_run, None, "names a unit '../../../etc/passwd'"),
+        (manifest_damaged, None, ANOTHER),
+        (manifest_that_leaves_the_run, None, ANOTHER),
+        (manifest_cut, None, ANOTHER),
+        (before(manifest_damaged), None, "manifest.parquet can't be read"),
+        (before(manifest_that_leaves_the_run), None, "names a unit '../../../etc/passwd'"),
+        (before(manifest_cut), None, "_SUCCESS says units 3, and the manifest 2"),
         (a_stranger, "part-00000007", "is not in the manifest"),
-        (totals_changed, None, "_SUCCESS says units 4, and the manifest 3"),
+        (totals_changed, None, "_SUCCESS is not as it was written"),
+        (before(totals_changed), None, "_SUCCESS says units 4, and the manifest 3"),
         (seal_emptied, None, "_SUCCESS can't be read"),
         (seal_with_more_behind_it, None, "_SUCCESS can't be read"),
         (seal_of_another_kind, None, "_SUCCESS has no duplicate_sample_ids, rows"),
