@@ -3,27 +3,9 @@
 A job ends with the highest code that applies.
 """
 
-import re
 from enum import IntEnum
 
-# In any link of a chain (simplecache::s3://…); abfs://container@account names no secret.
-_PASSWORD = re.compile(r"(?<!abfs)(?<!abfss)(://)[^/\s?#'\"]*@")
-# A signed address opens an object to whoever reads it.
-_SECRET = re.compile(
-    r"([?&;](?:[\w.-]*(?:credential|token|signature|secret|passw|pwd|api-?_?key|access-?_?key|auth)"
-    r"[\w.-]*|sig|key)=)[^&;#\s'\"]+",
-    re.IGNORECASE,
-)
-
-
-def without_credentials(text: str) -> str:
-    """A text in which no address carries credentials: what is printed, logged or kept goes here."""
-    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
-
-
-def carries_credentials(text: str) -> bool:
-    """Whether an address in a text does."""
-    return bool(_PASSWORD.search(text) or _SECRET.search(text))
+from dlogp_ray.addresses import without_credentials
 
 
 class ExitCode(IntEnum):

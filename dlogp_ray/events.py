@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from dlogp_ray.errors import without_credentials
+from dlogp_ray.addresses import without_credentials
 
 LOG = logging.getLogger("dlogp_ray.events")
 """Silent unless a program gives it a level and a handler."""

@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 from dlogp_ray import errors
-from dlogp_ray.errors import DlogpError, carries_credentials, without_credentials
+from dlogp_ray.addresses import carries_credentials, without_credentials
+from dlogp_ray.errors import DlogpError
 from dlogp_ray.events import JsonLines
 
 SECRET = "HUSHHUSH"
@@ -28,6 +29,17 @@ WITH = [
     f"https://host/x?password={SECRET}#here",
     f"https://host/x?auth={SECRET}",
     f"https://host/x?client_secret={SECRET}",
+    f"https://host/x?%74oken={SECRET}",
+    f"https://host/x#access_token={SECRET}",
+    f"https://host/x?a=1#access_token={SECRET}",
+    f"https://host/x?code={SECRET}",
+    f"https://host/x?rlkey={SECRET}",
+    f"https://host/x?t=4f{SECRET}0a93bd28c1e7",
+    f"s3://KEY:abc/{SECRET}@bucket/x",
+    f"s3://KEY:abc?{SECRET}@bucket/x",
+    f"s3://KEY:{SECRET}@more@bucket/x",
+    f"https:/KEY:{SECRET}@host/x",
+    f"//KEY:{SECRET}@host/x",
 ]
 WITHOUT = [
     "s3://bucket/x",
@@ -36,6 +48,11 @@ WITHOUT = [
     "hf://datasets/owner/name@main/data.jsonl",
     "https://host/x?versionId=3&design=4&page=key",
     "a token of 3 = 4 and sig=5 in prose",
+    "http://host:9000/bucket/user@host/a.jsonl",
+    "http://[::1]:9000/bucket/user@host",
+    "s3://bucket/x?versionId=3sL4kqtJlcpXroDTDmJrmSpXd3dIbrHY",
+    "/data//user@host/a.jsonl",
+    "https://host/x?download=true&X-Amz-Date=20261201T000000Z",
 ]
 
 

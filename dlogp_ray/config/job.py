@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from dlogp_ray.addresses import carries_credentials
 from dlogp_ray.config.yaml_file import read_yaml
-from dlogp_ray.errors import Refused, carries_credentials
+from dlogp_ray.errors import Refused
+
+_ONE_SLASH = re.compile(r"([A-Za-z][\w+.-]+:)/(?!/)")
 
 
 def check_address(uri: str) -> str:
@@ -23,6 +26,10 @@ def check_address(uri: str) -> str:
     if carries_credentials(uri):
         raise ValueError(
             "the address carries credentials; take them out and set them in the environment"
+        )
+    if found := _ONE_SLASH.match(uri):
+        raise ValueError(
+            f"expected a path, or a URL, which has two slashes after {found[1]!r}; got one"
         )
     return uri
 

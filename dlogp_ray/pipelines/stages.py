@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 
 from dlogp_ray import store
+from dlogp_ray.addresses import without_credentials
 from dlogp_ray.analysis.summary import summarise
 from dlogp_ray.config import CORPUS_COLUMNS
 from dlogp_ray.corpus.pairs import split_pairs
 from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import check_rows, count_special_tokens
 from dlogp_ray.corpus.units import Unit
-from dlogp_ray.errors import DlogpError, InputChanged, without_credentials
+from dlogp_ray.errors import DlogpError, InputChanged
 from dlogp_ray.pipelines.executor import Row
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.tables.schemas import encode
