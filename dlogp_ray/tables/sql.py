@@ -36,6 +36,7 @@ _PER_TOKEN = {
 }
 _ALWAYS = {"scores": "response_mask", "generations": "fired", "weights": "loss_weights"}
 """Of one value a token, in every row."""
+_CANT_READ = "Failed to read file"
 _TOKEN_NAMES = {"response_ids": "token_id", "loss_weights": "loss_weight"}
 
 
@@ -47,6 +48,9 @@ def connect(uri: str) -> duckdb.DuckDBPyConnection:
     # anyone else has. By default it is .tmp where the process stands.
     spill = str(Path(tempfile.gettempdir(), f"dlogp-ray-{uuid.uuid4().hex}"))
     connection.execute(f"SET temp_directory = {_quoted(spill)}")
+    # These show where whoever asks is at home; nothing there is read.
+    for setting in ("home_directory", "secret_directory", "extension_directory"):
+        connection.execute(f"SET {setting} = '/nowhere'")
     if not store.is_local(uri):
         connection.register_filesystem(store.open_store(uri, read_ahead=False)[0])
     return connection
@@ -96,18 +100,25 @@ def rows_read(run: "Run") -> Iterator[None]:
     """What DuckDB raises while the rows of a query are read, as errors that say what to do.
 
     Raises:
-        Refused: A value can't be what the query makes of it.
-        Damaged: All else: what can't be read, unless the query itself is to blame.
+        Refused: It is the query's own doing.
+        Damaged: An object can't be read.
     """
     try:
         yield
-    except duckdb.DataError as error:
-        raise Refused(f"the query failed: {error}") from None
     except duckdb.Error as error:
+        if not _of_reading(error):
+            raise Refused(f"the query failed: {error}") from None
         raise Damaged(
-            f"the query failed while it read {run.uri}: {error}\nIf that is not the query's own "
-            f"doing, an object is damaged: `dlogp verify {run.uri}` names it"
+            f"the query failed while it read {run.uri}: {error}\n"
+            f"`dlogp verify {run.uri}` names the object that is damaged"
         ) from None
+
+
+def _of_reading(error: duckdb.Error) -> bool:
+    """Whether it is said of a file that DuckDB reads; all else it says of a query."""
+    # What its Parquet reader finds in a file has no class of its own, or that of a bad argument.
+    kinds = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException)
+    return isinstance(error, kinds) or type(error) is duckdb.Error or _CANT_READ in str(error)
 
 
 def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -19,7 +19,7 @@ from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run, op
 from dlogp_ray.tables.schemas import encode, scores_schema
 from dlogp_ray.tables.sealed import totals
 from dlogp_ray.tables.sealing import duplicate_sample_ids, seal
-from dlogp_ray.tables.sql import confined
+from dlogp_ray.tables.sql import confined, rows_read
 
 FINGERPRINT = {"policies": {"base": {"dtype": "bfloat16"}, "rl": {}}, "temperature": 1.0}
 
@@ -267,6 +267,44 @@ def test_a_query_reads_no_folder_of_the_one_who_asks(
     for path in (".tmp/secret.csv", f"{tmp_path}/.tmp/secret.csv", ".tmp/*"):
         with pytest.raises(Refused):
             run.sql(f"SELECT * FROM read_text('{path}')").fetchall()
+
+
+def test_no_setting_shows_where_someone_is_at_home(run: Run) -> None:
+    for query in ("SELECT * FROM duckdb_settings()", "SELECT current_setting('secret_directory')"):
+        rows = str(run.sql(query).fetchall())
+        assert str(Path.home()) not in rows
+        assert str(Path.cwd()) not in rows
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT error('x')",
+        "SELECT error('x') FROM tokens",
+        "SELECT * FROM duckdb_secrets()",
+        "SELECT * FROM sniff_csv('/etc/passwd')",
+        "SELECT * FROM force_checkpoint()",
+        "SELECT strptime(sample_id, '%Y') FROM scores",
+        "SELECT regexp_extract(sample_id, '(') FROM scores",
+        "SELECT sample_id::int FROM scores",
+        "SELECT (SELECT sample_id FROM scores)",
+    ],
+)
+def test_what_a_query_does_wrong_is_no_damage(query: str, run: Run) -> None:
+    with pytest.raises(Refused, match="the query failed"), rows_read(run):
+        run.sql(query).fetchall()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_an_object_that_cant_be_read_is_damage(share: float, run: Run) -> None:
+    """Zeros in its pages, where DuckDB sees them: it does not look at their checksums."""
+    path = Path(run.object_uri("part-00000000"))
+    data = bytearray(path.read_bytes())
+    at = int(share * len(data))
+    data[at : at + 64] = bytes(64)
+    path.write_bytes(data)
+    with pytest.raises(Damaged, match="dlogp verify"), rows_read(run):
+        run.sql("SELECT * FROM scores").fetchall()
 
 
 @pytest.mark.parametrize(
