@@ -66,8 +66,11 @@ class StoreFailed(DlogpError):
     exit_code = ExitCode.FAILED_UNITS
 
 
-class Unanswered(DlogpError, OSError):
-    """A store does not answer, as often as it was asked; the same command asks again."""
+class Unanswered(DlogpError):
+    """A store does not answer, or not now, as often as it was asked; the same command asks again.
+
+    No ``OSError``: nobody takes it for something that is missing, damaged or refused for good.
+    """
 
     exit_code = ExitCode.FAILED_UNITS
 

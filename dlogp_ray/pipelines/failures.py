@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from dlogp_ray import store
 from dlogp_ray.corpus.units import Unit
+from dlogp_ray.errors import Unanswered
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ class Failures:
         try:
             record = json.dumps(asdict(failure), indent=2).encode()
             store.replace(f"{self._folder}/{name}.json", record)
-        except OSError as error:  # a full disk for one: the causes are told all the same
+        except (
+            OSError,
+            Unanswered,
+        ) as error:  # a full disk for one: the causes are told all the same
             cause += f" (and that could not be recorded: {error})"
         self._causes[name] = cause
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from dlogp_ray import store
 from dlogp_ray.corpus.units import Units, decode_units, encode_units
-from dlogp_ray.errors import StoreFailed
+from dlogp_ray.errors import StoreFailed, Unanswered
 from dlogp_ray.events import say
 from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.beginning import existing_run
@@ -174,7 +174,7 @@ def _store_failures(uri: str) -> Iterator[None]:
     try:
         with store.patience():
             yield
-    except OSError as error:
+    except (OSError, Unanswered) as error:
         raise StoreFailed(
             f"{uri}: {error}; what is committed stays, the same command goes on"
         ) from error

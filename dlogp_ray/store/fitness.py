@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import Refused, Unanswered
 from dlogp_ray.store import objects
 
 _LARGE_BYTES = 8 * 2**20
@@ -75,7 +75,7 @@ def _removed_afterwards(folder: str) -> Iterator[None]:
         yield
     finally:
         # There is nothing where nothing could be made.
-        with contextlib.suppress(OSError, Refused), objects.refusals(folder):
+        with contextlib.suppress(OSError, Refused, Unanswered), objects.refusals(folder):
             filesystem.rm(path, recursive=True)
         for parent in above:
             with contextlib.suppress(OSError):

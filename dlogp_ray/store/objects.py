@@ -89,7 +89,7 @@ def refusals(what: str) -> Iterator[None]:
     except Exception as error:
         if cause := s3.refusal(error):
             raise Refused(f"{what}: {cause}") from None
-        if s3.is_from_client(error):
+        if s3.may_be_done_later(error) and not isinstance(error, Unanswered):
             raise Unanswered(f"{what}: {error}") from error
         raise
 

@@ -11,15 +11,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 from s3fs.core import S3_RETRYABLE_ERRORS
 
 from dlogp_ray.errors import Unanswered
 from dlogp_ray.events import SAID_EVERY_S, SAID_FIRST_S, tell
-from dlogp_ray.store.s3 import longest_s
+from dlogp_ray.store.s3 import longest_s, may_be_done_later
 
 _BODY_TRIES = 4
+_SILENCE = (TimeoutError, ReadTimeoutError, ConnectTimeoutError)
 _in_a_request: ContextVar[bool] = ContextVar("in_a_request", default=False)
 
 
@@ -44,11 +46,14 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
             async with asyncio.timeout(longest_s(self.config_kwargs)):
                 with _said(loop, address, started):
                     return await super()._call_s3(method, *akwarglist, **kwargs)
-        except (*S3_RETRYABLE_ERRORS, TimeoutError) as error:
-            # Of another class, so that nobody tries all of it again.
+        except Exception as error:
+            if not (isinstance(error, S3_RETRYABLE_ERRORS) or may_be_done_later(error)):
+                raise
             cause = str(error) or "not even what was sent was taken"
+            what = "no answer" if isinstance(error, _SILENCE) else "not done"
             seconds = loop.time() - started
-            raise Unanswered(f"{address}: no answer in {seconds:.0f} s: {cause}") from error
+            # Of another class, so that nobody tries all of it again.
+            raise Unanswered(f"{address}: {what} in {seconds:.0f} s: {cause}") from error
         finally:
             _in_a_request.reset(before)
 

@@ -12,6 +12,16 @@ from typing import Any
 PROTOCOLS = frozenset({"s3", "s3a"})
 
 _SLACK_S = 10.0
+_SERVERS_FAULT = 500
+_WRONG = {
+    "ConfigParseError",
+    "InvalidRegionError",
+    "NoRegionError",
+    "ParamValidationError",
+    "ProfileNotFound",
+    "UnknownEndpointError",
+}
+"""botocore's errors of what was asked, or where."""
 _patient: ContextVar[bool] = ContextVar("patient", default=False)
 
 CONFIG: dict[bool, dict[str, Any]] = {
@@ -100,20 +110,29 @@ def status(error: BaseException) -> int | None:
     return found
 
 
-def is_from_client(error: BaseException) -> bool:
-    """Whether it is of botocore's own classes, which are no ``OSError``: no connection for one."""
-    return type(error).__module__ == "botocore.exceptions"
+def may_be_done_later(error: BaseException) -> bool:
+    """Whether it says that a store did not answer, or not now, whoever of its libraries says so.
+
+    Credentials that are missing are for ``refusal``.
+    """
+    library = type(error).__module__.partition(".")[0]
+    if library == "botocore":  # its own classes are no OSError: no connection for one
+        return refusal(error) is None and not hasattr(error, "response")
+    overloaded = (status(error) or 0) >= _SERVERS_FAULT
+    return library in ("aiohttp", "urllib3") or isinstance(error, TimeoutError) or overloaded
 
 
 def refusal(error: BaseException) -> str | None:
     """What the store refuses for good, for people; None where it may be done later."""
     name = type(error).__name__
-    if is_from_client(error) and name in ("NoCredentialsError", "PartialCredentialsError"):
+    if name in ("NoCredentialsError", "PartialCredentialsError"):
         return (
             "there are no credentials for it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and "
             "AWS_ENDPOINT_URL for a server that is not Amazon's), or ~/.aws/credentials, on every "
             "node"
         )
+    if name in _WRONG:
+        return f"{error}; correct the address, or what the environment says of the store"
     code = _response(error).get("Error", {}).get("Code")
     if code == "NoSuchBucket":
         return "there is no such bucket; create it, or correct the address"

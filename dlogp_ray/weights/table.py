@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from dlogp_ray.config import BASE
-from dlogp_ray.errors import Refused, StoreFailed
+from dlogp_ray.errors import Refused, StoreFailed, Unanswered
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.source import source_hash
 from dlogp_ray.tables.token_hash import token_hash
@@ -431,7 +431,12 @@ def _check_fresh(table: Run) -> None:
     for place in (around, table.info["run"]):
         try:
             run = open_run(place)
-        except (Refused, StoreFailed, OSError):  # elsewhere now, or out of this machine's reach
+        except (
+            Refused,
+            StoreFailed,
+            Unanswered,
+            OSError,
+        ):  # elsewhere now, or out of this machine's reach
             continue
         if not run.sealed or source_hash(run) != table.info["fingerprint"]["scores"]:
             raise Refused(

@@ -15,7 +15,7 @@ from s3_server import FaultyProxy
 from typer.testing import CliRunner
 
 from dlogp_ray.cli import app
-from dlogp_ray.errors import Refused, UnfitStore
+from dlogp_ray.errors import Refused, Unanswered, UnfitStore
 from dlogp_ray.store import check_writable, objects
 from dlogp_ray.store import s3 as s3_module
 from dlogp_ray.store.fitness import examine
@@ -133,7 +133,7 @@ def test_a_server_that_is_not_there_is_one_line(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     once = {"connect_timeout": 1, "read_timeout": 1, "retries": {"total_max_attempts": 1}}
     monkeypatch.setitem(s3_module.CONFIG, False, once)
-    with pytest.raises(Refused, match=r"nothing can be written there.*Could not connect"):
+    with pytest.raises(Unanswered, match=r"s3://bucket/runs.*Could not connect"):
         examine("s3://bucket/runs")
 
 

@@ -6,9 +6,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from dlogp_ray import events, store
@@ -25,8 +27,9 @@ TRIES = {False: 2, True: 3}
 class Silent:
     """Accepts connections, reads, and says nothing; or says something to the first ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: bytes = b"") -> None:
         self.requests: list[bytes] = []
+        self._answer = answer
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
         self._open: list[socket.socket] = []
@@ -44,6 +47,9 @@ class Silent:
     def _read(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
             self.requests.append(connection.recv(65_536))
+            if self._answer:
+                connection.sendall(self._answer)
+                connection.close()
             while connection.recv(65_536):
                 pass
 
@@ -64,13 +70,19 @@ def credentials(server: Silent) -> dict[str, str]:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
     """The endpoint of every S3 address; seconds are tenths."""
-    server = Silent()
+    with quick(Silent(), monkeypatch) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def quick(server: Silent, monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
     for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
     for patient, config in s3_module.CONFIG.items():
-        quick = {"read_timeout": 0.3, "retries": {"mode": "standard", "total_max_attempts": 0}}
-        quick["retries"] = {"mode": "standard", "total_max_attempts": TRIES[patient]}
-        monkeypatch.setitem(s3_module.CONFIG, patient, config | quick)
+        tries = {"mode": "standard", "total_max_attempts": TRIES[patient]}
+        monkeypatch.setitem(
+            s3_module.CONFIG, patient, config | {"read_timeout": 0.3, "retries": tries}
+        )
     for module in (events, patient_s3):
         monkeypatch.setattr(module, "SAID_FIRST_S", 0.2)
         monkeypatch.setattr(module, "SAID_EVERY_S", 0.5)
@@ -105,24 +117,81 @@ def test_one_layer_asks_again(
     assert "dlogp: waiting for s3://bucket/some" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["show", "s3://bucket/runs/r"],
-        ["query", "s3://bucket/runs/r", "SELECT 1"],
-        ["verify", "s3://bucket/runs/r"],
-        ["sparsity", "s3://bucket/runs/r"],
-        ["reweight", "s3://bucket/runs/r", "--scheme", "delta"],
-        ["doctor", "s3://bucket/runs"],
-    ],
-)
-def test_commands_that_read_end_with_the_address(words: list[str], silent: Silent) -> None:
-    done = CliRunner().invoke(app, words)
-    assert done.exception is not None
-    assert getattr(done.exception, "exit_code", None) in (2, 4), done.exception
+COMMANDS = [
+    ["show", "s3://bucket/runs/r"],
+    ["query", "s3://bucket/runs/r", "SELECT 1"],
+    ["verify", "s3://bucket/runs/r"],
+    ["sparsity", "s3://bucket/runs/r"],
+    ["compare", "s3://bucket/runs/r", "s3://bucket/runs/s"],
+    ["reweight", "s3://bucket/runs/r", "--scheme", "delta"],
+    ["doctor", "s3://bucket/runs"],
+    ["score", "{job}"],
+]
+"""``{job}`` reads its corpus there."""
+ERROR_500 = b"<Error><Code>InternalError</Code><Message>try again</Message></Error>"
+ANSWERS = {
+    "500": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: %d\r\n\r\n%s"
+    % (len(ERROR_500), ERROR_500),
+    "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf",
+    "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
+}
+
+
+def run_command(words: list[str], policy_folders: dict[str, Path], tmp_path: Path) -> Result:
+    job = tmp_path / "job.yaml"
+    policies = "".join(f"  {name}: {folder}\n" for name, folder in policy_folders.items())
+    job.write_text(
+        f"corpus: s3://bucket/runs/c.jsonl\noutput: {tmp_path}\nrun_id: r\npolicies:\n{policies}"
+    )
+    return CliRunner().invoke(app, [word.format(job=job) for word in words])
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_commands_that_read_end_with_the_address(
+    words: list[str], silent: Silent, policy_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    done = run_command(words, policy_folders, tmp_path)
+    assert isinstance(done.exception, Unanswered), done.exception
+    assert done.exception.exit_code == 4
     assert "s3://bucket/runs" in str(done.exception)
     assert "no answer" in str(done.exception)
     assert len(silent.requests) <= 2 * TRIES[False]
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_a_store_that_answers_wrongly_for_ever_is_told_with_the_address(
+    words: list[str],
+    answer: bytes,
+    policy_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with quick(Silent(answer), monkeypatch) as server:
+        done = run_command(words, policy_folders, tmp_path)
+    assert isinstance(done.exception, Unanswered), repr(done.exception)
+    assert done.exception.exit_code == 4
+    assert "s3://bucket/runs" in str(done.exception)
+    assert "no answer" not in str(done.exception)
+    assert 0 < len(server.requests) < 20
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_a_store_where_nobody_listens_is_told_with_the_address(
+    words: list[str],
+    scheme: str,
+    policy_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Silent()
+    server.close()
+    with quick(server, monkeypatch):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.address.replace("http", scheme))
+        done = run_command(words, policy_folders, tmp_path)
+    assert isinstance(done.exception, Unanswered), repr(done.exception)
+    assert "s3://bucket/runs" in str(done.exception)
 
 
 def test_real_waits_end_within_two_minutes() -> None:
