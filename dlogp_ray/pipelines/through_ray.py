@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dlogp_ray import store
 from dlogp_ray.config import RunConfig
-from dlogp_ray.errors import InputChanged, Refused
+from dlogp_ray.errors import DlogpError, Refused
 from dlogp_ray.pipelines.chain import Chain
 from dlogp_ray.pipelines.executor import Actor, Stages
 from dlogp_ray.pipelines.job import Job
@@ -61,13 +61,9 @@ class ThroughRay:
             num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
         )
         try:
-            found: T = ray.get(remote.remote(work, *arguments))
-            return found
+            found: T | DlogpError = ray.get(remote.remote(work, *arguments))
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            for kind in (Refused, InputChanged):  # of Ray's making: both that and its own class
-                if isinstance(cause, kind):
-                    raise kind(str(cause)) from None
             raise Refused(
                 f"the policies can't be tried: {type(cause).__name__}: {cause}"
             ) from error
@@ -76,6 +72,9 @@ class ThroughRay:
                 "the process that loads the policies died, perhaps for want of memory "
                 f"({type(error).__name__}: {error}); try fewer or smaller policies on one actor"
             ) from None
+        if isinstance(found, DlogpError):
+            raise found
+        return found
 
     @contextmanager
     def doing(self, job: Job, stages: Stages, placement: Placement) -> Iterator[Chain]:
@@ -85,5 +84,8 @@ class ThroughRay:
             yield Chain(job, stages, placement)
 
 
-def _found(work: Callable[..., tuple[T, Actor]], *arguments: Any) -> T:
-    return work(*arguments)[0]
+def _found(work: Callable[..., tuple[T, Actor]], *arguments: Any) -> T | DlogpError:
+    try:
+        return work(*arguments)[0]
+    except DlogpError as error:  # Ray would raise one of its own making
+        return error

@@ -1,5 +1,6 @@
 """What a job is made from changes while it runs: nothing comes of that, and the cause is named."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -19,7 +20,15 @@ import dlogp_ray
 from dlogp_ray import store
 from dlogp_ray.analysis.overview import overview
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.errors import Damaged, DlogpError, FingerprintMismatch, InputChanged, StoreFailed
+from dlogp_ray.errors import (
+    Damaged,
+    DlogpError,
+    FingerprintMismatch,
+    InputChanged,
+    Refused,
+    StoreFailed,
+    Unanswered,
+)
 from dlogp_ray.tables.schemas import encode
 from dlogp_ray.tables.verification import report, verify
 
@@ -699,6 +708,46 @@ def test_a_copy_of_a_checkpoint_on_another_node_is_known_by_its_hash(
         file.write(" ")
     with pytest.raises(DlogpError, match=r"policy_changed: rl .*config\.json"):
         load_model(replace(resolve("rl", str(copy)), known=known))
+
+
+def test_a_copy_that_is_written_to_while_it_is_hashed_is_a_changed_policy(
+    policy_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from dlogp_ray.policies.checkpoint import resolve
+    from dlogp_ray.policies.loading import load_model
+
+    known = resolve("rl", str(policy_folders["rl"])).know()
+    copy = shutil.copytree(policy_folders["rl"], tmp_path / "copy", copy_function=shutil.copyfile)
+    hashed = hashlib.file_digest
+
+    def meanwhile(file: Any, name: str) -> Any:
+        os.utime(copy / "model.safetensors")
+        return hashed(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", meanwhile)
+    with pytest.raises(InputChanged, match=r"policy_changed: rl .*model\.safetensors"):
+        load_model(replace(resolve("rl", str(copy)), known=known))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("kind", [InputChanged, Unanswered, Damaged, Refused])
+def test_what_ends_the_trial_of_policies_through_ray_is_told_as_it_is(
+    kind: type[DlogpError], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    from dlogp_ray.pipelines.through_ray import ThroughRay
+
+    config = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(2))))
+    executor = ThroughRay()
+
+    def work() -> Any:
+        raise kind("what was found")
+
+    with pytest.raises(kind, match=r"^what was found$") as raised:
+        executor.attempt(executor.place(config, 1), work)
+    assert raised.value.exit_code == kind.exit_code
 
 
 def test_a_copy_that_is_overwritten_after_it_was_loaded_is_seen(
