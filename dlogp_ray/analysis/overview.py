@@ -105,9 +105,12 @@ def _rejected(run: Run) -> list[dict[str, Any]]:
     source = "source_file || ':' || source_offset" if placed else "group_id"
     rows = run.sql(
         f"""
-        SELECT status, count(*) OVER (PARTITION BY status) AS count, sample_id,
-               {source} AS source, error
-        FROM rejected
+        WITH first_of_each AS (
+            SELECT *, count(*) OVER (PARTITION BY status) AS count, {source} AS source
+            FROM rejected
+            QUALIFY row_number() OVER (PARTITION BY status, error ORDER BY {order}) = 1
+        )
+        SELECT status, count, sample_id, source, error FROM first_of_each
         QUALIFY row_number() OVER (PARTITION BY status ORDER BY {order}) <= {_EXAMPLES}
         ORDER BY status, {order}
         """
@@ -158,9 +161,10 @@ def print_overview(seen: Overview, console: Console) -> None:
 
 def _spent(call: Call) -> str:
     where = "through Ray" if call.run_on == "ray" else f"in process {call.process} on {call.host}"
-    if call.ended:
+    if call.ended or call.stopped:
         units = f"{call.units_created} units {where}"
-        return f"{units}: {spent_in_words(sum(call.spent.values()), call.spent)}"
+        stopped = f", stopped by {call.stopped}" if call.stopped else ""
+        return f"{units}{stopped}: {spent_in_words(sum(call.spent.values()), call.spent)}"
     state = "under way" if call.alive else "not ended"
     died = f", with {', '.join(call.under_way)} begun" if call.under_way else ""
     return f"{where}: {state}{died}"

@@ -73,6 +73,8 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
     """
     pythons = _pythons(config)
     device = _device()
+    several = f"{config.processes} processes" if config.processes > 1 else "a process"
+    _say(f"loading both policies in {several}, a minute or so", progress)
     workers = Workers(config, device)
     peers: dict[str, Peer] = {}
     try:
@@ -104,6 +106,7 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         _plan(arms, config.repeats, progress)
         seconds = _measure(arms, config.repeats, progress)
         last = workers.ask("facts")
+        _say("measuring the noise floor, half a minute or so", progress)
         noise = workers.ask("noise")[0]
     finally:
         workers.close()
@@ -209,14 +212,15 @@ def _plan(arms: dict[str, Arm], repeats: int, progress: bool) -> None:
         estimates[name] = token_s * (
             count_tokens(arm.texts[:few]) if name in _WHOLE else arm.tokens
         )
-        _say(f"  {name}: {_about(estimates[name])} a round", progress)
+        label = "matmul (this machine's peak)" if name == "matmul" else name
+        _say(f"  {label}: {_about(estimates[name])} a round", progress)
     passes = {name: repeats + (name not in WARM) for name in arms}
     seconds = sum(estimates[name] * passes[name] for name in arms)
     cut = [f"{name} on {arm.count}" for name, arm in arms.items() if arm.count < len(arm.texts)]
     fewer = f" ({', '.join(cut)} of them, which take a minute)" if cut else ""
     texts = max(len(arm.texts) for arm in arms.values())
     what = f"{repeats} rounds of {len(arms)} arms on {texts} texts{fewer}"
-    _say(f"{what}: {_about(seconds)}", progress)
+    _say(f"{what}: {_about(seconds)}, and then the noise floor", progress)
 
 
 def _about(seconds: float) -> str:

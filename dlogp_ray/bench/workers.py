@@ -20,6 +20,10 @@ from dlogp_ray.errors import DlogpError, Refused
 
 WHOLE = ("naive_logp_twice", "naive_statistics", "matmul")
 """Arms of one process with all threads over all texts; the others share the texts."""
+_END_S = 2.0
+"""What a process has to end by itself; amid a pass it does not."""
+_PEER_END_S = 5.0
+"""Another engine has processes of its own to end."""
 LOG_LINES = 20
 """Of what another engine printed, so many lines are shown when it fails."""
 Texts = list[tuple[list[int], list[int]]]
@@ -84,10 +88,12 @@ class Workers:
 
     def close(self) -> None:
         """End the processes."""
-        for worker, connection in self._workers:
+        for _, connection in self._workers:
             with suppress(OSError):
                 connection.send(None)
-            worker.join(10)
+        until = time.monotonic() + _END_S
+        for worker, _ in self._workers:
+            worker.join(max(0.0, until - time.monotonic()))
             worker.kill()
 
     def _tell(self, connection: Connection, what: object) -> None:
@@ -238,7 +244,7 @@ class Peer:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, ending)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(20)
+                self._process.wait(_PEER_END_S)
 
     def _expect(self, line: str) -> str:
         assert self._process.stdin is not None

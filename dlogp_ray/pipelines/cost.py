@@ -66,9 +66,11 @@ def begin(config: RunConfig) -> RunOn:
     """
     most = config.actors.max if config.actors else 1
     too_many = None
-    if most > 1:
+    if config.actors and most > 1:
+        fewest = config.actors.min
+        asked = str(most) if fewest == most else f"{{min: {fewest}, max: {most}}}"
         too_many = (
-            f"actors: {most} are as many processes, and here there is one; write actors: 1, or "
+            f"actors: {asked} are as many processes, and here there is one; write actors: 1, or "
             "run_on: ray"
         )
     where = settled(config.run_on, too_many)

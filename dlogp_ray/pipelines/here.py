@@ -69,7 +69,7 @@ class Here:
         self, config: RunConfig, threads: int | None = None, *, progress: bool = False
     ) -> Placement:
         """As a Ray of this machine would place them; one, where the units are done here."""
-        placed = place_actors(config, resources(), threads)
+        placed = place_actors(config, resources(), threads, where="machine")
         return replace(placed, min_actors=1, max_actors=1) if self._alone else placed
 
     def node(self) -> Node:

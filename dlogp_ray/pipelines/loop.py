@@ -47,10 +47,11 @@ def do_units(
     placement: Placement,
     units: Units,
     stop: StopRequest,
+    outcome: Outcome,
     *,
     failed: Callable[[Failure], object],
     progress: bool,
-) -> Outcome:
+) -> None:
     """Do ``units``, each until it has an object or an error, or has died in every attempt.
 
     Args:
@@ -60,6 +61,7 @@ def do_units(
         placement: Of the actors.
         units: What is missing.
         stop: Asked after each unit.
+        outcome: Where it is told what comes of them, from unit to unit.
         failed: Called with each that was tried as often as it may and has no object.
         progress: Show progress on standard error.
 
@@ -67,7 +69,6 @@ def do_units(
         Stopped: SIGTERM came.
         OSError: The store can't be asked what is there.
     """
-    outcome = Outcome()
     fresh, again, attempts = iter(units), list[Unit](), Counter[int]()
     left = len(units)
     with (
@@ -80,7 +81,7 @@ def do_units(
             if not wave:
                 wave, again = again, []
             if not wave:
-                return outcome
+                return
             under_way = {unit.index: unit for unit in wave}
             execution.waiting(left)
             try:
@@ -99,7 +100,7 @@ def do_units(
             except Ended as error:
                 outcome.ended = str(error)
                 say("ended by Ray", logging.ERROR, cause=outcome.ended)
-                return outcome
+                return
             attempts.update(under_way.keys())
             lost = [u for u in under_way.values() if not store.exists(job.object_uri(u.index))]
             for unit in lost:

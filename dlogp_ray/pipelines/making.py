@@ -24,6 +24,7 @@ from dlogp_ray.pipelines.failures import Failures
 from dlogp_ray.pipelines.job import Job
 from dlogp_ray.pipelines.loop import Outcome, do_units
 from dlogp_ray.pipelines.progress import counted
+from dlogp_ray.pipelines.recording import record_end, recorded
 from dlogp_ray.pipelines.stopping import StopRequest
 from dlogp_ray.pipelines.where import Where
 from dlogp_ray.tables.calls import deaths, read_calls
@@ -137,16 +138,19 @@ def make_run(
                 # Another call may have begun it since, with other threads: they round otherwise.
                 placement = replace(placement, threads=engine.get("threads", ready.threads))
                 say("scoring", engine=engine, placement=asdict(placement), on=executor.call.run_on)
-                outcome = do_units(
-                    job,
-                    stages,
-                    executor,
-                    placement,
-                    missing,
-                    stop,
-                    failed=failures.add,
-                    progress=progress,
-                )
+                before = run.planned - len(missing)
+                with recorded(lambda: executor.call, run, clock, "units", before, stop):
+                    do_units(
+                        job,
+                        stages,
+                        executor,
+                        placement,
+                        missing,
+                        stop,
+                        outcome,
+                        failed=failures.add,
+                        progress=progress,
+                    )
         call = executor.call
         clock.lap("units")
     with _store_failures(run.uri):
@@ -162,9 +166,7 @@ def make_run(
             seal(run, partial=partial)
         clock.lap("seal")
         if call is not None:
-            created = outcome.created
-            ended = {"ended": True, "units_created": created, "spent": clock.spent}
-            call.model_copy(update=ended).write(run.uri)
+            record_end(call, run.uri, clock, outcome.created)
     return Made(run, outcome, failed)
 
 

@@ -65,7 +65,11 @@ class Node:
 
 
 def place_actors(
-    config: RunConfig, resources: Mapping[str, float], threads: int | None = None
+    config: RunConfig,
+    resources: Mapping[str, float],
+    threads: int | None = None,
+    *,
+    where: str = "cluster",
 ) -> Placement:
     """Where the scoring actors go in a cluster with these ``resources``.
 
@@ -78,6 +82,7 @@ def place_actors(
         config: The job.
         resources: Of the whole cluster as it is now.
         threads: CPU threads of an actor where the config does not name them; None to find them.
+        where: What has them, for errors; a "machine" takes no nodes.
 
     Raises:
         Refused: The cluster can't hold them.
@@ -100,8 +105,9 @@ def place_actors(
         cpus_each = _ACTOR_SHARE if gpus_each else threads * _ACTOR_SHARE
         return Placement(wanted.min, wanted.max, _rounded(cpus_each), gpus_each, threads)
     actors = wanted.max if wanted else max(1, room)
-    asked = f"the job asks for {actors} actors with {gpus_each:g} GPUs each"
-    there = f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs"
+    several = "actor" if actors == 1 else "actors"
+    asked = f"the job asks for {actors} {several} with {gpus_each:g} GPUs each"
+    there = f"the {where} has {cpus:g} CPUs and {gpus:g} GPUs"
     if cpus <= 0:
         raise Refused(
             f"{asked} and CPUs to read and write, and {there}; where it adds nodes by itself, give "
@@ -109,7 +115,7 @@ def place_actors(
         )
     if actors > room:
         hint = (
-            "lower actors or gpus_per_actor, or add nodes"
+            "lower actors or gpus_per_actor" + (", or add nodes" if where == "cluster" else "")
             if gpus_each
             else "more actors than CPUs only take each other's time and memory: lower actors"
         )

@@ -31,8 +31,9 @@ from dlogp_ray.pipelines import session
 from dlogp_ray.pipelines.beginning import existing_run, versions
 from dlogp_ray.pipelines.clock import Clock
 from dlogp_ray.pipelines.over_objects import added_up, be_there, tables_on
+from dlogp_ray.pipelines.recording import record_end, recorded
 from dlogp_ray.pipelines.reweighting import plan_reweight
-from dlogp_ray.pipelines.stopping import stop_on_sigterm
+from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
 from dlogp_ray.tables.calls import this_call
 from dlogp_ray.tables.objects import TableObject, open_object
 from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
@@ -99,11 +100,11 @@ def reweight(config: ReweightConfig, *, progress: bool = True) -> ReweightResult
         FingerprintMismatch: The table exists and was made from something else.
         Damaged: An object can't be read; it is named.
     """
-    with session.kept(), stop_on_sigterm():
-        return _reweight(config, progress)
+    with session.kept(), stop_on_sigterm() as stop:
+        return _reweight(config, stop, progress)
 
 
-def _reweight(config: ReweightConfig, progress: bool) -> ReweightResult:
+def _reweight(config: ReweightConfig, stop: StopRequest, progress: bool) -> ReweightResult:
     clock = Clock(("start", "plan", "reading", "weighing", "seal"))
     run = open_run(config.run)
     weighing = plan_reweight(run, config)
@@ -141,7 +142,9 @@ def _reweight(config: ReweightConfig, progress: bool) -> ReweightResult:
         clock.lap("reading")
         whole = table.info["whole"]
         make = partial(_make_object, table=table.uri, weighing=weighing, whole=whole)
-        created = added_up(missing, make, _total, where, what="weighing", progress=progress)
+        before = len(objects) - len(missing)
+        with recorded(lambda: call, table, clock, "weighing", before, stop):
+            created = added_up(missing, make, _total, where, what="weighing", progress=progress)
         clock.lap("weighing")
     run.check_there()
     table.check_there()
@@ -149,8 +152,7 @@ def _reweight(config: ReweightConfig, progress: bool) -> ReweightResult:
         seal(table)
     clock.lap("seal")
     if call is not None:
-        ended = {"ended": True, "units_created": created, "spent": clock.spent}
-        call.model_copy(update=ended).write(table.uri)
+        record_end(call, table.uri, clock, created)
     return _result(table, weighing, created, clock)
 
 

@@ -32,6 +32,7 @@ class Call(BaseModel):
         process_started: When, by that machine: numbers are used again.
         under_way: Units, by name, that its own process has begun and not ended.
         ended: Whether it came to its end; one that died, or was stopped, did not.
+        stopped: The signal that stopped it, where it could say so.
         units_created: Objects that it has created.
         spent: Seconds by what they went into.
     """
@@ -45,6 +46,7 @@ class Call(BaseModel):
     process_started: float
     under_way: tuple[str, ...] = ()
     ended: bool = False
+    stopped: str | None = None
     units_created: int = 0
     spent: dict[str, float] = {}
 

@@ -1,5 +1,6 @@
 """How a run is made, here and through Ray, with stubs in place of policies: the same either way."""
 
+import io
 import json
 import os
 import signal
@@ -15,9 +16,11 @@ import pytest
 import stub_policies
 import yaml
 from conftest import contents, make_rows, write_jsonl
+from rich.console import Console
 
 import dlogp_ray
 from dlogp_ray import store
+from dlogp_ray.analysis.overview import overview, print_overview
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Stopped
 from dlogp_ray.tables.calls import Call, read_calls
@@ -115,9 +118,10 @@ def test_what_is_made_here_is_equal_to_the_byte_to_what_is_made_through_ray(
     assert len(objects(here.run)) == here.units > 5
     assert objects(here.run) == objects(ray.run)
     assert manifest(here.run) == manifest(ray.run)
-    assert dlogp_ray.open_run(here.run).seal == dlogp_ray.open_run(ray.run).seal | {
-        "run_sha256": dlogp_ray.open_run(here.run).seal["run_sha256"]  # run.json has times in it
-    }
+    sealed = dlogp_ray.open_run(here.run).seal
+    hashes = {name: value for name, value in sealed.items() if name.endswith("sha256")}
+    assert len(hashes) == 3  # of records with times in them
+    assert sealed == dlogp_ray.open_run(ray.run).seal | hashes
     for result, where in ((here, "here"), (ray, "ray")):
         (call,) = read_calls(result.run)
         assert (call.run_on, call.ended, call.under_way) == (where, True, ())
@@ -138,6 +142,9 @@ def test_a_job_that_is_stopped_here_is_ended_by_either(
     assert (stopped.ended, stopped.under_way) == (False, ())
     before = contents(job.run_uri)
     assert len(before) > 1
+    assert stopped.stopped == ("SIGTERM" if trouble == "is stopped once" else "SIGINT")
+    assert stopped.units_created <= len(before) <= stopped.units_created + 2  # still being written
+    assert stopped.spent["units"] > 0
     assert not dlogp_ray.open_run(job.run_uri).sealed
 
     result = dlogp_ray.score(job.model_copy(update={"run_on": then}), progress=False)
@@ -205,6 +212,13 @@ def test_sigterm_amid_a_job_through_ray_loses_nothing_and_does_nothing_twice(
     assert stopped.value.exit_code == 143
     before = contents(job.run_uri)
     assert 2 <= len(before)
+    (call,) = read_calls(job.run_uri)
+    assert (call.run_on, call.ended, call.stopped) == ("ray", False, "SIGTERM")
+    assert 1 <= call.units_created <= len(before)
+    assert call.spent["units"] > 0
+    told = io.StringIO()
+    print_overview(overview(dlogp_ray.open_run(job.run_uri)), Console(file=told, width=200))
+    assert f"{call.units_created} units through Ray, stopped by SIGTERM: " in told.getvalue()
     assert not dlogp_ray.open_run(job.run_uri).sealed
     result = dlogp_ray.score(job.model_copy(update={"run_on": "here"}), progress=False)
     assert (result.exit_code, result.sealed) == (0, True)

@@ -79,7 +79,7 @@ def test_a_run_keeps_its_threads_on_another_cluster() -> None:
     [
         (having(2), {"gpus_per_actor": 1}, "0 GPUs"),
         (having(9, 2), {"actors": 3}, "3 actors with 1 GPUs each"),
-        (having(9, 2), {"gpus_per_actor": 4}, "1 actors with 4 GPUs each"),
+        (having(9, 2), {"gpus_per_actor": 4}, "1 actor with 4 GPUs each"),
         (having(2), {"actors": 100}, "100 actors"),
         ({}, {}, r"0 CPUs.* give a range: actors: \{min: 1, max: 8\}"),
     ],
