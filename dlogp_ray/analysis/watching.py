@@ -82,7 +82,7 @@ def watch(
 
     Raises:
         Refused: The store gives no access.
-        FileNotFoundError: The run has no list of units.
+        Damaged: The run's list of units is missing, or another one.
     """
     tokens = _tokens_of_units(run)
     seen: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
@@ -112,6 +112,6 @@ def watch(
 
 def _tokens_of_units(run: Run) -> npt.NDArray[np.int64]:
     """Prompt and response tokens of each unit, about."""
-    data = store.read(run.path("units.parquet"))
+    data = run.beginning("units.parquet")
     found: npt.NDArray[np.int64] = pq.read_table(pa.BufferReader(data))["tokens"].to_numpy()
     return found

@@ -9,6 +9,7 @@ import pytest
 from dlogp_ray import store
 from dlogp_ray.analysis.watching import Progress, watch
 from dlogp_ray.corpus.units import SCHEMA, Units, encode_units, unit_name
+from dlogp_ray.errors import Damaged
 from dlogp_ray.tables.run import Run, begin_run
 
 TOKENS = [100, 200, 300, 400]
@@ -78,3 +79,10 @@ def test_failed_units_are_counted_and_a_standstill_has_no_speed(run: Run) -> Non
 def test_time_left_for_people(seconds: float, text: str) -> None:
     progress = Progress(4, 1, 0, 1_000, 250, 1_234.5, seconds, sealed=False)
     assert str(progress) == f"1 of 4 units (25.0% of the tokens), 1,234 tokens/s, {text} left"
+
+
+def test_a_list_of_units_that_is_cut_is_damage(run: Run) -> None:
+    units = Path(run.path("units.parquet"))
+    units.write_bytes(units.read_bytes()[:-1])
+    with pytest.raises(Damaged, match=r"units\.parquet has SHA-256"):
+        next(watch(run, 10))

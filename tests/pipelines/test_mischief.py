@@ -46,6 +46,13 @@ MISCHIEF = {
         "corpus_changed",
     ),
     "deleted": ("corpus.unlink()", "corpus_changed"),
+    "edited, its time set back": (
+        "times = corpus.stat()\n"
+        "corpus.write_bytes(corpus.read_bytes().replace(b'\"s1', b'\"s9'))\n"
+        "os.utime(corpus, ns=(times.st_atime_ns, times.st_mtime_ns))",
+        "corpus_changed",
+    ),
+    "a pipe": ("corpus.unlink(); os.mkfifo(corpus)", "corpus_changed"),
     "its time alone": ("os.utime(corpus)", "corpus_changed"),
     "object deleted": (
         "there = objects(run)\nif there: rng.choice(there).unlink()",
@@ -59,6 +66,16 @@ MISCHIEF = {
     "object of another run": (
         "theirs = rng.choice(objects(other)); shutil.copy(theirs, run / 'scores' / theirs.name)",
         "made from something else",
+    ),
+    "object written again": (
+        "import pyarrow as pa, pyarrow.parquet as pq\n"
+        "there = objects(run)\n"
+        "if there:\n"
+        "    path = rng.choice(there); table = pq.read_table(path)\n"
+        "    at = table.schema.get_field_index('reward')\n"
+        "    ones = pa.array([1.0] * len(table), pa.float32())\n"
+        "    pq.write_table(table.set_column(at, table.schema.field(at), ones), path)",
+        "written again",
     ),
     "object cut off": (
         "there = objects(run)\nif there: os.truncate(rng.choice(there), 100)",
