@@ -12,10 +12,12 @@ import pytest
 import yaml
 from conftest import make_rows, write_jsonl
 from score_tables import made_up_run, score_rows
+from typer.testing import CliRunner
 
 import dlogp_ray
 from dlogp_ray import cli
 from dlogp_ray.config import ScoreConfig
+from dlogp_ray.errors import Refused
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +194,11 @@ def test_help_of_the_job_entry_point() -> None:
     assert done.returncode == 0
     assert "--plan" in done.stdout
     assert "Exit codes" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["score", "intervene"])
+def test_the_address_of_a_job_file_is_told_without_credentials(command: str) -> None:
+    done = CliRunner().invoke(cli.app, [command, "s3://KEY:HUSHHUSH@bucket/job.yaml", "--json-log"])
+    assert isinstance(done.exception, Refused)
+    assert "bucket/job.yaml" in str(done.exception)
+    assert "HUSHHUSH" not in str(done.exception) + done.output

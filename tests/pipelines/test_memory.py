@@ -14,7 +14,8 @@ import pytest
 import yaml
 from conftest import make_policy_folder, write_jsonl
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# It waits for units, of which a busy machine makes few.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3_000)]
 
 UNITS = 112
 ROWS_PER_UNIT = 400
