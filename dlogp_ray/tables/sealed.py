@@ -53,6 +53,8 @@ def read_seal(uri: str, run_sha256: str) -> dict[str, Any]:
     again = f"`dlogp verify {uri} --repair` seals the run anew"
     try:
         found = json.loads(store.read(where))
+    except FileNotFoundError:
+        raise Damaged(f"{where} is missing: the run was opened again; do that once more") from None
     except ValueError as error:
         raise Damaged(f"{where} can't be read: {error}; {again}") from None
     needed = add_up([]).keys()

@@ -145,8 +145,9 @@ def play(make_config: Callable[..., ScoreConfig], tmp_path: Path) -> Round:
         for name in chosen:
             begin = BEGIN.format(seed=seed, places=places)
             does = textwrap.indent(MISCHIEF[name][0], "    ")
-            # What it would change may not be there yet.
-            code = f"{begin}\ntry:\n{does}\nexcept OSError:\n    pass\n"
+            # What it would change may not be there yet, or be a pipe by now, which nobody fills.
+            there = "    if corpus.is_fifo(): raise OSError"
+            code = f"{begin}\ntry:\n{there}\n{does}\nexcept OSError:\n    pass\n"
             (folder / f"{name}.py").write_text(code)
         try:
             result = dlogp_ray.score(config, progress=False)
