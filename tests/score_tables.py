@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from dlogp_ray import store
 from dlogp_ray.analysis.summary import summarise
-from dlogp_ray.tables.run import Run, begin_run, encode_table
-from dlogp_ray.tables.schemas import encode, scores_schema
+from dlogp_ray.tables.run import Run, begin_run
+from dlogp_ray.tables.schemas import encode, encode_table, scores_schema
 from dlogp_ray.tables.sealing import seal
 
 _NO_UNITS = pa.table({"index": pa.array([], pa.int64())})

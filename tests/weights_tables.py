@@ -7,8 +7,8 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from dlogp_ray import store
-from dlogp_ray.tables.run import Run, begin_run, encode_table
-from dlogp_ray.tables.schemas import encode
+from dlogp_ray.tables.run import Run, begin_run
+from dlogp_ray.tables.schemas import encode, encode_table
 from dlogp_ray.tables.sealing import seal
 from dlogp_ray.tables.token_hash import token_hash
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA, WeightsSummary

@@ -20,8 +20,9 @@ from dlogp_ray.analysis.estimates import (
     paired_difference,
     pass_at_k,
 )
-from dlogp_ray.tables.generations import CURVE
-from dlogp_ray.tables.run import Run, encode_table
+from dlogp_ray.tables.derived import write_derived
+from dlogp_ray.tables.generations import CURVE_RECORD
+from dlogp_ray.tables.run import Run
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def write_curve(run: Run) -> list[Point]:
 
     points = curve(run)
     table = pa.Table.from_pylist([asdict(point) for point in points], schema=_SCHEMA)
-    store.replace(run.path(CURVE), encode_table(table))
+    write_derived(run, run.uri, CURVE_RECORD, {"curve": table}, {})
     for name, figure in (
         ("curve", curve_picture(points)),
         ("extrapolation", extrapolation_picture(points)),

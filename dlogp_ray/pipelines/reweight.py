@@ -36,8 +36,8 @@ from dlogp_ray.pipelines.reweighting import plan_reweight
 from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
 from dlogp_ray.tables.calls import this_call
 from dlogp_ray.tables.objects import TableObject, open_object
-from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
-from dlogp_ray.tables.schemas import encode
+from dlogp_ray.tables.run import Run, begin_run, open_run
+from dlogp_ray.tables.schemas import encode, encode_table
 from dlogp_ray.tables.sealing import seal
 from dlogp_ray.tables.source import source_hash
 from dlogp_ray.tables.weights import WeightsSummary

@@ -32,7 +32,8 @@ from dlogp_ray.pipelines.over_objects import added_up, be_there, tables_on
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 from dlogp_ray.policies.checkpoint import local_folder
 from dlogp_ray.policies.tokenizers import surfaces
-from dlogp_ray.tables.run import ANALYSIS, Run, encode_table, open_run
+from dlogp_ray.tables.derived import write_derived
+from dlogp_ray.tables.run import ANALYSIS, Run, open_run
 
 REPORT = "report.html"
 _ANYHOW = (*SPLIT, "step")
@@ -142,8 +143,6 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
         seconds=0.0,
         spent={},
     )
-    for name, table in tables.items():
-        store.replace(f"{folder}/{name}.parquet", encode_table(table))
     html = report(
         title=run.uri.rsplit("/", 1)[-1],
         noise=run.noise.in_words() if run.noise else "The run has no noise floor.",
@@ -160,10 +159,9 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     clock.lap("writing")
     result = replace(result, seconds=clock.seconds, spent=clock.spent)
     run.check_there()
-    # Written last: with it the analysis is there.
-    info = {"config": config.model_dump(), "result": result.as_json()}
-    info["fingerprint"] = run.info["fingerprint"]
-    store.replace(f"{folder}/{ANALYSIS}", json.dumps(info, indent=2).encode())
+    said = {"config": config.model_dump(), "result": result.as_json()}
+    said["fingerprint"] = run.info["fingerprint"]
+    write_derived(run, folder, ANALYSIS, tables, said)
     return result
 
 

@@ -7,7 +7,7 @@ length. An intervention of two policies is a policy too: its label stands as ``p
 
 import pyarrow as pa
 
-CURVE = "curve.parquet"
+CURVE, CURVE_RECORD = "curve.parquet", "curve.json"
 """What a job writes beside the table: one row an intervention."""
 OK = "ok"
 NOT_GRADED = "not_graded"

@@ -17,9 +17,8 @@ run.sql("SELECT policy, avg(delta_logp) FROM tokens GROUP BY policy")
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,6 +31,7 @@ from dlogp_ray import store
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused, StoreFailed
 from dlogp_ray.tables import schemas
 from dlogp_ray.tables.committed import Committed
+from dlogp_ray.tables.derived import read_derived
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.noise import NoiseFloor, Rounding
 from dlogp_ray.tables.objects import TableObject
@@ -232,11 +232,18 @@ class Run:
         names = sorted(name.split("/")[-2] for name in filesystem.glob(f"{path}/*/_SUCCESS"))
         return {name: open_run(self.path(f"weights/{name}")) for name in names}
 
+    def analysis_tables(self, analysis: str, names: Collection[str]) -> dict[str, bytes]:
+        """Tables of a sparsity analysis, as ``read_derived``."""
+        folder = self.path(f"sparsity/{analysis}")
+        again = f"`dlogp sparsity {self.uri} --name {analysis}` makes the analysis again"
+        return read_derived(self, folder, ANALYSIS, names, again=again)
+
     def figures(self, analysis: str) -> pa.Table:
         """The figures of a sparsity analysis, one row each.
 
         Raises:
             Refused: There is none of this name.
+            Damaged: As ``read_derived``.
         """
         if self.answers:
             raise Refused(
@@ -244,7 +251,7 @@ class Run:
                 "are in the view `curve`"
             )
         try:
-            data = store.read(self.path(f"sparsity/{analysis}/figures.parquet"))
+            data = self.analysis_tables(analysis, ["figures"])["figures"]
         except FileNotFoundError:
             there = ", ".join(self.analyses()) or "none"
             raise Refused(
@@ -528,10 +535,3 @@ def begin_run(uri: str, info: Mapping[str, Any], records: Mapping[str, bytes]) -
             store.create(run.path(name), content, conditional=conditional)
         run.beginning(name)
     return run
-
-
-def encode_table(table: pa.Table) -> bytes:
-    """A small Parquet object with page checksums."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()

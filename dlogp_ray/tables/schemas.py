@@ -139,6 +139,13 @@ def encode(table: pa.Table, footer: Mapping[str, Any], origin: str) -> bytes:
     return sink.getvalue()
 
 
+def encode_table(table: pa.Table) -> bytes:
+    """A small Parquet object with page checksums."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
 def _leaf_paths(schema: pa.Schema) -> list[str]:
     return [
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name

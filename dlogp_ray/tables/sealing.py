@@ -9,8 +9,9 @@ import pyarrow as pa
 from dlogp_ray import store
 from dlogp_ray.errors import Refused
 from dlogp_ray.tables.committed import Committed
-from dlogp_ray.tables.run import Run, encode_table
+from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.sample_ids import sample_ids
+from dlogp_ray.tables.schemas import encode_table
 from dlogp_ray.tables.sealed import MANIFEST, SEAL, encode_seal, totals
 
 _BATCH = 1_000

@@ -1,11 +1,13 @@
 """What a table was made from: the content of another, in one hash."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
-from dlogp_ray.tables.run import Run
+if TYPE_CHECKING:
+    from dlogp_ray.tables.run import Run
 
 
-def source_hash(run: Run) -> str:
+def source_hash(run: "Run") -> str:
     """SHA-256 (hex) over the units of a sealed run and the hashes of their content.
 
     The same as long as the rows are: copying a run, or scoring a damaged unit again, keeps it.

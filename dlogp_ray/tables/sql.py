@@ -23,6 +23,7 @@ import duckdb
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
 from dlogp_ray.tables import generations, weights
+from dlogp_ray.tables.derived import read_derived
 from dlogp_ray.tables.naming import names_in
 from dlogp_ray.tables.schemas import STATISTICS
 
@@ -138,11 +139,17 @@ def _create_views(
         connection.execute(f"CREATE VIEW {run.table} AS SELECT * FROM no_rows")
     connection.execute(f"CREATE VIEW tokens AS {_tokens(run, named)}")
     if run.table == "scores":
+        if named is None or any(name.startswith("sparsity") for name in named):
+            for analysis, tables in run.analyses().items():
+                run.analysis_tables(analysis, tables)
         _create_sparsity(connection, run)
         # Only where it may be asked for: a damaged table is no damage to the others.
         if named is None or "weights" in named:
             _create_weights(connection, run)
     if run.answers and store.exists(run.path(generations.CURVE)):
+        if (named is None or "curve" in named) and store.exists(run.path(generations.CURVE_RECORD)):
+            again = "`dlogp intervene` with the run's job makes it again"
+            read_derived(run, run.uri, generations.CURVE_RECORD, ["curve"], again=again)
         name = _quoted(run.path(generations.CURVE))
         connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
     connection.execute(f"CREATE VIEW rejected AS SELECT * FROM {run.table} WHERE status <> 'ok'")

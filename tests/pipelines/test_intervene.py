@@ -34,7 +34,7 @@ from dlogp_ray.decoding.batch import Prompt
 from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import RULES, Intervention
 from dlogp_ray.decoding.stopping import Stops
-from dlogp_ray.errors import FingerprintMismatch, InputChanged, Refused
+from dlogp_ray.errors import Damaged, FingerprintMismatch, InputChanged, Refused
 from dlogp_ray.pipelines.answering import AnswerUnit
 from dlogp_ray.pipelines.intervening import plan_intervene
 from dlogp_ray.pipelines.repair import repair
@@ -464,6 +464,17 @@ def test_an_extrapolation_that_is_not_finite_is_refused_before_the_run(
     with pytest.raises(Refused, match=message):
         dlogp_ray.intervene(config, progress=False)
     assert not (tmp_path / "o/test").exists()
+
+
+def test_a_curve_that_was_edited_is_not_read(answered: Any, tmp_path: Path) -> None:
+    _, result = answered
+    run = dlogp_ray.open_run(str(shutil.copytree(result.run, tmp_path / "copy")))
+    assert len(run.sql("SELECT * FROM curve").fetchall()) == len(LABELS)
+    path = Path(run.uri, "curve.parquet")
+    pq.write_table(pq.read_table(path).slice(0, 2), path)
+    with pytest.raises(Damaged, match=r"curve\.parquet was changed.*`dlogp intervene` with"):
+        run.sql("SELECT * FROM curve")
+    assert run.sql("SELECT count(*) FROM generations").fetchall() != [(0,)]
 
 
 def test_the_command_prints_the_curve_and_one_line_of_json(answered: Any, tmp_path: Path) -> None:

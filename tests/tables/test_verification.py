@@ -17,8 +17,14 @@ import pytest
 from dlogp_ray import store
 from dlogp_ray.corpus.units import SCHEMA, Units, encode_units
 from dlogp_ray.errors import Damaged
-from dlogp_ray.tables.run import Run, begin_run, encode_table, open_run
-from dlogp_ray.tables.schemas import STATISTIC_FIELDS, encode, footer_bytes, scores_schema
+from dlogp_ray.tables.run import Run, begin_run, open_run
+from dlogp_ray.tables.schemas import (
+    STATISTIC_FIELDS,
+    encode,
+    encode_table,
+    footer_bytes,
+    scores_schema,
+)
 from dlogp_ray.tables.sealing import seal
 from dlogp_ray.tables.verification import Problem, report, verify
 

@@ -1,0 +1,79 @@
+"""Tables that are made from a run's own and lie beside it: a sparsity analysis, a curve.
+
+They are made anew each time. A record, written last, says what they were made from and the hash of
+each: tables of two analyses, of another run, or that were edited are told from those that it names.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dlogp_ray import store
+from dlogp_ray.errors import Damaged
+from dlogp_ray.tables.record import HASH, record_hash, with_hash
+from dlogp_ray.tables.schemas import encode_table
+from dlogp_ray.tables.source import source_hash
+
+if TYPE_CHECKING:
+    from dlogp_ray.tables.run import Run
+
+
+def write_derived(
+    run: "Run", folder: str, record: str, tables: Mapping[str, pa.Table], said: Mapping[str, Any]
+) -> None:
+    """Write tables, and last of all their record.
+
+    Args:
+        run: That they are made from.
+        folder: Where they go.
+        record: Name of the record there.
+        tables: Name -> rows.
+        said: What else the record says.
+    """
+    hashes = {}
+    for name, table in tables.items():
+        data = encode_table(table)
+        hashes[name] = hashlib.sha256(data).hexdigest()
+        store.replace(f"{folder}/{name}.parquet", data)
+    of = {"origin": run.origin, "scores": source_hash(run) if run.sealed else None}
+    info = with_hash(dict(said) | {"made_from": of, "tables": hashes})
+    store.replace(f"{folder}/{record}", json.dumps(info, indent=2).encode())
+
+
+def read_derived(
+    run: "Run", folder: str, record: str, names: Collection[str], *, again: str
+) -> dict[str, bytes]:
+    """Tables as they were made, each a Parquet object.
+
+    What was made before its record had hashes is taken as it is.
+
+    Args:
+        run: That they are to be of.
+        folder: Where they are.
+        record: Name of the record there.
+        names: Of tables.
+        again: How they are made again.
+
+    Raises:
+        FileNotFoundError: There is no such table, or no record.
+        Damaged: They are of another run, of rows that have changed since, or others than were made.
+    """
+    info = json.loads(store.read(f"{folder}/{record}"))
+    if info.get(HASH, now := record_hash(info)) != now:
+        raise Damaged(f"{folder}/{record} is not as it was written; {again}")
+    if of := info.get("made_from"):
+        changed = run.sealed and of["scores"] not in (None, source_hash(run))
+        if of["origin"] != run.origin or changed:
+            raise Damaged(f"{folder} was made from other rows than {run.uri} has; {again}")
+    found = {name: store.read(f"{folder}/{name}.parquet") for name in names}
+    for name, data in found.items():
+        said = info.get("tables", {}).get(name)
+        if said is not None and said != (sha256 := hashlib.sha256(data).hexdigest()):
+            raise Damaged(
+                f"{folder}/{name}.parquet was changed, or is being made: it has SHA-256 {sha256}, "
+                f"and {record} says {said}; {again}"
+            )
+    return found
