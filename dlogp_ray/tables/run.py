@@ -45,6 +45,9 @@ ANALYSIS = "sparsity.json"
 """What says that a sparsity analysis is whole, in its folder ``sparsity/<name>``."""
 SCHEMA = "schema_version"
 """Of a fingerprint: the version of the schema that the job's rows have."""
+_CHECKED = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 _READERS = 16
 _NEEDED = frozenset({"fingerprint", "units"})
 """What every ``run.json`` says."""
@@ -381,7 +384,7 @@ class Run:
         return schemas.scores_schema(self.info["carry"])
 
     def dataset(self, table: str | None = None) -> ds.Dataset:
-        """The table of the run as a pyarrow dataset.
+        """The table of the run as a pyarrow dataset, which verifies checksums of pages.
 
         Raises:
             Refused: The run has no such table.
@@ -394,7 +397,7 @@ class Run:
             return ds.dataset(self.schema.empty_table())
         filesystem, _ = store.open_store(self.uri)
         paths = [store.open_store(one.uri)[1] for one in objects]
-        return ds.dataset(paths, schema=self.schema, filesystem=filesystem, format="parquet")
+        return ds.dataset(paths, schema=self.schema, filesystem=filesystem, format=_CHECKED)
 
     def sql(self, query: str) -> Any:
         """Run a query over its views: its table, ``tokens``, ``rejected`` (``curve``).

@@ -97,7 +97,8 @@ MISCHIEF = {
         "_SUCCESS",
     ),
     "run moved": ("shutil.move(run, aside)", "run.json is gone"),
-    "run deleted": ("shutil.rmtree(run)", "run.json is gone"),
+    # An object that is created meanwhile ends that amid its work.
+    "run deleted": ("shutil.rmtree(run)", "is gone"),
     "run moved and another put there": (
         "shutil.move(run, aside); shutil.copytree(other, run)",
         "run.json",

@@ -295,6 +295,19 @@ def test_what_a_query_does_wrong_is_no_damage(query: str, run: Run) -> None:
         run.sql(query).fetchall()
 
 
+def test_a_bit_that_flips_in_a_page_is_seen_by_who_reads_the_dataset(run: Run) -> None:
+    path = Path(run.object_uri("part-00000000"))
+    group = pq.read_metadata(path).row_group(0)
+    (column,) = (
+        c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.startswith("js.")
+    )
+    data = bytearray(path.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="CRC"):
+        run.dataset().to_table()
+
+
 @pytest.mark.parametrize("share", [0.2, 0.4])
 def test_an_object_that_cant_be_read_is_damage(share: float, run: Run) -> None:
     """Zeros in its pages, where DuckDB sees them: it does not look at their checksums."""
