@@ -98,12 +98,11 @@ def held_open(folder: Path, files: Mapping[str, Known]) -> Iterator[Path]:
         aside = stack.enter_context(tempfile.TemporaryDirectory(prefix="dlogp-ray-"))
         links = Path(aside) / folder.name
         links.mkdir()
-        for path in folder.iterdir():
-            if path.name not in files:
-                (links / path.name).symlink_to(path)
-        for name, file in opened.items():
-            descriptor = _OPEN_FILES / str(file.fileno())
-            (links / name).symlink_to(descriptor if _OPEN_FILES.is_dir() else folder / name)
+        there = {path.name: path for path in folder.absolute().iterdir()}
+        if _OPEN_FILES.is_dir():
+            there |= {name: _OPEN_FILES / str(file.fileno()) for name, file in opened.items()}
+        for name, path in there.items():
+            (links / name).symlink_to(path)
         yield links
         for name, file in opened.items():
             if _state(file) != states[name]:

@@ -56,10 +56,12 @@ def test_a_hash_is_of_the_file_whose_state_is_told(two: tuple[Path, Path], tmp_p
     assert {one.state[1] for one in found} == expected.keys()  # else nothing was tried
 
 
+@pytest.mark.parametrize("relative", [False, True])
 def test_what_is_held_open_is_read_though_its_name_is_anothers(
-    two: tuple[Path, Path], tmp_path: Path
+    relative: bool, two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "folder"
+    monkeypatch.chdir(tmp_path)
+    folder = Path("folder") if relative else tmp_path / "folder"
     folder.mkdir()
     link(folder / "weights", two[0])
     (folder / "other").write_bytes(b"not known")
