@@ -44,8 +44,8 @@ class Held:
             InputChanged: A file that it is mapped from was overwritten.
         """
         if self.device == "cpu":
-            for checkpoint in self.checkpoints.values():
-                checkpoint.check_in_place()
+            for name, checkpoint in self.checkpoints.items():
+                self.checkpoints[name] = checkpoint.check_in_place()
 
 
 def hold_policies(

@@ -179,18 +179,26 @@ class Checkpoint:
             raise self._changed(f"{Path(error.filename).name} is gone") from None
         return self if self.known is None else replace(self, known=known)
 
-    def check_in_place(self) -> None:
+    def check_in_place(self) -> "Checkpoint":
         """Check that no file has been overwritten in its place since it was seen.
 
         In memory, weights on a CPU are pages of their file: what is written into it is scored. A
         file that another one has replaced stays what it was for whoever has loaded it.
 
+        Returns:
+            The same, with what the disk says of its files now: what was hashed again, because
+            its times had changed, need not be once more.
+
         Raises:
             InputChanged: One has been.
         """
+        seen = []
         for name, known in self.known or ():
-            if not store.is_still(self.folder / name, known, unless_replaced=True):
+            now = store.not_overwritten(self.folder / name, known)
+            if now is None:
                 raise self._changed(f"{name} was overwritten after it was loaded")
+            seen.append((name, now))
+        return self if self.known is None else replace(self, known=tuple(seen))
 
     def _files(self) -> list[Path]:
         there = sorted(self.folder.iterdir())

@@ -1,7 +1,7 @@
 """Objects on a local disk and in any store that fsspec knows: how every room reads and writes."""
 
 from dlogp_ray.store.ahead import map_ahead
-from dlogp_ray.store.known import Known, held_open, is_still, know, seen_now
+from dlogp_ray.store.known import Known, held_open, is_still, know, not_overwritten, seen_now
 from dlogp_ray.store.objects import (
     Changed,
     Entry,
@@ -45,6 +45,7 @@ __all__ = [
     "list_objects",
     "map_ahead",
     "move",
+    "not_overwritten",
     "open_store",
     "opened",
     "patience",

@@ -53,23 +53,33 @@ def seen_now(path: PathLike[str] | str, known: Known) -> Known:
     return known._replace(state=_of_status(os.stat(path)))
 
 
-def is_still(path: PathLike[str] | str, known: Known, *, unless_replaced: bool = False) -> bool:
-    """Whether a file has the content that is known.
+def is_still(path: PathLike[str] | str, known: Known) -> bool:
+    """Whether a file has the content that is known."""
+    try:
+        with open_local(path) as file:
+            return _holds(file, known)
+    except OSError:  # gone, or no file any more
+        return False
+
+
+def not_overwritten(path: PathLike[str] | str, known: Known) -> Known | None:
+    """A file whose content may not have changed in its place, as the disk tells of it now.
 
     Args:
-        path: Its.
-        known: What that is.
-        unless_replaced: Let it pass where another file has taken its name.
+        path: Its. Another file may have taken this name, or none may have it any more.
+        known: What it is known to hold.
+
+    Returns:
+        None where it has another content.
     """
     try:
         with open_local(path) as file:
-            if unless_replaced and _state(file)[1] != known.state[1]:
-                return True
-            return _holds(file, known)
-    except (FileNotFoundError, NotADirectoryError):
-        return unless_replaced
-    except OSError:  # no file any more
-        return False
+            now = _state(file)
+            if now[1] != known.state[1]:
+                return known
+            return known._replace(state=now) if _holds(file, known) else None
+    except OSError:
+        return known
 
 
 @contextmanager

@@ -767,6 +767,29 @@ def test_a_copy_that_is_overwritten_after_it_was_loaded_is_seen(
         held.check_in_place()
 
 
+def test_a_file_that_was_touched_after_it_was_loaded_is_hashed_once(
+    policy_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from dlogp_ray.policies.checkpoint import resolve
+
+    copy = shutil.copytree(policy_folders["rl"], tmp_path / "copy")
+    held = resolve("rl", str(copy))
+    held = replace(held, known=held.know())
+    (copy / "model.safetensors").chmod(0o600)
+    hashed, digest = list[str](), hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        hashed.append(file.name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    for _ in range(3):
+        held = held.check_in_place()
+    assert hashed == [str(copy / "model.safetensors")]
+
+
 def test_a_time_that_is_set_back_hides_no_change(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"before")
