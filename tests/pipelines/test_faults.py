@@ -253,7 +253,10 @@ def test_a_node_is_lost_and_nothing_comes_in_its_place(many_units: Any, tmp_path
 
 @pytest.mark.slow
 def test_a_job_waits_for_its_first_node_and_grows_to_more(make_config: Any, tmp_path: Path) -> None:
-    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(3_000)))
+    rows = make_rows(300)
+    for row in rows[60:]:
+        row["generator"] = f"waits for: {tmp_path / 'job.go'}"
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", rows))
     config = make_config(corpus=corpus, actors={"min": 1, "max": 4}, run_on="ray")
     said = on_its_own("clusters.py", "grow", str(write_job(config, tmp_path / "job.yaml")))
     assert said["waited"]
