@@ -23,7 +23,7 @@ from dlogp_ray.config import (
 from dlogp_ray.config.bench import ARMS
 from dlogp_ray.config.job import RunOn
 from dlogp_ray.config.spelling import spelled_schemes
-from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused
+from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused, StoreFailed
 from dlogp_ray.pipelines.cost import begin
 from dlogp_ray.pipelines.session import shutdown
 
@@ -446,7 +446,10 @@ def verify(
         for problem in problems:
             typer.echo(str(problem))
         repaired = sorted({problem.unit for problem in problems if problem.unit})
-        repair_run(open_run(run), problems, trusted=trust_run, progress=progress)
+        ended = repair_run(open_run(run), problems, trusted=trust_run, progress=progress)
+        if not ended.sealed:
+            lost = "; ".join(f"{unit}: {why}" for unit, why in ended.units_failed.items())
+            raise StoreFailed(f"{run}: the repair has not come to its end: {lost or ended.ended}")
         problems = check()
     lines, document = report(open_run(run), problems, repaired, sorted(copied))
     typer.echo("\n".join(lines))

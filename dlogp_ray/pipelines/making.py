@@ -109,6 +109,8 @@ def make_run(
         units = _own_units(run, units)
     outcome, failures, failed = Outcome(), Failures(job.run_uri), dict[str, str]()
     if run is not None and run.sealed:
+        for name in run.hashes:
+            run.beginning(name)
         run.objects()
         clock.lap("plan")
         return Made(run, outcome, failed)

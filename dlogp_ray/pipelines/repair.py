@@ -14,7 +14,7 @@ from dlogp_ray.pipelines.intervening import IntervenePlan, plan_intervene
 from dlogp_ray.pipelines.planning import plan_score
 from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
 from dlogp_ray.pipelines.score import score
-from dlogp_ray.tables.run import Run, check_fingerprint, check_schema
+from dlogp_ray.tables.run import MADE_OTHERWISE, Run, check_fingerprint, check_schema
 from dlogp_ray.tables.sealing import quarantine, unseal
 from dlogp_ray.tables.verification import Problem
 
@@ -69,6 +69,12 @@ def repair(
                 "the run has; repair it with the version that run.json names"
             )
     committed = run.committed()
+    foreign = {p.unit for p in problems if p.unit and MADE_OTHERWISE in p.what}
+    if committed and len(foreign) == len(committed):
+        raise Refused(
+            f"{run.path('run.json')} is of another run: all {len(committed)} objects say that they "
+            "were made from something else. Put it back from a copy; nothing was touched"
+        )
     for unit in sorted({p.unit for p in problems if p.unit is not None and p.unit in committed}):
         quarantine(run, f"{run.table}/{unit}.parquet")
     for name in lost:

@@ -151,13 +151,16 @@ def _put(filesystem: Any, path: str, data: bytes, mode: str) -> None:
 
 def _create_local(path: Path, data: bytes) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    if path.is_file():
         return False
     try:
         with _temporary(path, data) as temporary:
             os.link(temporary, path)
     except FileExistsError:
-        return False
+        if path.is_file():
+            return False
+        what = "a folder, a pipe or a link to nothing has its name; move that away"
+        raise OSError(errno.EEXIST, what, str(path)) from None
     return True
 
 

@@ -13,6 +13,8 @@ PROTOCOLS = frozenset({"s3", "s3a"})
 
 _SLACK_S = 10.0
 _SERVERS_FAULT = 500
+_NO_ADDRESS = ("Invalid endpoint", "Invalid IPv6 URL")
+"""How the texts of botocore's and urllib's errors begin; they go on with what may be a secret."""
 _WRONG = {
     "ConfigParseError",
     "InvalidRegionError",
@@ -131,6 +133,8 @@ def refusal(error: BaseException) -> str | None:
             "AWS_ENDPOINT_URL for a server that is not Amazon's), or ~/.aws/credentials, on every "
             "node"
         )
+    if isinstance(error, ValueError) and str(error).startswith(_NO_ADDRESS):
+        return "its endpoint (AWS_ENDPOINT_URL) is no address; expected https://host or http://host:port"
     if name in _WRONG:
         return f"{error}; correct the address, or what the environment says of the store"
     code = _response(error).get("Error", {}).get("Code")

@@ -43,11 +43,14 @@ TABLES = {"score": "scores", "intervene": "generations", "reweight": "weights"}
 """Job -> the table that it makes."""
 ANALYSIS = "sparsity.json"
 """What says that a sparsity analysis is whole, in its folder ``sparsity/<name>``."""
+MADE_OTHERWISE = "was made from something else"
 SCHEMA = "schema_version"
 """Of a fingerprint: the version of the schema that the job's rows have."""
 _CHECKED = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
+_HASHES_SINCE = {"score": 3, "intervene": 3, "reweight": 2}
+"""Job -> the schema from which on ``run.json`` has a hash of itself."""
 _READERS = 16
 _NEEDED = frozenset({"fingerprint", "units"})
 """What every ``run.json`` says."""
@@ -366,7 +369,7 @@ class Run:
             return f"its footer says that it is of unit {footer.get('unit')}"
         # Before schema 3 (of weights, 2), neither run.json nor a footer had a hash of its own.
         if HASH in self.info and footer.get("origin") != self.origin:
-            return "its footer says that it was made from something else than this run"
+            return f"its footer says that it {MADE_OTHERWISE} than this run"
         if (said := footer.get(schemas.BODY_BYTES, body_bytes)) != body_bytes:
             return (
                 f"its rows have {body_bytes} bytes, and its footer says {said}: it was written "
@@ -434,6 +437,9 @@ def open_run(uri: str) -> Run:
         raise Damaged(
             f"{uri}/run.json has no {', '.join(sorted(missing))}: it is not the record of a run"
         )
+    since = _HASHES_SINCE.get(info.get("job", "score"), 0)
+    if HASH not in info and info["fingerprint"].get(SCHEMA, 0) >= since:
+        raise Damaged(f"{uri}/run.json has no hash of itself any more; put it back from a copy")
     if info.get(HASH, found := record_hash(info)) != found:
         raise Damaged(
             f"{uri}/run.json is not as the run began: its content has SHA-256 {found}, and it says "

@@ -8,7 +8,7 @@ from itertools import islice
 import duckdb
 
 from dlogp_ray.tables.run import Run
-from dlogp_ray.tables.sql import connect
+from dlogp_ray.tables.sql import connect, rows_read
 
 _MEMORY = "1GB"
 _OBJECTS = 500
@@ -31,13 +31,14 @@ def sample_ids(run: Run, units: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnec
         )
         left = iter(units)
         while uris := [run.object_uri(unit) for unit in islice(left, _OBJECTS)]:
-            connection.execute(
-                """
-                INSERT INTO ids SELECT sample_id, policy, status, parse_filename(filename, true)
-                FROM read_parquet(?, filename = true) WHERE sample_id IS NOT NULL
-                """,
-                [uris],
-            )
+            with rows_read(run):
+                connection.execute(
+                    """
+                    INSERT INTO ids SELECT sample_id, policy, status, parse_filename(filename, true)
+                    FROM read_parquet(?, filename = true) WHERE sample_id IS NOT NULL
+                    """,
+                    [uris],
+                )
         try:
             yield connection
         finally:

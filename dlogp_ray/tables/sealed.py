@@ -55,7 +55,7 @@ def read_seal(uri: str, run_sha256: str) -> dict[str, Any]:
         found = json.loads(store.read(where))
     except FileNotFoundError:
         raise Damaged(f"{where} is missing: the run was opened again; do that once more") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise Damaged(f"{where} can't be read: {error}; {again}") from None
     needed = add_up([]).keys()
     missing = needed - found.keys() if isinstance(found, dict) else needed
@@ -66,10 +66,11 @@ def read_seal(uri: str, run_sha256: str) -> dict[str, Any]:
             f"{where} is of another run.json: it was sealed with SHA-256 "
             f"{found.get('run_sha256')}, and run.json has SHA-256 {run_sha256}; {again}"
         )
-    if found.get(HASH, now := record_hash(found)) != now:
+    now, said = record_hash(found), found.get(HASH)
+    if said != now and (said is not None or _OF_MANIFEST in found):
         raise Damaged(
             f"{where} is not as it was written: its content has SHA-256 {now}, and it says "
-            f"{found[HASH]}; {again}"
+            f"{said}; {again}"
         )
     return dict(found)
 

@@ -26,6 +26,7 @@ from dlogp_ray.tables import generations, weights
 from dlogp_ray.tables.derived import read_derived
 from dlogp_ray.tables.naming import names_in
 from dlogp_ray.tables.schemas import STATISTICS
+from dlogp_ray.tables.source import source_hash
 
 if TYPE_CHECKING:
     from dlogp_ray.tables.run import Run
@@ -68,10 +69,10 @@ def query_run(run: "Run", query: str) -> Any:
     try:
         # COPY, ATTACH and CREATE could write, even over the run's own objects.
         statements = connection.extract_statements(query)
-        selects = all(one.type == duckdb.StatementType.SELECT for one in statements)
+        selects = [one.type for one in statements] == [duckdb.StatementType.SELECT]
         relation = connection.sql(query) if selects else None
         if relation is None:
-            raise Refused(f"expected a query that returns rows, got: {query}")
+            raise Refused(f"expected one query that returns rows, got: {query}")
         return relation
     except duckdb.Error as error:
         raise Refused(
@@ -182,13 +183,24 @@ def _create_sparsity(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
 
 def _create_weights(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
     """A view over all sealed weights tables, where there are any."""
+    scores = source_hash(run) if run.sealed else None
     tables = [
         f"SELECT {_quoted(name)} AS name, * FROM read_parquet([{uris}])"
         for name, table in run.weights_tables().items()
-        if (uris := ", ".join(_quoted(one.uri) for one in table.objects()))
+        if _of_these(table, scores)
+        and (uris := ", ".join(_quoted(one.uri) for one in table.objects()))
     ]
     if tables:
         connection.execute(f"CREATE VIEW weights AS {' UNION ALL '.join(tables)}")
+
+
+def _of_these(table: "Run", scores: str | None) -> bool:
+    if scores not in (None, table.info["fingerprint"].get("scores")):
+        raise Damaged(
+            f"weights table {table.uri} was made from other rows than the run has that it lies in; "
+            f"delete it, and `dlogp reweight` makes it again"
+        )
+    return True
 
 
 def _tokens(run: "Run", named: set[str] | None) -> str:

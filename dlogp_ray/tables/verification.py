@@ -196,6 +196,8 @@ def _of_object(
         table.validate(full=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         return [f"its object can't be read: {error}"]
+    if not table.schema.equals(run.schema):
+        return [f"its columns are not those of the run's {run.table} table"]
     body_bytes = len(data) - schemas.footer_bytes(data)
     problems = [foreign] if (foreign := run.foreign(unit, footer, body_bytes)) else []
     if listed is not None:
@@ -214,8 +216,6 @@ def _of_object(
             f"its rows have the hash {content_hash(table)}, and its footer says "
             f"{footer.get('content_hash')}"
         )
-    if not table.schema.equals(run.schema):
-        return [*problems, f"its columns are not those of the run's {run.table} table"]
     return problems + _of_rows(run, table, footer, rows_in)
 
 

@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import stub_policies
 from conftest import contents, make_rows, write_jsonl
+from typer.testing import CliRunner
 
 import dlogp_ray
 from dlogp_ray import store
 from dlogp_ray.analysis.overview import overview
+from dlogp_ray.cli import app
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import (
     Damaged,
@@ -266,6 +268,21 @@ def record_edited(run: Path) -> str:
     return r"run\.json is not as the run began"
 
 
+def record_without_its_hash(run: Path) -> str:
+    info = json.loads((run / "run.json").read_text())
+    del info["sha256"]
+    (run / "run.json").write_text(json.dumps(info | {"noise": {"texts": 1}}))
+    return r"run\.json has no hash of itself any more"
+
+
+def an_object_that_is_no_parquet_inside(run: Path) -> str:
+    path = sorted((run / "scores").iterdir())[0]
+    data = bytearray(path.read_bytes())
+    data[4:400] = bytes(396)
+    path.write_bytes(data)
+    return "dlogp verify .* names the object"
+
+
 def another_runs_record(run: Path) -> str:
     shutil.copy(run.parent / "other/run.json", run / "run.json")
     return "was made from something else"
@@ -279,6 +296,8 @@ def another_runs_record(run: Path) -> str:
         rows_written_again,
         another_runs_units,
         record_edited,
+        record_without_its_hash,
+        an_object_that_is_no_parquet_inside,
         another_runs_record,
     ],
 )
@@ -312,6 +331,63 @@ def test_an_open_run_is_read_without_what_is_not_its_own(
     ):
         with pytest.raises(Damaged, match=expected):
             read()
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.with_name("nothing"))
+
+
+@pytest.mark.parametrize("put", [a_folder, a_link_to_nothing, os.mkfifo])
+@pytest.mark.usefixtures("stubs")
+def test_what_has_the_name_of_an_object_and_is_none_is_told(
+    put: Callable[[Path], None], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(60))))
+    run = dlogp_ray.score(job, progress=False).run
+    before = contents(run)
+    path = sorted(Path(run, "scores").iterdir())[1]
+    path.unlink()
+    put(path)
+    done = CliRunner().invoke(app, ["verify", run, "--repair", "--no-progress"])
+    assert isinstance(done.exception, StoreFailed), done.output
+    assert done.exception.exit_code == 4
+    assert f"{path.stem}: writing: FileExistsError" in str(done.exception)
+    assert "move that away" in str(done.exception)
+    path.rmdir() if put is a_folder else path.unlink()
+    result = dlogp_ray.score(job, progress=False)
+    assert (result.exit_code, result.sealed) == (0, True)
+    assert contents(run) == before
+
+
+@pytest.mark.usefixtures("stubs")
+def test_another_runs_record_is_put_back_not_scored_by(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(60)))
+    run = dlogp_ray.score(make_config(corpus=corpus), progress=False).run
+    warm = make_config(corpus=corpus, run_id="other", temperature=0.7)
+    dlogp_ray.score(warm, progress=False)
+    record = Path(run, "run.json").read_bytes()
+    shutil.copy(Path(warm.run_uri, "run.json"), run)
+    done = CliRunner().invoke(app, ["verify", run, "--repair", "--no-progress"])
+    assert isinstance(done.exception, Refused), done.output
+    assert "is of another run: all" in str(done.exception)
+    Path(run, "run.json").write_bytes(record)
+    assert verify(dlogp_ray.open_run(run)) == []
+
+
+@pytest.mark.usefixtures("stubs")
+def test_the_list_of_units_of_a_sealed_run_is_asked_for(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(60))))
+    Path(dlogp_ray.score(job, progress=False).run, "units.parquet").unlink()
+    with pytest.raises(Damaged, match=r"units\.parquet is missing"):
+        dlogp_ray.score(job, progress=False)
 
 
 @pytest.mark.usefixtures("stubs")

@@ -151,6 +151,18 @@ def test_no_credentials_are_one_line(bucket: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize("endpoint", ["user:HUSHHUSH@127.0.0.1:1", "http://user:HUSHHUSH@[bad"])
+def test_an_endpoint_that_is_no_address_is_one_line(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    PatientS3.clear_instance_cache()
+    with pytest.raises(Refused, match=r"s3://nowhere/key: its endpoint .* is no address") as raised:
+        store.read("s3://nowhere/key")
+    assert "HUSHHUSH" not in str(raised.value)
+    PatientS3.clear_instance_cache()
+
+
 def test_a_missing_bucket_is_one_line() -> None:
     for ask in (
         lambda: store.create("s3://no-such-bucket/a", b""),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from score_tables import made_up_run, score_rows
+from weights_tables import made_up_weights, weights_row
 
 import dlogp_ray
 from dlogp_ray.config import SparsityConfig
@@ -15,6 +16,7 @@ from dlogp_ray.errors import Damaged
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.sealed import SEAL
 from dlogp_ray.tables.sealing import seal
+from dlogp_ray.tables.source import source_hash
 
 
 def analysed(uri: str, seed: int) -> Run:
@@ -96,6 +98,17 @@ def test_an_analysis_is_of_this_run_and_as_it_was_made(
     dlogp_ray.sparsity(config, progress=False)
     assert run.figures("all").schema == whole.schema
     assert (run.figures("all").num_rows == whole.num_rows) or mischief is other_rows_since
+
+
+def test_weights_of_other_rows_are_not_read_beside_these(run: Run) -> None:
+    uri = run.path("weights/theirs")
+    rows = [weights_row("s", [2, 3], [1.0, 2.0])]
+    made_up_weights(uri, [rows], scores=source_hash(open_run(f"{run.uri}/../other")))
+    with pytest.raises(Damaged, match="weights/theirs was made from other rows"):
+        run.sql("SELECT * FROM weights")
+    shutil.rmtree(uri)
+    made_up_weights(uri, [rows], scores=source_hash(run))
+    assert run.sql("SELECT name FROM weights").fetchall() == [("theirs",)]
 
 
 def test_an_analysis_from_before_its_record_had_hashes_is_read(run: Run) -> None:

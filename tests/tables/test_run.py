@@ -357,6 +357,7 @@ def test_a_query_leaves_its_run_by_no_statement(query: str, sealed_anywhere: Run
         "EXPLAIN ANALYZE COPY (SELECT 1) TO '{run}/out.csv'",
         "ATTACH '{run}/a.db'",
         "CREATE TABLE a AS SELECT 1",
+        "SELECT 1; SELECT 2",
         "DROP VIEW scores",
     ],
 )
@@ -366,7 +367,7 @@ def test_a_query_writes_nothing(query: str, run: Run) -> None:
         return {path: path.read_bytes() for path in files}
 
     before = everything()
-    with pytest.raises(Refused, match="expected a query that returns rows"):
+    with pytest.raises(Refused, match="expected one query that returns rows"):
         run.sql(query.format(run=run.uri))
     assert everything() == before
 

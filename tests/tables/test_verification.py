@@ -197,6 +197,27 @@ def rows_that_were_changed(it: Sealed) -> None:
     )
 
 
+def written_with_other_types(it: Sealed) -> None:
+    """As polars does."""
+    path = it.path(f"scores/{SECOND}.parquet")
+    table = pq.read_table(path)
+    kind = pa.large_list(pa.float32())
+    at = table.schema.get_field_index("js")
+    pq.write_table(table.set_column(at, "js", table["js"].cast(kind)), path, store_schema=True)
+
+
+def seal_without_its_hash(it: Sealed) -> None:
+    path = it.path("_SUCCESS")
+    found = json.loads(path.read_text()) | {"rows": 999}
+    del found["sha256"]
+    path.write_text(json.dumps(found))
+
+
+def seal_that_is_a_folder(it: Sealed) -> None:
+    it.path("_SUCCESS").unlink()
+    it.path("_SUCCESS").mkdir()
+
+
 def seal_emptied(it: Sealed) -> None:
     it.path("_SUCCESS").write_bytes(b"")
 
@@ -286,6 +307,9 @@ def units_missing(it: Sealed) -> None:
         (a_stranger, "part-00000007", "is not in the manifest"),
         (totals_changed, None, "_SUCCESS is not as it was written"),
         (before(totals_changed), None, "_SUCCESS says units 4, and the manifest 3"),
+        (written_with_other_types, SECOND, "its columns are not those of the run's scores table"),
+        (seal_without_its_hash, None, "_SUCCESS is not as it was written"),
+        (seal_that_is_a_folder, None, "_SUCCESS can't be read"),
         (seal_emptied, None, "_SUCCESS can't be read"),
         (seal_with_more_behind_it, None, "_SUCCESS can't be read"),
         (seal_of_another_kind, None, "_SUCCESS has no duplicate_sample_ids, rows"),
