@@ -42,10 +42,8 @@ class Failures:
         try:
             record = json.dumps(asdict(failure), indent=2).encode()
             store.replace(f"{self._folder}/{name}.json", record)
-        except (
-            OSError,
-            Unanswered,
-        ) as error:  # a full disk for one: the causes are told all the same
+        except (OSError, Unanswered) as error:
+            # A full disk for one: the causes are told all the same.
             cause += f" (and that could not be recorded: {error})"
         self._causes[name] = cause
 

@@ -33,7 +33,6 @@ def recorded(
         before: Objects that were there before. What a stopped call has created is what is there
             more: not all of its processes tell it in time.
         stop: Whether SIGTERM came.
-
     """
     call().write(run.uri)
     try:

@@ -158,10 +158,10 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     store.replace(f"{folder}/{REPORT}", html.encode())
     clock.lap("writing")
     result = replace(result, seconds=clock.seconds, spent=clock.spent)
-    run.check_there()
     said = {"config": config.model_dump(), "result": result.as_json()}
     said["fingerprint"] = run.info["fingerprint"]
     write_derived(run, folder, ANALYSIS, tables, said)
+    run.check_there()
     return result
 
 

@@ -113,10 +113,12 @@ def held_open(folder: Path, files: Mapping[str, Known]) -> Iterator[Path]:
             there |= {name: _OPEN_FILES / str(file.fileno()) for name, file in opened.items()}
         for name, path in there.items():
             (links / name).symlink_to(path)
-        yield links
-        for name, file in opened.items():
-            if _state(file) != states[name]:
-                raise Changed(f"{name} was written to, moved or deleted while it was read")
+        try:
+            yield links
+        finally:  # what was read, or what went wrong, counts for nothing then
+            for name, file in opened.items():
+                if _state(file) != states[name]:
+                    raise Changed(f"{name} was written to, moved or deleted while it was read")
 
 
 def _holds(file: BufferedReader, known: Known) -> bool:

@@ -134,7 +134,10 @@ def refusal(error: BaseException) -> str | None:
             "node"
         )
     if isinstance(error, ValueError) and str(error).startswith(_NO_ADDRESS):
-        return "its endpoint (AWS_ENDPOINT_URL) is no address; expected https://host or http://host:port"
+        return (
+            "its endpoint (AWS_ENDPOINT_URL) is no address; expected https://host or "
+            "http://host:port"
+        )
     if name in _WRONG:
         return f"{error}; correct the address, or what the environment says of the store"
     code = _response(error).get("Error", {}).get("Code")

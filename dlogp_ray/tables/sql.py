@@ -39,6 +39,7 @@ _PER_TOKEN = {
 _ALWAYS = {"scores": "response_mask", "generations": "fired", "weights": "loss_weights"}
 """Of one value a token, in every row."""
 _CANT_READ = "Failed to read file"
+"""How DuckDB says what it finds in a Parquet file."""
 _TOKEN_NAMES = {"response_ids": "token_id", "loss_weights": "loss_weight"}
 
 
@@ -184,23 +185,20 @@ def _create_sparsity(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
 def _create_weights(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
     """A view over all sealed weights tables, where there are any."""
     scores = source_hash(run) if run.sealed else None
+    there = run.weights_tables()
+    for table in there.values():
+        if scores not in (None, table.info["fingerprint"].get("scores")):
+            raise Damaged(
+                f"weights table {table.uri} was made from other rows than the run has that it lies "
+                f"in. {table.remedy}"
+            )
     tables = [
         f"SELECT {_quoted(name)} AS name, * FROM read_parquet([{uris}])"
-        for name, table in run.weights_tables().items()
-        if _of_these(table, scores)
-        and (uris := ", ".join(_quoted(one.uri) for one in table.objects()))
+        for name, table in there.items()
+        if (uris := ", ".join(_quoted(one.uri) for one in table.objects()))
     ]
     if tables:
         connection.execute(f"CREATE VIEW weights AS {' UNION ALL '.join(tables)}")
-
-
-def _of_these(table: "Run", scores: str | None) -> bool:
-    if scores not in (None, table.info["fingerprint"].get("scores")):
-        raise Damaged(
-            f"weights table {table.uri} was made from other rows than the run has that it lies in; "
-            f"delete it, and `dlogp reweight` makes it again"
-        )
-    return True
 
 
 def _tokens(run: "Run", named: set[str] | None) -> str:

@@ -196,10 +196,10 @@ def _of_object(
         table.validate(full=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         return [f"its object can't be read: {error}"]
-    if not table.schema.equals(run.schema):
-        return [f"its columns are not those of the run's {run.table} table"]
     body_bytes = len(data) - schemas.footer_bytes(data)
     problems = [foreign] if (foreign := run.foreign(unit, footer, body_bytes)) else []
+    if not table.schema.equals(run.schema):
+        return [*problems, f"its columns are not those of the run's {run.table} table"]
     if listed is not None:
         found = {
             "size_bytes": entry.size,

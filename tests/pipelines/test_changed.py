@@ -363,13 +363,15 @@ def test_what_has_the_name_of_an_object_and_is_none_is_told(
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("other", [{"temperature": 0.7}, {"carry": ["reward_2"]}])
 @pytest.mark.usefixtures("stubs")
 def test_another_runs_record_is_put_back_not_scored_by(
-    make_config: MakeConfig, tmp_path: Path
+    other: dict[str, Any], make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(60)))
+    rows = [row | {"reward_2": 1.0} for row in make_rows(60)]
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", rows))
     run = dlogp_ray.score(make_config(corpus=corpus), progress=False).run
-    warm = make_config(corpus=corpus, run_id="other", temperature=0.7)
+    warm = make_config(corpus=corpus, run_id="other", **other)
     dlogp_ray.score(warm, progress=False)
     record = Path(run, "run.json").read_bytes()
     shutil.copy(Path(warm.run_uri, "run.json"), run)

@@ -99,6 +99,22 @@ def test_a_file_that_is_touched_while_it_is_held_open_is_no_more_the_one_that_is
         what(two[0])
 
 
+def fail_over(path: Path) -> None:
+    written(path)
+    raise ValueError("what it came to")
+
+
+def test_an_error_over_a_file_that_was_touched_is_told_as_the_change(
+    two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    known = {"a": store.know(two[0])}
+    with (
+        pytest.raises(store.Changed, match="a was written to"),
+        store.held_open(tmp_path, known),
+    ):
+        fail_over(two[0])
+
+
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"content")
