@@ -6,6 +6,7 @@ A job ends with the highest code that applies.
 from enum import IntEnum
 
 from dlogp_ray.addresses import without_credentials
+from dlogp_ray.status import Status
 
 
 class ExitCode(IntEnum):
@@ -97,11 +98,11 @@ class RowRejected(Exception):
     """One corpus row cannot be scored; it is written with this status and error.
 
     Args:
-        status: A short word for the cause, the table's ``status``.
+        status: The cause, the table's ``status``.
         error: What was expected and what came, the table's ``error``.
     """
 
-    def __init__(self, status: str, error: str) -> None:
+    def __init__(self, status: Status, error: str) -> None:
         """Keep both for the table."""
         super().__init__(error)
         self.status = status

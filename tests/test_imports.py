@@ -31,6 +31,7 @@ LEVELS = {
     "events": 2,
     "errors": 1,
     "addresses": 0,
+    "status": 0,
 }
 MAY_IMPORT_RAY = {"pipelines", "jobs"}
 

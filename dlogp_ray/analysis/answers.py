@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from dlogp_ray.tables.generations import OK
+from dlogp_ray.status import count_rejected
 
 
 class AnswerCounts(BaseModel):
@@ -59,7 +59,7 @@ class AnswerSummary(BaseModel):
     @property
     def rejected(self) -> int:
         """Those that nobody could grade."""
-        return self.rows - self.status.get(OK, 0)
+        return count_rejected(self.status)
 
     @classmethod
     def merge(cls, parts: Iterable[Self]) -> Self:

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
+from dlogp_ray.status import Status, count_rejected
+
 DELTA_THRESHOLDS = (0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0)
 """|Δlog p| in nats (arXiv 2603.22117)."""
 DIVERGENCE_THRESHOLDS = (1e-4, 1e-3, 1e-2, 0.1)
@@ -100,7 +102,7 @@ class Summary(BaseModel):
     @property
     def rejected(self) -> int:
         """Rows whose status is not ok."""
-        return self.rows - self.status.get("ok", 0)
+        return count_rejected(self.status)
 
     @property
     def tokens(self) -> int:
@@ -122,7 +124,7 @@ def summarise(scores: pa.Table) -> Summary:
             for pair in pc.value_counts(scores["status"].combine_chunks()).to_pylist()
         },
     )
-    scored = scores.filter(pc.equal(scores["status"], "ok"))
+    scored = scores.filter(pc.equal(scores["status"], Status.OK))
     generator = pc.fill_null(scored["generator"], "")
     for policy in sorted(set(scored["policy"].to_pylist())):
         for name in sorted(set(generator.to_pylist())):

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dlogp_ray.status import Status
 from dlogp_ray.tables.weights import WeightsSummary
 
 
@@ -18,11 +19,11 @@ def schemes_line(schemes: Iterable[Mapping[str, Any]]) -> str:
 
 def weights_facts(summary: WeightsSummary) -> Table:
     """Its counts, a line each."""
-    facts = [("samples with weights", f"{summary.status.get('ok', 0):,}")]
+    facts = [("samples with weights", f"{summary.status.get(Status.OK, 0):,}")]
     facts += [
         (f"without: {status}", f"{count:,}")
         for status, count in sorted(summary.status.items())
-        if status != "ok"
+        if status != Status.OK
     ]
     facts.append(("tokens", f"{summary.tokens:,}"))
     if summary.mean is not None:

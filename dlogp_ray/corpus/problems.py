@@ -23,6 +23,7 @@ from dlogp_ray.corpus.text import TextIds, TextTokenizer
 from dlogp_ray.corpus.units import SCHEMA as UNITS_SCHEMA
 from dlogp_ray.corpus.units import Units
 from dlogp_ray.errors import Refused, RowRejected
+from dlogp_ray.status import Status
 
 PROBLEMS = "problems.parquet"
 """Their name in a run; one row group a unit."""
@@ -64,10 +65,12 @@ def read_problems(
             problem, prompt = _problem(raw, columns, text_tokenizer, needed)
             name = problem["problem_id"]
             if first := seen.get(name):
-                raise RowRejected("duplicate", f"problem_id {name!r} is at {first} already")
+                raise RowRejected(
+                    Status.DUPLICATE_PROBLEM_ID, f"problem_id {name!r} is at {first} already"
+                )
             seen[name] = place
             if reason := why_not(problem["prompt_ids"]):
-                raise RowRejected("unfit", f"problem {name}: {reason}")
+                raise RowRejected(Status.UNFIT, f"problem {name}: {reason}")
             found.append(problem)
             special.update(prompt.special)
         except RowRejected as rejection:
@@ -153,7 +156,7 @@ def _problem(
 
     problem_id = identifier(theirs("problem_id"), value("problem_id"))
     if problem_id is None:
-        raise RowRejected("missing_column", f"there is no {theirs('problem_id')!r}")
+        raise RowRejected(Status.MISSING_COLUMN, f"there is no {theirs('problem_id')!r}")
     if value("prompt_ids") is not None:
         prompt = TextIds(id_list(theirs("prompt_ids"), value("prompt_ids")))
     else:
@@ -161,7 +164,7 @@ def _problem(
     for column in needed:
         if value(column) is None:
             raise RowRejected(
-                "missing_column",
+                Status.MISSING_COLUMN,
                 f"problem {problem_id}: there is no {theirs(column)!r}, which the verifier needs",
             )
     # Under the standard names as well, so that a verifier finds what it looks for.
@@ -169,5 +172,5 @@ def _problem(
     try:
         row = json.dumps({**raw, **named}, default=str)
     except ValueError as error:
-        raise RowRejected("wrong_type", f"problem {problem_id}: {error}") from None
+        raise RowRejected(Status.WRONG_TYPE, f"problem {problem_id}: {error}") from None
     return {"problem_id": problem_id, "prompt_ids": prompt.ids, "row": row}, prompt

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from dlogp_ray import store
 from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.errors import InputChanged, Refused, RowRejected
+from dlogp_ray.status import Status
 
 RawRow = tuple[int, dict[str, Any] | RowRejected]
 """Offset in the file (bytes of a JSONL, rows of a Parquet file) and the row."""
@@ -106,7 +107,7 @@ def _rest_of_line(file: Any) -> int:
 
 def _too_large(what: str, max_row_bytes: int) -> RowRejected:
     return RowRejected(
-        "too_large", f"{what}; expected at most {max_row_bytes:,} bytes (max_row_bytes)"
+        Status.TOO_LARGE, f"{what}; expected at most {max_row_bytes:,} bytes (max_row_bytes)"
     )
 
 
@@ -114,9 +115,9 @@ def _parse(line: bytes) -> dict[str, Any] | RowRejected:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return RowRejected("malformed", f"not a line of JSON: {error}")
+        return RowRejected(Status.MALFORMED, f"not a line of JSON: {error}")
     if not isinstance(row, dict):
-        return RowRejected("malformed", f"expected a JSON object, got {type(row).__name__}")
+        return RowRejected(Status.MALFORMED, f"expected a JSON object, got {type(row).__name__}")
     return row
 
 

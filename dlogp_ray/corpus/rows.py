@@ -19,9 +19,8 @@ import pyarrow as pa
 from dlogp_ray.corpus.reading import RawRow
 from dlogp_ray.corpus.text import TextIds, TextTokenizer
 from dlogp_ray.errors import RowRejected
+from dlogp_ray.status import Status
 from dlogp_ray.tables.schemas import CARRY_TYPES
-
-OK = "ok"
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -91,14 +90,14 @@ def check_rows(
     checked: list[dict[str, Any]] = []
     seen: set[str] = set()
     for offset, raw in rows:
-        row: dict[str, Any] = {"from_text": False, "status": OK, "error": None}
+        row: dict[str, Any] = {"from_text": False, "status": Status.OK, "error": None}
         try:
             if isinstance(raw, RowRejected):
                 raise raw
             _fill(row, raw, rules, text_tokenizer)
             if row["sample_id"] in seen:
                 raise RowRejected(
-                    "duplicate_sample_id",
+                    Status.DUPLICATE_SAMPLE_ID,
                     f"sample_id {row['sample_id']!r} stands earlier in the same unit",
                 )
             seen.add(row["sample_id"])
@@ -129,7 +128,7 @@ def _fill(
 
     row["sample_id"] = identifier(rules.theirs("sample_id"), value("sample_id"))
     if row["sample_id"] is None:
-        raise RowRejected("missing_column", f"there is no {rules.theirs('sample_id')!r}")
+        raise RowRejected(Status.MISSING_COLUMN, f"there is no {rules.theirs('sample_id')!r}")
     for name in ("group_id", "generator"):
         row[name] = identifier(rules.theirs(name), value(name))
     for name in ("temperature", "top_p", "reward"):
@@ -140,10 +139,10 @@ def _fill(
     prompt, response, row["from_text"] = _ids(value, rules, text_tokenizer)
     prompt_ids, response_ids = prompt.ids, response.ids
     if not response_ids:
-        raise RowRejected("empty_response", "the response has no tokens")
+        raise RowRejected(Status.EMPTY_RESPONSE, "the response has no tokens")
     if not prompt_ids:
         raise RowRejected(
-            "empty_prompt",
+            Status.EMPTY_PROMPT,
             "the prompt has no tokens, so that nothing predicts the response's first one; put the "
             "beginning-of-sequence token there",
         )
@@ -153,14 +152,14 @@ def _fill(
                 (i, t) for i, t in enumerate(ids) if not 0 <= t < rules.vocab_size
             )
             raise RowRejected(
-                "id_outside_vocabulary",
+                Status.ID_OUTSIDE_VOCABULARY,
                 f"{name} token {position} has id {token}; the policies' ids are 0 to "
                 f"{rules.vocab_size - 1}",
             )
     length = len(prompt_ids) + len(response_ids)
     if rules.max_tokens is not None and length > rules.max_tokens:
         raise RowRejected(
-            "too_long",
+            Status.TOO_LONG,
             f"{len(prompt_ids)} prompt and {len(response_ids)} response tokens; the policies take "
             f"{rules.max_tokens}",
         )
@@ -178,7 +177,7 @@ def _ids(
         for name in ("prompt_ids", "response_ids"):
             if value(name) is None:
                 raise RowRejected(
-                    "missing_column",
+                    Status.MISSING_COLUMN,
                     f"there is no {rules.theirs(name)!r}, although the other list of ids is there",
                 )
             pair.append(TextIds(id_list(rules.theirs(name), value(name))))
@@ -187,7 +186,7 @@ def _ids(
     response = value("response")
     if response is None:
         raise RowRejected(
-            "missing_column",
+            Status.MISSING_COLUMN,
             f"there is neither {rules.theirs('response_ids')!r} nor {rules.theirs('response')!r}",
         )
     if not isinstance(response, str):
@@ -217,7 +216,7 @@ def text_prompt(
     if (prompt is None) == (messages is None):
         came = "neither" if prompt is None else "both"
         raise RowRejected(
-            "missing_column",
+            Status.MISSING_COLUMN,
             f"expected one of {theirs('prompt')!r} and {theirs('messages')!r}, got {came}",
         )
     if messages is None:
@@ -237,7 +236,7 @@ def text_prompt(
 def _wrong_type(name: str, expected: str, came: Any) -> RowRejected:
     shown = reprlib.repr(came)  # bounded: a value may be long, or nested deeper than repr() goes
     return RowRejected(
-        "wrong_type", f"{name!r}: expected {expected}, got {type(came).__name__} {shown}"
+        Status.WRONG_TYPE, f"{name!r}: expected {expected}, got {type(came).__name__} {shown}"
     )
 
 
@@ -275,7 +274,7 @@ def _mask(name: str, value: Any, length: int) -> list[bool]:
         raise _wrong_type(name, "a list of true/false or 1/0", value)
     if len(value) != length:
         raise RowRejected(
-            "mask_length", f"{name!r} has {len(value)} values for {length} response tokens"
+            Status.MASK_LENGTH, f"{name!r} has {len(value)} values for {length} response tokens"
         )
     return [bool(v) for v in value]
 

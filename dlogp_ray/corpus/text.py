@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from dlogp_ray.errors import Refused, RowRejected
+from dlogp_ray.status import Status
 from dlogp_ray.tables.special_tokens import BOS_THERE, END_LEFT_OFF, EOS_THERE
 
 _TRIED = 1_000
@@ -97,13 +98,17 @@ class TextTokenizer:
                 has no ids for them, or they begin twice.
         """
         if not self._tokenizer.chat_template:
-            raise RowRejected("chat_template", "messages came, and the tokenizer has no template")
+            raise RowRejected(
+                Status.CHAT_TEMPLATE, "messages came, and the tokenizer has no template"
+            )
         try:
             text = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
             )
         except Exception as error:
-            raise RowRejected("chat_template", f"the chat template refuses it: {error}") from error
+            raise RowRejected(
+                Status.CHAT_TEMPLATE, f"the chat template refuses it: {error}"
+            ) from error
         return TextIds(self._begun_once(text))
 
     def response(self, text: str) -> TextIds:
@@ -132,7 +137,9 @@ class TextTokenizer:
                 if ids and not special & set(ids):
                     start = whole.index(ids[0])
                     return whole[:start], whole[start + len(ids) :]
-        raise RowRejected("tokenizer", "which special tokens the tokenizer adds can't be found out")
+        raise RowRejected(
+            Status.TOKENIZER, "which special tokens the tokenizer adds can't be found out"
+        )
 
     def _begun_once(self, text: str) -> list[int]:
         """Ids of what begins a sequence, without special tokens but those in the text."""
@@ -141,7 +148,8 @@ class TextTokenizer:
         if ids[: 2 * len(begin)] == 2 * begin:
             name = "".join(self._tokenizer.convert_ids_to_tokens(begin))
             raise RowRejected(
-                "two_bos", f"the text begins with {name} twice; leave it there once, or not at all"
+                Status.TWO_BOS,
+                f"the text begins with {name} twice; leave it there once, or not at all",
             )
         return ids
 
@@ -163,7 +171,7 @@ class TextTokenizer:
             # Twice: how a text goes on can change the tokens at the end of its beginning.
             if count > 2 * self._max_tokens:
                 raise RowRejected(
-                    "too_long",
+                    Status.TOO_LONG,
                     f"the first {size:,} of {len(text):,} characters have {count:,} tokens; the "
                     f"policies take {self._max_tokens:,}",
                 )
@@ -174,5 +182,5 @@ class TextTokenizer:
             # Its warning about long texts comes before they are checked here.
             found = self._tokenizer(text, add_special_tokens=special, verbose=False)
         except Exception as error:  # such as a character outside a vocabulary without unknowns
-            raise RowRejected("tokenizer", f"the tokenizer refuses it: {error}") from error
+            raise RowRejected(Status.TOKENIZER, f"the tokenizer refuses it: {error}") from error
         return list(found["input_ids"])

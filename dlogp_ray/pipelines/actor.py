@@ -16,6 +16,7 @@ from dlogp_ray.policies.compiling import given_up
 from dlogp_ray.scoring.engine import same_numbers
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import score_unit
+from dlogp_ray.status import Status
 
 
 class ScoreUnit:
@@ -99,7 +100,7 @@ class ScoreUnit:
 
 
 def _counts(rows: pa.Table, scores: pa.Table) -> dict[str, Any]:
-    ok = rows.filter(pc.equal(rows["status"], "ok"))
+    ok = rows.filter(pc.equal(rows["status"], Status.OK))
     policies = scores["policy"].to_pylist()
     return {
         "tokens": _lengths(ok["prompt_ids"]) + _lengths(ok["response_ids"]),

@@ -24,7 +24,8 @@ from dlogp_ray.pipelines.holding import check_device, hold_policies
 from dlogp_ray.pipelines.intervening import InterveneJob, Wanted
 from dlogp_ray.pipelines.stages import from_bytes, guarded, receipt, to_bytes
 from dlogp_ray.policies.tokenizers import load_tokenizer
-from dlogp_ray.tables.generations import GENERATIONS_SCHEMA, NOT_GRADED, OK
+from dlogp_ray.status import Status
+from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.schemas import encode
 
 ROWS = {"cpu": 128, "cuda": 256}
@@ -161,7 +162,7 @@ class AnswerUnit:
             "group_id": prompt.problem,
             "generator": wanted.label,
             "policy": wanted.label,
-            "status": OK if found["error"] is None else NOT_GRADED,
+            "status": Status.OK if found["error"] is None else Status.NOT_GRADED,
             "error": found["error"],
             "rule": wanted.rule,
             "threshold": wanted.threshold,
@@ -218,7 +219,7 @@ def write_answers(row: Row, *, job: InterveneJob) -> Row:
             "created": created,
             "tokens": summary.tokens,
             "rows": len(answers),
-            "rejected": len(answers) - summary.status.get(OK, 0),
+            "rejected": summary.rejected,
         }
 
     return receipt(row, work)

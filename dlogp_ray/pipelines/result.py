@@ -12,6 +12,7 @@ from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.clock import Clock
 from dlogp_ray.pipelines.making import Made
+from dlogp_ray.status import Status, count_rejected
 from dlogp_ray.tables.calls import spent_in_words
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.special_tokens import special_token_rows
@@ -59,7 +60,7 @@ class RunResult:
     @property
     def rejected(self) -> int:
         """Rows whose status is not ok."""
-        return self.rows - self.status.get("ok", 0)
+        return count_rejected(self.status)
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,9 @@ def _common(made: Made, clock: Clock, max_rejected: int) -> dict[str, Any]:
     code = exit_code(
         failed_units=len(failures),
         sealed=run.sealed,
-        rejected=totals["rows"] - totals["status"].get("ok", 0),
-        duplicates=totals["duplicate_sample_ids"] + totals["status"].get("duplicate_sample_id", 0),
+        rejected=count_rejected(totals["status"]),
+        duplicates=totals["duplicate_sample_ids"]
+        + totals["status"].get(Status.DUPLICATE_SAMPLE_ID, 0),
         max_rejected=max_rejected,
     )
     return {
@@ -191,7 +193,7 @@ def print_result(result: RunResult, console: Console) -> None:
     for heading, fact in special_token_rows(result.special_tokens):
         table.add_row(heading, fact)
     for status, count in sorted(result.status.items()):
-        if status != "ok":
+        if status != Status.OK:
             table.add_row("rejected", f"{count:,} {status}")
     if result.duplicate_sample_ids:
         table.add_row(

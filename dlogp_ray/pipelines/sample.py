@@ -6,11 +6,12 @@ from itertools import chain, islice, zip_longest
 
 import numpy as np
 
-from dlogp_ray.corpus.rows import OK, check_rows
+from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.corpus.units import Unit, Units
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import raw_rows
 from dlogp_ray.scoring.packing import TokenSequence, count_tokens
+from dlogp_ray.status import Status
 
 UNITS = 8
 """From how many units texts are taken."""
@@ -67,5 +68,5 @@ def _first_texts(job: ScoreJob, unit: Unit, rows: int) -> list[TokenSequence]:
             np.asarray(row["response_ids"], dtype=np.int32),
         )
         for row in table.select(["status", "prompt_ids", "response_ids"]).to_pylist()
-        if row["status"] == OK
+        if row["status"] == Status.OK
     ]

@@ -120,7 +120,7 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
             "created": created,
             "tokens": footer["tokens"],
             "rows": len(scores),
-            "rejected": len(scores) - summary.status.get("ok", 0),
+            "rejected": summary.rejected,
             "uncompiled": row["uncompiled"],
         }
 

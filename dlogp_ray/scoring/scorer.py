@@ -25,6 +25,7 @@ from dlogp_ray.scoring.packing import (
     plan_passes,
     token_budget_batches,
 )
+from dlogp_ray.status import Status
 
 MAX_MASS_OUTSIDE = 1e-3
 """The most probability that a policy may give to ids that another policy does not have."""
@@ -233,7 +234,7 @@ class PairScorer:
         for text in sequences:
             if len(text.prompt_ids) + len(text.response_ids) > self._longest:
                 raise RowRejected(
-                    "too_long",
+                    Status.TOO_LONG,
                     f"{len(text.prompt_ids)} prompt and {len(text.response_ids)} response tokens; "
                     f"the policies take {self._longest}",
                 )

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import MAX_MASS_OUTSIDE, Arrays, PairScorer
+from dlogp_ray.status import Status
 from dlogp_ray.tables.schemas import (
     BASE_STATISTICS,
     PAIR_STATISTICS,
@@ -41,7 +42,7 @@ def score_unit(
         next to each other.
     """
     samples = rows.to_pylist()
-    ok = [index for index, sample in enumerate(samples) if sample["status"] == "ok"]
+    ok = [index for index, sample in enumerate(samples) if sample["status"] == Status.OK]
     sequences = [
         TokenSequence(
             np.asarray(samples[index]["prompt_ids"], dtype=np.int32),
@@ -66,7 +67,7 @@ def _identity(
         "response_mask status error source_file source_offset"
     ).split()
     row = {name: sample[name] for name in (*kept, *carry)} | {"policy": policy, "step": step}
-    if sample["status"] == "ok":
+    if sample["status"] == Status.OK:
         row["token_hash"] = token_hash(sample["response_ids"])
         row["prompt_hash"] = token_hash(sample["prompt_ids"])
         row["prompt_len"] = len(sample["prompt_ids"])
@@ -111,15 +112,15 @@ def _columns(policy: str, base: str | None) -> tuple[str, ...]:
     return BASE_STATISTICS if policy == "base" else RL_STATISTICS
 
 
-def _problem(columns: Arrays, arrays: Arrays) -> tuple[str, str] | None:
+def _problem(columns: Arrays, arrays: Arrays) -> tuple[Status, str] | None:
     for name, values in columns.items():
         finite = np.isfinite(values)
         if not finite.all():
             position = int(np.argmin(finite))
-            return "not_finite", f"{name} is {values[position]} at response token {position}"
+            return Status.NOT_FINITE, f"{name} is {values[position]} at response token {position}"
     for name in ("outside_base", "outside_rl"):
         if name in arrays and float(arrays[name].max()) > MAX_MASS_OUTSIDE:
-            return "mass_outside_vocabulary", (
+            return Status.MASS_OUTSIDE_VOCABULARY, (
                 f"one policy gives probability {float(arrays[name].max()):.3g} to ids that the "
                 f"other does not have (at most {MAX_MASS_OUTSIDE} can be left out)"
             )

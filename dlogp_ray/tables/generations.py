@@ -9,9 +9,6 @@ import pyarrow as pa
 
 CURVE, CURVE_RECORD = "curve.parquet", "curve.json"
 """What a job writes beside the table: one row an intervention."""
-OK = "ok"
-NOT_GRADED = "not_graded"
-"""The verifier failed; the answer is there, and ``error`` says why."""
 
 GENERATIONS_SCHEMA = pa.schema(
     [

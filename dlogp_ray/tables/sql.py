@@ -22,6 +22,7 @@ import duckdb
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
+from dlogp_ray.status import Status
 from dlogp_ray.tables import generations, weights
 from dlogp_ray.tables.derived import read_derived
 from dlogp_ray.tables.naming import names_in
@@ -154,7 +155,9 @@ def _create_views(
             read_derived(run, run.uri, generations.CURVE_RECORD, ["curve"], again=again)
         name = _quoted(run.path(generations.CURVE))
         connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
-    connection.execute(f"CREATE VIEW rejected AS SELECT * FROM {run.table} WHERE status <> 'ok'")
+    connection.execute(
+        f"CREATE VIEW rejected AS SELECT * FROM {run.table} WHERE status <> '{Status.OK}'"
+    )
     # A query sees the run's own files and nothing else, on this machine or in its store.
     filesystem, path = store.open_store(run.uri)
     spelled = {store.absolute(run.uri), str(filesystem.unstrip_protocol(path))}
@@ -223,7 +226,7 @@ def _tokens(run: "Run", named: set[str] | None) -> str:
     apart = (*per_token, "prompt_ids", "status", "error")
     scalars = [f'"{name}"' for name in run.schema.names if name not in apart]
     there = f"SELECT {', '.join([*columns.values(), *scalars])} FROM {run.table}"
-    return f"{there} WHERE status = 'ok'" if run.table == "scores" else there
+    return f"{there} WHERE status = '{Status.OK}'" if run.table == "scores" else there
 
 
 def _quoted(text: str) -> str:

@@ -9,8 +9,7 @@ from typing import Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-OTHER_GENERATOR = "other_generator"
-"""Another scored policy wrote the text: the weights of π_old don't hold for it."""
+from dlogp_ray.status import count_rejected
 
 WEIGHTS_SCHEMA = pa.schema(
     [
@@ -68,7 +67,7 @@ class WeightsSummary(BaseModel):
     @property
     def rejected(self) -> int:
         """Rows without weights."""
-        return self.rows - self.status.get("ok", 0)
+        return count_rejected(self.status)
 
     @property
     def mean(self) -> float | None:

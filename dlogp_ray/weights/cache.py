@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
+from dlogp_ray.status import Status
 from dlogp_ray.tables.objects import TableObject, open_object
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.token_hash import token_hash
@@ -156,7 +157,7 @@ def _batches(
         with open_object(one) as file:
             for batch in file.iter_batches(_ROWS, columns=[*_COLUMNS, column]):
                 wanted = pa.compute.and_(
-                    pa.compute.equal(batch["status"], "ok"),
+                    pa.compute.equal(batch["status"], Status.OK),
                     pa.compute.equal(batch["policy"], policy),
                 )
                 some = batch.filter(wanted)

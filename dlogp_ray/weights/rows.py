@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from dlogp_ray.config import BASE, AnyScheme
 from dlogp_ray.config.schemes import EntropyTop, Ppl
 from dlogp_ray.errors import Refused
-from dlogp_ray.tables.weights import OTHER_GENERATOR, WEIGHTS_SCHEMA, WeightsSummary
+from dlogp_ray.status import Status
+from dlogp_ray.tables.weights import WEIGHTS_SCHEMA, WeightsSummary
 from dlogp_ray.weights import schemes as pure
 from dlogp_ray.weights.applying import Texts, Whole, needs, undefined, weigh
 from dlogp_ray.weights.whole import Counts, GroupSums
@@ -111,7 +112,7 @@ class Rows:
             Refused: A column that a scheme needs was not computed.
         """
         table = _only_of(table.filter(pc.equal(table["policy"], weighing.rl)), weighing)
-        ok = table["status"].to_numpy() == "ok"
+        ok = table["status"].to_numpy() == Status.OK
         some = table.filter(pa.array(ok))
         lengths = pc.list_value_length(some["response_ids"]).to_numpy().astype(np.int64)
         mask = _flat(some["response_mask"]).astype(bool)
@@ -257,12 +258,14 @@ def _whole_of(
 def _only_of(table: pa.Table, weighing: Weighing) -> pa.Table:
     """Rows that another policy has written get no weights."""
     others = pa.array(weighing.others, pa.string())
-    other = pc.and_(pc.is_in(table["generator"], value_set=others), pc.equal(table["status"], "ok"))
+    other = pc.and_(
+        pc.is_in(table["generator"], value_set=others), pc.equal(table["status"], Status.OK)
+    )
     told = pc.binary_join_element_wise(
         "written by ", table["generator"], f", and π_old is {weighing.policy}", ""
     )
     columns = {
-        "status": pc.if_else(other, OTHER_GENERATOR, table["status"]),
+        "status": pc.if_else(other, Status.OTHER_GENERATOR, table["status"]),
         "error": pc.if_else(other, told, table["error"]),
     }
     for name, column in columns.items():

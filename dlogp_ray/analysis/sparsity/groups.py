@@ -15,6 +15,7 @@ from dlogp_ray.analysis.sparsity.statistics import COLUMNS, Statistics
 from dlogp_ray.analysis.sparsity.tokens import Tokens
 from dlogp_ray.analysis.sparsity.training import Training, trainings
 from dlogp_ray.errors import Refused
+from dlogp_ray.status import Status
 
 SPLIT = ("policy", "generator")
 """What every figure is split by."""
@@ -121,9 +122,9 @@ def grouped(rows: pa.Table, by: Sequence[str], floors: Mapping[str, float]) -> G
     Raises:
         Refused: There are too many groups.
     """
-    scored = rows.filter(pc.equal(rows["status"], "ok"))
+    scored = rows.filter(pc.equal(rows["status"], Status.OK))
     paired = scored.filter(pc.is_valid(scored["delta_logp"]))
-    rejected = rows.filter(pc.not_equal(rows["status"], "ok"))
+    rejected = rows.filter(pc.not_equal(rows["status"], Status.OK))
     groups = {}
     named = {group for group, _ in _split(rejected, by)}
     for group, some in _split(paired, by):
