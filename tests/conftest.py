@@ -147,7 +147,7 @@ def contents(run: str) -> dict[str, str]:
     from dlogp_ray import open_run
 
     opened = open_run(run)
-    return {unit: footer["content_hash"] for unit, footer in opened.footers(opened.committed())}
+    return {unit: f.said.content_hash for unit, f in opened.footers(opened.committed())}
 
 
 def edit_record(run: str | Path, change: Callable[[dict[str, Any]], object]) -> None:

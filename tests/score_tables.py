@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from run_records import put_object, score_info
 
-from dlogp_ray import store
 from dlogp_ray.analysis.summary import summarise
+from dlogp_ray.tables.encoding import encode_table
 from dlogp_ray.tables.run import Run, begin_run
-from dlogp_ray.tables.schemas import encode, encode_table, scores_schema
+from dlogp_ray.tables.scores import scores_schema
 from dlogp_ray.tables.sealing import seal
 
 _NO_UNITS = pa.table({"index": pa.array([], pa.int64())})
@@ -82,13 +83,11 @@ def made_up_run(
     schema, carry = scores_schema(carry or {}), dict(carry or {})
     objects = [_whole(rows, schema) for rows in units]
     count = len(objects) if planned is None else planned
-    record = {"job": "score", "fingerprint": {}, "units": {"count": count}, "carry": carry}
-    record["config"] = {"policies": {"base": {}, "rl": {}}}
-    record["compared"] = ["rl"]
-    run = begin_run(uri, record | dict(info or {}), {"units.parquet": encode_table(_NO_UNITS)})
+    said = {"carry": carry, "config": {"policies": {"base": {}, "rl": {}}}, "compared": ["rl"]}
+    record = score_info(count, said | dict(info or {}))
+    run = begin_run(uri, record, {"units.parquet": encode_table(_NO_UNITS)})
     for index, whole in enumerate(objects):
-        data = encode(whole, _footer(index, whole), run.origin)
-        store.create(run.object_uri(f"part-{index:08d}"), data)
+        put_object(run, index, whole, summary=summarise(whole).model_dump())
     return seal(run) if count == len(objects) else run
 
 
@@ -103,11 +102,3 @@ def _whole(rows: pa.Table, schema: pa.Schema) -> pa.Table:
             value = {"source_file": "corpus.jsonl", "source_offset": 0, "from_text": False}
             columns[field.name] = pa.repeat(pa.scalar(value[field.name], field.type), len(rows))
     return pa.table(columns, schema=schema)
-
-
-def _footer(index: int, rows: pa.Table) -> dict[str, Any]:
-    states = rows["status"].to_pylist()
-    tokens = int(pa.compute.sum(pa.compute.list_value_length(rows["response_ids"])).as_py() or 0)
-    status = {state: states.count(state) for state in sorted(set(states))}
-    summary = summarise(rows).model_dump()
-    return {"unit": index, "tokens": tokens, "status": status, "summary": summary}

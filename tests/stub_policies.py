@@ -20,7 +20,7 @@ from dlogp_ray.pipelines.executor import Executor, Row
 from dlogp_ray.pipelines.planning import ScoreJob
 from dlogp_ray.pipelines.stages import from_bytes, guarded, to_bytes
 from dlogp_ray.scoring.engine import Engine
-from dlogp_ray.tables.schemas import scores_schema
+from dlogp_ray.tables.scores import scores_schema
 from dlogp_ray.tables.token_hash import token_hash
 
 

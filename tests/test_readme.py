@@ -17,7 +17,7 @@ from dlogp_ray.decoding.rules import Intervention, Seen
 from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.intervening import plan_intervene, wanted_interventions
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
-from dlogp_ray.tables.schemas import scores_schema
+from dlogp_ray.tables.scores import scores_schema
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA
 
 ROOT = Path(__file__).parents[1]

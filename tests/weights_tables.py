@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+from run_records import put_object, reweight_info
 from torch.utils.data import Dataset
 
-from dlogp_ray import store
+from dlogp_ray.tables.encoding import encode_table
 from dlogp_ray.tables.run import Run, begin_run
-from dlogp_ray.tables.schemas import encode, encode_table
 from dlogp_ray.tables.sealing import seal
 from dlogp_ray.tables.token_hash import token_hash
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA, WeightsSummary
@@ -36,27 +36,12 @@ def made_up_weights(
     uri: str, units: Sequence[Sequence[Mapping[str, Any]]], scores: str = "none"
 ) -> Run:
     """A sealed weights table, an object for each list of rows; ``scores`` is a hash."""
-    info = {
-        "job": "reweight",
-        "fingerprint": {"scores": scores, "schemes": []},
-        "units": {"count": len(units)},
-        "policy": "base",
-        "compared": ["base"],
-        "run": "none",
-        "config": {},
-    }
+    info = reweight_info(len(units), {"fingerprint": {"scores": scores, "schemes": []}})
     run = begin_run(uri, info, {"units.parquet": encode_table(pa.table({"index": [0]}))})
     for index, rows in enumerate(units):
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=WEIGHTS_SCHEMA)
-        footer = {
-            "unit": index,
-            "rows_in": len(rows),
-            "tokens": sum(len(row["response_ids"]) for row in rows),
-            "status": {"ok": len(rows)},
-            "summary": WeightsSummary(status={"ok": len(rows)}).model_dump(),
-        }
-        data = encode(table, footer, run.origin)
-        store.create(run.object_uri(f"part-{index:08d}"), data)
+        summary = WeightsSummary(status={"ok": len(rows)}).model_dump()
+        put_object(run, index, table, summary=summary)
     return seal(run)
 
 

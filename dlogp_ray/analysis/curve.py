@@ -20,8 +20,8 @@ from dlogp_ray.analysis.estimates import (
     paired_difference,
     pass_at_k,
 )
-from dlogp_ray.tables.derived import write_derived
-from dlogp_ray.tables.generations import CURVE_RECORD
+from dlogp_ray.tables.derived import CURVE_RECORD, write_derived
+from dlogp_ray.tables.info import InterveneInfo
 from dlogp_ray.tables.run import Run
 
 
@@ -98,7 +98,7 @@ _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in Point.__
 
 def curve(run: Run) -> list[Point]:
     """All interventions of a run, in the order of its config."""
-    order: list[str] = list(run.info["compared"])
+    order: list[str] = list(run.info.compared)
     # By problem, seed and sample, so that the answers of all interventions stand side by side.
     rows = run.sql(
         """
@@ -119,11 +119,8 @@ def curve(run: Run) -> list[Point]:
 
 def _rl_label(run: Run) -> str:
     """The RL policy by itself."""
-    return next(
-        str(one["label"])
-        for one in run.info["interventions"]
-        if one["rule"] == "never" and one["primary"] == "rl"
-    )
+    interventions = run.info_of(InterveneInfo).interventions
+    return next(one.label for one in interventions if (one.rule, one.primary) == ("never", "rl"))
 
 
 def _point(row: tuple[Any, ...], rl: tuple[Any, ...] | None) -> Point:

@@ -1,6 +1,6 @@
 """What is in a run, at a glance: how far it is, what it says, what was rejected and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.analysis.weights import schemes_line, weights_facts
 from dlogp_ray.tables.calls import Call, read_calls, spent_in_words
+from dlogp_ray.tables.info import InterveneInfo, ReweightInfo, RunInfo
+from dlogp_ray.tables.kinds import GENERATIONS, SCORES, WEIGHTS, Kind
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.special_tokens import special_token_rows
@@ -20,6 +22,11 @@ from dlogp_ray.tables.weights import WeightsSummary
 
 _EXAMPLES = 3
 _CALLS = 3
+_SUMMARIES: Mapping[Kind, type[Summary | AnswerSummary | WeightsSummary]] = {
+    SCORES: Summary,
+    GENERATIONS: AnswerSummary,
+    WEIGHTS: WeightsSummary,
+}
 _LOST = {Summary: "rejected", AnswerSummary: "not graded", WeightsSummary: "without weights"}
 
 
@@ -29,7 +36,7 @@ class Overview:
 
     Attributes:
         run: Its address.
-        info: Its ``run.json``.
+        info: Its record.
         sealed: Whether it is closed.
         units: Planned work units.
         units_done: Those whose object is there.
@@ -41,7 +48,7 @@ class Overview:
     """
 
     run: str
-    info: dict[str, Any]
+    info: RunInfo
     sealed: bool
     units: int
     units_done: int
@@ -56,13 +63,13 @@ class Overview:
         """Rows of the corpus, or problems, by what is special about their text."""
         if isinstance(self.summary, Summary):
             return self.summary.special_tokens
-        found: dict[str, int] = self.info.get("special_tokens", {})
-        return found
+        return self.info.special_tokens if isinstance(self.info, InterveneInfo) else {}
 
     def as_json(self) -> dict[str, Any]:
         """All of it as one document, without the histograms."""
         noise = self.noise and self.noise.model_dump()
         fields = asdict(self) | {
+            "info": self.info.as_json(),
             "noise": noise,
             "summary": self.summary.model_dump(),
             "calls": [call.model_dump() for call in self.calls],
@@ -77,17 +84,13 @@ def overview(run: Run) -> Overview:
     """Read the footers of all objects, and some of the rejected rows."""
     committed = run.entries()
     footers = run.footers(committed)
-    parts = (footer["summary"] for _, footer in footers)
-    summary: Summary | AnswerSummary | WeightsSummary
-    if run.answers:
-        summary = AnswerSummary.merge(map(AnswerSummary.model_validate, parts))
-    elif run.table == "weights":
-        summary = WeightsSummary.merge(map(WeightsSummary.model_validate, parts))
-    else:
-        summary = Summary.merge(map(Summary.model_validate, parts))
+    model: Any = _SUMMARIES[run.kind]
+    summary: Summary | AnswerSummary | WeightsSummary = model.merge(
+        model.model_validate(footer.said.summary) for _, footer in footers
+    )
     return Overview(
         run=run.uri,
-        info=dict(run.info),
+        info=run.info,
         sealed=run.sealed,
         units=run.planned,
         units_done=len(committed),
@@ -100,7 +103,7 @@ def overview(run: Run) -> Overview:
 
 
 def _rejected(run: Run) -> list[dict[str, Any]]:
-    placed = run.table == "scores"
+    placed = run.kind is SCORES
     order = "source_file, source_offset" if placed else "sample_id"
     source = "source_file || ':' || source_offset" if placed else "group_id"
     rows = run.sql(
@@ -124,7 +127,7 @@ def print_overview(seen: Overview, console: Console) -> None:
     share = f"{seen.units_done} of {seen.units} units ({seen.units_done / seen.units:.0%})"
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("run", f"{seen.run} ({'sealed' if seen.sealed else 'not sealed'})")
-    facts.add_row("created", seen.info["created"])
+    facts.add_row("created", seen.info.created)
     for name, value in _made_from(seen):
         facts.add_row(name, value)
     lost = _LOST[type(seen.summary)]
@@ -141,7 +144,7 @@ def print_overview(seen: Overview, console: Console) -> None:
     print_whole(facts, console)
     if isinstance(seen.summary, AnswerSummary):
         console.print()
-        print_whole(_answers(seen.summary, seen.info["compared"]), console)
+        print_whole(_answers(seen.summary, seen.info.compared), console)
     elif isinstance(seen.summary, WeightsSummary):
         print_whole(weights_facts(seen.summary), console)
     elif seen.summary.groups:
@@ -172,18 +175,21 @@ def _spent(call: Call) -> str:
 
 def _made_from(seen: Overview) -> list[tuple[str, str]]:
     """What the table was made from: a heading and its fact, a line each."""
-    config = seen.info["config"]
-    if isinstance(seen.summary, WeightsSummary):
+    info, config = seen.info, seen.info.config
+    if isinstance(info, ReweightInfo):
         return [
-            ("scores", seen.info["run"]),
-            ("schemes", schemes_line(seen.info["fingerprint"]["schemes"])),
-            ("π_old", seen.info["policy"]),
+            ("scores", info.run),
+            ("schemes", schemes_line(info.fingerprint["schemes"])),
+            ("π_old", info.policy),
         ]
-    inputs = "problems" if isinstance(seen.summary, AnswerSummary) else "corpus"
-    facts = [(inputs, ", ".join(config[inputs]))]
-    for name, source in config["policies"].items():
-        step = f", step {source['step']}" if source["step"] is not None else ""
-        facts.append((f"policy {name}", f"{source['path'] or source['adapter']}{step}"))
+    facts = [
+        (name, ", ".join(inputs))
+        for name, inputs in (("problems", config.problems), ("corpus", config.corpus))
+        if inputs
+    ]
+    for name, source in config.policies.items():
+        step = f", step {source.step}" if source.step is not None else ""
+        facts.append((f"policy {name}", f"{source.path or source.adapter}{step}"))
     return facts
 
 

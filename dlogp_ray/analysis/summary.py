@@ -116,7 +116,7 @@ class Summary(BaseModel):
 
 
 def summarise(scores: pa.Table) -> Summary:
-    """The summary of score rows, by ``tables.schemas.scores_schema``, as far as they tell."""
+    """The summary of score rows, by ``tables.scores.scores_schema``, as far as they tell."""
     summary = Summary(
         rows=len(scores),
         status={

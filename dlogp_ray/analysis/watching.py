@@ -103,7 +103,7 @@ def watch(
             tokens_per_s=speed,
             seconds_left=(total - done) / speed if speed else None,
             sealed=sealed,
-            counts="answers" if run.answers else "tokens",
+            counts=run.kind.counts,
         )
         if sealed:
             return

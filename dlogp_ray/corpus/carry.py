@@ -11,7 +11,7 @@ from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.files import CorpusFile
 from dlogp_ray.corpus.reading import open_file, read_jsonl
 from dlogp_ray.errors import Refused, RowRejected
-from dlogp_ray.tables.schemas import CARRY_TYPES, RESERVED
+from dlogp_ray.tables.scores import CARRY_TYPES, RESERVED
 
 _SAMPLE_ROWS = 1_000
 

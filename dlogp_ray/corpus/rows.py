@@ -20,7 +20,7 @@ from dlogp_ray.corpus.reading import RawRow
 from dlogp_ray.corpus.text import TextIds, TextTokenizer
 from dlogp_ray.errors import RowRejected
 from dlogp_ray.status import Status
-from dlogp_ray.tables.schemas import CARRY_TYPES
+from dlogp_ray.tables.scores import CARRY_TYPES
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dlogp_ray import store
+from dlogp_ray.tables.unit_names import unit_name
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,6 @@ class Unit:
     def name(self) -> str:
         """The name of its object and its records, without an ending."""
         return unit_name(self.index)
-
-
-def unit_name(index: int) -> str:
-    """``part-00000042``: names sort as units do."""
-    return f"part-{index:08d}"
 
 
 SCHEMA = pa.schema(

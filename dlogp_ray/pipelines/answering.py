@@ -26,7 +26,6 @@ from dlogp_ray.pipelines.stages import from_bytes, guarded, receipt, to_bytes
 from dlogp_ray.policies.tokenizers import load_tokenizer
 from dlogp_ray.status import Status
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
-from dlogp_ray.tables.schemas import encode
 
 ROWS = {"cpu": 128, "cuda": 256}
 """Texts of a batch: on a CPU a pass costs by the token from there on."""
@@ -205,18 +204,10 @@ def write_answers(row: Row, *, job: InterveneJob) -> Row:
         if len(answers) != row["rows"] * len(job.interventions):
             raise AssertionError(f"{row['rows']} answers each became {len(answers)} rows")
         summary = summarise_answers(answers)
-        footer = {
-            "unit": row["index"],
-            "rows_in": row["rows"],
-            "tokens": summary.tokens,
-            "status": summary.status,
-            "summary": summary.model_dump(),
-        }
-        conditional = not job.config.single_writer
-        uri = job.object_uri(row["index"])
-        created = store.create(uri, encode(answers, footer, job.origin), conditional=conditional)
         return {
-            "created": created,
+            "created": job.folder.commit(
+                row["index"], answers, rows_in=row["rows"], summary=summary
+            ),
             "tokens": summary.tokens,
             "rows": len(answers),
             "rejected": summary.rejected,

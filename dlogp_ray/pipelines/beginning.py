@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dlogp_ray.config import RunConfig
 from dlogp_ray.corpus.units import Units, encode_units
-from dlogp_ray.tables.run import Run, check_fingerprint, find_run
+from dlogp_ray.pipelines.job import Job
+from dlogp_ray.tables.fingerprint import check_fingerprint
+from dlogp_ray.tables.run import Run, find_run
 
 PACKAGES = ("dlogp_ray", "ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
 
@@ -25,14 +26,12 @@ def existing_run(uri: str, fingerprint: Mapping[str, Any]) -> Run | None:
     return run
 
 
-def common_info(
-    job: str, config: RunConfig, units: Units, fingerprint: Mapping[str, Any]
-) -> dict[str, Any]:
+def common_info(job: Job, units: Units, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """What every ``run.json`` says."""
     return {
-        "job": job,
+        "job": job.kind.job,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config.model_dump(mode="json"),
+        "config": job.config.model_dump(mode="json"),
         "units": {
             "count": len(units),
             "tokens": units.tokens,

@@ -21,6 +21,7 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.answering import AnswerUnit
 from dlogp_ray.pipelines.intervening import InterveneJob, Wanted
 from dlogp_ray.pipelines.placement import Placement
+from dlogp_ray.tables.info import InterveneInfo
 
 _TRIED = 16
 """Problems that are answered with each γ beforehand."""
@@ -149,20 +150,18 @@ def _with_threshold(one: Wanted, statistics: Mapping[str, np.ndarray]) -> Wanted
     return replace(one, threshold=found.value, reached=found.reached)
 
 
-def as_calibrated(info: Mapping[str, Any]) -> Calibrated:
-    """What a run's ``run.json`` says was found when it began."""
-    engine = info["engine"]
+def as_calibrated(info: InterveneInfo) -> Calibrated:
+    """What a run's record says was found when it began."""
     return Calibrated(
         interventions=interventions_of(info),
-        left_out=tuple(LeftOut(**one) for one in info["left_out"]),
-        dtype=engine["dtype"],
-        threads=engine["threads"],
-        answers_per_s=engine["answers_per_s"],
-        tokens=info["calibration_tokens"],
+        left_out=tuple(LeftOut(one.label, one.reason) for one in info.left_out),
+        dtype=info.engine.dtype,
+        threads=info.engine.threads,
+        answers_per_s=info.engine.answers_per_s,
+        tokens=info.calibration_tokens,
     )
 
 
-def interventions_of(info: Mapping[str, Any]) -> tuple[Wanted, ...]:
-    """As ``run.json`` has them."""
-    recorded: Sequence[Mapping[str, Any]] = info["interventions"]
-    return tuple(Wanted(**one) for one in recorded)
+def interventions_of(info: InterveneInfo) -> tuple[Wanted, ...]:
+    """As a run's record has them."""
+    return tuple(Wanted(**one.model_dump()) for one in info.interventions)

@@ -32,6 +32,7 @@ from dlogp_ray.pipelines.preview import IntervenePreview
 from dlogp_ray.pipelines.result import InterveneResult, summarise_answered
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 from dlogp_ray.pipelines.where import Where
+from dlogp_ray.tables.info import InterveneInfo, RecordedDecoding
 from dlogp_ray.tables.run import Run
 
 STAGES = Stages(read_problem_unit, AnswerUnit, write_answers, counts="answers")
@@ -82,13 +83,13 @@ def intervene(config: InterveneConfig, *, progress: bool = True) -> InterveneRes
 
 def as_recorded(job: InterveneJob, run: Run) -> InterveneJob:
     """The job with the thresholds and the engine that the run has."""
-    engine = run.info["engine"]
+    info = run.info_of(InterveneInfo)
     return replace(
         job,
-        interventions=interventions_of(run.info),
-        dtype=engine["dtype"],
-        threads=engine["threads"],
-        answers_per_s=engine["answers_per_s"],
+        interventions=interventions_of(info),
+        dtype=info.engine.dtype,
+        threads=info.engine.threads,
+        answers_per_s=info.engine.answers_per_s,
     )
 
 
@@ -108,7 +109,9 @@ def preview(config: InterveneConfig) -> IntervenePreview:
     with session.kept():
         executor = where.tried(job, plan.units.tokens, Counter())
         found = (
-            _try_out(plan, job, executor, progress=True) if run is None else as_calibrated(run.info)
+            _try_out(plan, job, executor, progress=True)
+            if run is None
+            else as_calibrated(run.info_of(InterveneInfo))
         )
         seconds = plan.units.tokens / found.answers_per_s
         placement = where.done(executor, seconds).place(job.config, found.threads)
@@ -131,14 +134,12 @@ def _prepare(
     plan: IntervenePlan, job: InterveneJob, executor: Executor, missing: Units, progress: bool
 ) -> Ready:
     found = _try_out(plan, job, executor, progress=progress)
-    info = {
-        **common_info("intervene", plan.job.config, plan.units, plan.fingerprint),
+    info = InterveneInfo(
+        **common_info(plan.job, plan.units, plan.fingerprint),
         **found.as_info(),
-        "special_tokens": plan.special_tokens,
-        "engine": {
-            "dtype": found.dtype,
-            "threads": found.threads,
-            "answers_per_s": found.answers_per_s,
-        },
-    }
+        special_tokens=plan.special_tokens,
+        engine=RecordedDecoding(
+            dtype=found.dtype, threads=found.threads, answers_per_s=found.answers_per_s
+        ),
+    )
     return Ready(found.threads, missing.tokens / found.answers_per_s, 0.0, info)

@@ -26,7 +26,8 @@ from dlogp_ray.pipelines.job import (
     policies_fingerprint,
     with_absolute_addresses,
 )
-from dlogp_ray.tables.schemas import SCHEMA_VERSION
+from dlogp_ray.tables.info import SCHEMA
+from dlogp_ray.tables.kinds import GENERATIONS, Kind
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class InterveneJob(Job):
         answers_per_s: What one actor was seen to do without interventions; None before that.
     """
 
-    table: ClassVar[str] = "generations"
+    kind: ClassVar[Kind] = GENERATIONS
 
     config: InterveneConfig
     interventions: tuple[Wanted, ...]
@@ -166,7 +167,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
     )
     data = encode_problems(problems, config.unit_problems)
     fingerprint = {
-        "schema_version": SCHEMA_VERSION,
+        SCHEMA: GENERATIONS.schema_version,
         "problems": hashlib.sha256(data).hexdigest(),
         "policies": policies_fingerprint(config, checkpoints),
         "interventions": [asdict(one) for one in wanted],

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, TypeVar
 from dlogp_ray import store
 from dlogp_ray.config import BASE, PolicySource, RunConfig
 from dlogp_ray.corpus.text import TextTokenizer
-from dlogp_ray.corpus.units import unit_name
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.checkpoint import Checkpoint, Files, resolve
 from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
+from dlogp_ray.tables.kinds import Kind
+from dlogp_ray.tables.object_folder import ObjectFolder
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -27,7 +28,7 @@ class Job:
         config: With absolute addresses.
         run_uri: Where objects are created.
         known: Policy -> its files when they were hashed.
-        origin: Of the run that they belong to, as ``Run.origin``; empty before it has begun.
+        origin: Of the run that they belong to, as ``StoredRun.origin``; empty before it has begun.
     """
 
     config: RunConfig
@@ -35,8 +36,8 @@ class Job:
     known: tuple[tuple[str, Files], ...] = field(default=(), kw_only=True)
     origin: str = field(default="", kw_only=True)
 
-    table: ClassVar[str]
-    """The folder of the units' objects."""
+    kind: ClassVar[Kind]
+    """Of the table that it makes."""
 
     @property
     def append_eos(self) -> bool:
@@ -53,9 +54,11 @@ class Job:
     def speed(self) -> float | None:
         """The slowest that was measured of one actor, in what units count (``Unit.tokens``)."""
 
-    def object_uri(self, index: int) -> str:
-        """Address of a unit's object."""
-        return f"{self.run_uri}/{self.table}/{unit_name(index)}.parquet"
+    @property
+    def folder(self) -> ObjectFolder:
+        """Where the units' objects are created."""
+        conditional = not self.config.single_writer
+        return ObjectFolder(self.run_uri, self.kind, self.origin, conditional)
 
     def checkpoint(self, name: str) -> Checkpoint:
         """The policy's files on this machine.

@@ -102,7 +102,7 @@ def do_units(
                 say("ended by Ray", logging.ERROR, cause=outcome.ended)
                 return
             attempts.update(under_way.keys())
-            lost = [u for u in under_way.values() if not store.exists(job.object_uri(u.index))]
+            lost = [u for u in under_way.values() if not store.exists(job.folder.uri(u.name))]
             for unit in lost:
                 tried = attempts[unit.index]
                 say("unit lost", logging.WARNING, unit=unit.name, attempts=tried)

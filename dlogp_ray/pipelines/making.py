@@ -28,6 +28,7 @@ from dlogp_ray.pipelines.recording import record_end, recorded
 from dlogp_ray.pipelines.stopping import StopRequest
 from dlogp_ray.pipelines.where import Where
 from dlogp_ray.tables.calls import deaths, read_calls
+from dlogp_ray.tables.info import PolicyRunInfo
 from dlogp_ray.tables.run import Run, begin_run
 from dlogp_ray.tables.sealing import seal
 
@@ -44,13 +45,13 @@ class Ready:
         threads: CPU threads of an actor.
         seconds: What all units take one actor.
         noise_s: Seconds that measuring the noise floor took.
-        info: ``run.json``, where the run begins with this call.
+        info: The run's record, where the run begins with this call.
     """
 
     threads: int
     seconds: float
     noise_s: float
-    info: Mapping[str, Any]
+    info: PolicyRunInfo
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,15 @@ def make_run(
                 begun = {"units.parquet": encode_units(units), **(records or {})}
                 run = begin_run(job.run_uri, ready.info, begun)
                 job = replace(as_recorded(job, run), origin=run.origin)
-                engine = run.info["engine"]
+                engine = run.info_of(PolicyRunInfo).engine
                 # Another call may have begun it since, with other threads: they round otherwise.
-                placement = replace(placement, threads=engine.get("threads", ready.threads))
-                say("scoring", engine=engine, placement=asdict(placement), on=executor.call.run_on)
+                placement = replace(placement, threads=engine.threads)
+                say(
+                    "scoring",
+                    engine=engine.model_dump(),
+                    placement=asdict(placement),
+                    on=executor.call.run_on,
+                )
                 before = run.planned - len(missing)
                 with recorded(lambda: executor.call, run, clock, "units", before, stop):
                     do_units(

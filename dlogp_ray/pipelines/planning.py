@@ -22,7 +22,8 @@ from dlogp_ray.pipelines.job import (
     with_absolute_addresses,
 )
 from dlogp_ray.scoring.engine import TOKEN_BUDGET, Engine
-from dlogp_ray.tables.schemas import SCHEMA_VERSION
+from dlogp_ray.tables.info import SCHEMA
+from dlogp_ray.tables.kinds import SCORES, Kind
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ScoreJob(Job):
         engine: How the run scores; None until that is chosen.
     """
 
-    table: ClassVar[str] = "scores"
+    kind: ClassVar[Kind] = SCORES
 
     config: ScoreConfig
     rules: RowRules
@@ -113,7 +114,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         carry=carry_types(config.carry, files[0], config.max_row_bytes),
     )
     fingerprint = {
-        "schema_version": SCHEMA_VERSION,
+        SCHEMA: SCORES.schema_version,
         "corpus": {f.uri: {"size_bytes": f.size_bytes, "version": f.version} for f in files},
         "policies": policies_fingerprint(config, checkpoints),
         "columns": config.columns,

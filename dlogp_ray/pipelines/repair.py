@@ -14,8 +14,11 @@ from dlogp_ray.pipelines.intervening import IntervenePlan, plan_intervene
 from dlogp_ray.pipelines.planning import plan_score
 from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
 from dlogp_ray.pipelines.score import score
-from dlogp_ray.tables.run import MADE_OTHERWISE, Run, check_fingerprint, check_schema
+from dlogp_ray.tables.fingerprint import check_fingerprint, check_schema
+from dlogp_ray.tables.kinds import GENERATIONS, WEIGHTS
+from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.sealing import quarantine, unseal
+from dlogp_ray.tables.stored import MADE_OTHERWISE
 from dlogp_ray.tables.verification import Problem
 
 
@@ -40,12 +43,15 @@ def repair(
             ``run.json`` asks for code to be run and is not trusted; nothing was touched.
         FingerprintMismatch: They have changed; nothing was touched.
     """
-    if run.table == "weights":
+    if run.kind is WEIGHTS:
         raise Refused(f"{run.uri} is a weights table, which follows from its scores. {run.remedy}")
     output, run_id = posixpath.split(run.uri)
-    kind: type[InterveneConfig | ScoreConfig] = InterveneConfig if run.answers else ScoreConfig
+    kind: type[InterveneConfig | ScoreConfig] = (
+        InterveneConfig if run.kind is GENERATIONS else ScoreConfig
+    )
     config = kind.from_mapping(
-        dict(run.info["config"]) | {"output": output, "run_id": run_id},
+        run.info.config.model_dump(mode="json", exclude_unset=True)
+        | {"output": output, "run_id": run_id},
         source=run.path("run.json"),
     )
     own_verifier = isinstance(config, InterveneConfig) and config.verifier not in VERIFIERS
@@ -76,7 +82,7 @@ def repair(
             "were made from something else. Put it back from a copy; nothing was touched"
         )
     for unit in sorted({p.unit for p in problems if p.unit is not None and p.unit in committed}):
-        quarantine(run, f"{run.table}/{unit}.parquet")
+        quarantine(run, f"{run.kind.table}/{unit}.parquet")
     for name in lost:
         store.replace(run.path(name), begun[name])
     unseal(run)

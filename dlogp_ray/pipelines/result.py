@@ -14,6 +14,7 @@ from dlogp_ray.pipelines.clock import Clock
 from dlogp_ray.pipelines.making import Made
 from dlogp_ray.status import Status, count_rejected
 from dlogp_ray.tables.calls import spent_in_words
+from dlogp_ray.tables.info import InterveneInfo
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.special_tokens import special_token_rows
 
@@ -127,7 +128,7 @@ def summarise_answered(
     made: Made, curve: Sequence[Point], clock: Clock, max_rejected: int
 ) -> InterveneResult:
     """The same for an intervene job, whose rejected rows are those that nobody could grade."""
-    left_out = {str(one["label"]): str(one["reason"]) for one in made.run.info["left_out"]}
+    left_out = {one.label: one.reason for one in made.run.info_of(InterveneInfo).left_out}
     common = _common(made, clock, max_rejected)
     return InterveneResult(**common, left_out=left_out, curve=tuple(curve))
 
@@ -135,6 +136,9 @@ def summarise_answered(
 def _common(made: Made, clock: Clock, max_rejected: int) -> dict[str, Any]:
     run, outcome = made.run, made.outcome
     totals = run.totals()
+    # Of problems the record says them, of rows of the corpus the objects.
+    of_problems = isinstance(run.info, InterveneInfo) and run.info.special_tokens
+    special_tokens = of_problems or totals.get("special_tokens", {})
     recorded = {name: record["cause"] for name, record in run.failures().items()}
     failures = dict(sorted((recorded | dict(made.failed)).items()))
     code = exit_code(
@@ -157,7 +161,7 @@ def _common(made: Made, clock: Clock, max_rejected: int) -> dict[str, Any]:
         "status": totals["status"],
         "duplicate_sample_ids": totals["duplicate_sample_ids"],
         "tokens": totals["tokens"],
-        "special_tokens": run.info.get("special_tokens", totals.get("special_tokens", {})),
+        "special_tokens": special_tokens,
         "seconds": round(clock.seconds, 1),
         "spent": clock.spent,
         "exit_code": int(code),

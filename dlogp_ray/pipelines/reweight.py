@@ -35,18 +35,19 @@ from dlogp_ray.pipelines.recording import record_end, recorded
 from dlogp_ray.pipelines.reweighting import plan_reweight
 from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
 from dlogp_ray.tables.calls import this_call
+from dlogp_ray.tables.encoding import encode_table
+from dlogp_ray.tables.info import SCHEMA, ReweightInfo
+from dlogp_ray.tables.kinds import WEIGHTS
 from dlogp_ray.tables.objects import TableObject, open_object
 from dlogp_ray.tables.run import Run, begin_run, open_run
-from dlogp_ray.tables.schemas import encode, encode_table
 from dlogp_ray.tables.sealing import seal
 from dlogp_ray.tables.source import source_hash
+from dlogp_ray.tables.unit_names import unit_index
 from dlogp_ray.tables.weights import WeightsSummary
 from dlogp_ray.weights.applying import needs
 from dlogp_ray.weights.rows import Rows, Weighing, WholeTable, first_pass, weigh_rows
 from dlogp_ray.weights.whole import Counts, GroupSums, quantile, quantile_upper
 
-SCHEMA_VERSION = 2
-"""2: a footer says what its table was made from."""
 _GROUPS = ("log_ppl", "reward")
 """Records of the table: sums by group, of which every worker needs some."""
 
@@ -110,7 +111,7 @@ def _reweight(config: ReweightConfig, stop: StopRequest, progress: bool) -> Rewe
     weighing = plan_reweight(run, config)
     uri = run.path(f"weights/{config.table}")
     fingerprint = {
-        "schema_version": SCHEMA_VERSION,
+        SCHEMA: WEIGHTS.schema_version,
         "scores": source_hash(run),
         "schemes": [one.model_dump() for one in weighing.schemes],
         "policy": weighing.policy,
@@ -140,8 +141,8 @@ def _reweight(config: ReweightConfig, stop: StopRequest, progress: bool) -> Rewe
             units_list = {"units.parquet": run.beginning("units.parquet")}
             table = begin_run(uri, table.info, units_list)
         clock.lap("reading")
-        whole = table.info["whole"]
-        make = partial(_make_object, table=table.uri, weighing=weighing, whole=whole)
+        whole = table.info_of(ReweightInfo).whole
+        make = partial(_make_object, table=table.uri, weighing=weighing, threshold=whole.threshold)
         before = len(objects) - len(missing)
         with recorded(lambda: call, table, clock, "weighing", before, stop):
             created = added_up(missing, make, _total, where, what="weighing", progress=progress)
@@ -166,22 +167,14 @@ def print_reweight(result: ReweightResult, console: Console) -> None:
 
 
 def _make_object(
-    one: TableObject, *, table: str, weighing: Weighing, whole: Mapping[str, Any]
+    one: TableObject, *, table: str, weighing: Weighing, threshold: float | None
 ) -> int:
     """Weigh one object of the scores; 1 where its object was created, 0 where it exists."""
     rows = _rows_of(one, weighing)
-    found, summary = weigh_rows(rows, weighing, _whole_table(table, whole["threshold"]))
-    footer = {
-        "unit": int(one.unit.removeprefix("part-")),
-        "rows_in": len(found),
-        "tokens": sum(map(len, found["response_ids"])),
-        "status": summary.status,
-        "summary": summary.model_dump(),
-    }
-    run = open_run(table)
-    data = encode(found, footer, run.origin)
-    created = store.create(run.object_uri(one.unit), data, conditional=run.conditional)
-    return int(created)
+    found, summary = weigh_rows(rows, weighing, _whole_table(table, threshold))
+    folder, index = open_run(table).folder, unit_index(one.unit)
+    assert index is not None
+    return int(folder.commit(index, found, rows_in=len(found), summary=summary))
 
 
 def _rows_of(one: TableObject, weighing: Weighing) -> Rows:
@@ -198,7 +191,7 @@ def _whole_table(table: str, threshold: float | None) -> WholeTable:
     run = open_run(table)
     found = {
         name: GroupSums(pq.read_table(pa.BufferReader(run.beginning(file))))
-        for name, file in run.info["whole"]["groups"].items()
+        for name, file in run.info_of(ReweightInfo).whole.groups.items()
     }
     return WholeTable(threshold=threshold, **found)
 
@@ -265,27 +258,25 @@ def _begun(
                 store.create(f"{uri}/{groups[name]}", data, conditional=run.conditional)
                 records[groups[name]] = hashlib.sha256(data).hexdigest()
     units = run.beginning("units.parquet")
-    info = {
-        "job": "reweight",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config.model_dump(mode="json") | {"single_writer": not run.conditional},
-        "run": run.uri,
-        "policy": weighing.policy,
-        "compared": [weighing.policy],
-        "units": {
-            "count": len(objects),
-            "tokens": run.seal["tokens"],
-            "sha256": hashlib.sha256(units).hexdigest(),
-        },
-        "whole": {
-            "of": "all rows of the table",
-            "threshold": threshold,
-            "groups": groups,
-        },
-        "records": records,
-        "fingerprint": fingerprint,
-        "versions": versions(),
-    }
+    info = ReweightInfo.model_validate(
+        {
+            "job": WEIGHTS.job,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": config.model_dump(mode="json") | {"single_writer": not run.conditional},
+            "run": run.uri,
+            "policy": weighing.policy,
+            "compared": [weighing.policy],
+            "units": {
+                "count": len(objects),
+                "tokens": run.seal["tokens"],
+                "sha256": hashlib.sha256(units).hexdigest(),
+            },
+            "whole": {"of": "all rows of the table", "threshold": threshold, "groups": groups},
+            "records": records,
+            "fingerprint": fingerprint,
+            "versions": versions(),
+        }
+    )
     return begin_run(uri, info, {"units.parquet": units})
 
 
@@ -308,17 +299,18 @@ def _threshold(
 def _result(table: Run, weighing: Weighing, created: int, clock: Clock) -> ReweightResult:
     footers = table.footers(table.entries())
     summary = WeightsSummary.merge(
-        WeightsSummary.model_validate(footer["summary"]) for _, footer in footers
+        WeightsSummary.model_validate(footer.said.summary) for _, footer in footers
     )
+    info = table.info_of(ReweightInfo)
     return ReweightResult(
         table=table.uri,
-        run=table.info["run"],
+        run=info.run,
         policy=weighing.policy,
         schemes=[one.model_dump() for one in weighing.schemes],
         units=table.planned,
         units_created=created,
         summary=summary,
-        threshold=table.info["whole"]["threshold"],
+        threshold=info.whole.threshold,
         seconds=clock.seconds,
         spent=clock.spent,
     )

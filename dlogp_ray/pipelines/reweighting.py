@@ -3,6 +3,7 @@
 from dlogp_ray.analysis.summary import Summary
 from dlogp_ray.config import BASE, AnyScheme, ReweightConfig
 from dlogp_ray.errors import Refused
+from dlogp_ray.tables.kinds import SCORES
 from dlogp_ray.tables.run import Run
 from dlogp_ray.weights.applying import needs
 from dlogp_ray.weights.rollouts import by_others
@@ -15,10 +16,10 @@ def plan_reweight(run: Run, config: ReweightConfig) -> Weighing:
     Raises:
         Refused: It can't be done; says what to do.
     """
-    if run.table != "scores":
+    if run.kind is not SCORES:
         raise Refused(
-            f"run {run.uri} is of {run.table}, and weights are made of scores; score its texts "
-            "with `dlogp score`"
+            f"run {run.uri} is of {run.kind.table}, and weights are made of scores; score its "
+            "texts with `dlogp score`"
         )
     if not run.sealed:
         share = f"{len(run.committed())} of {run.planned} units"
@@ -26,8 +27,8 @@ def plan_reweight(run: Run, config: ReweightConfig) -> Weighing:
             f"run {run.uri} is not sealed ({share} are there), and quantiles and groups' means are "
             "of all rows; end it with `dlogp score`"
         )
-    scored = tuple(run.info["config"]["policies"])
-    compared = tuple(run.info["compared"])
+    scored = tuple(run.info.config.policies)
+    compared = run.info.compared
     generators = _generators(run) if any(map(_looks_at_old, config.schemes)) else []
     policy = config.policy or _generating(run, generators, scored)
     if policy not in scored:
@@ -59,7 +60,7 @@ def plan_reweight(run: Run, config: ReweightConfig) -> Weighing:
         rl,
         tuple(others),
         config.mean_one,
-        temperature=run.info["config"].get("temperature", 1.0),
+        temperature=run.info.config.temperature,
     )
     _check_columns(run, weighing, scored)
     if generators and set(others) == set(generators):
@@ -77,7 +78,7 @@ def _check_columns(run: Run, weighing: Weighing, scored: tuple[str, ...]) -> Non
         Refused: It names the scheme, the column, and how to get it.
     """
     alone = len(scored) == 1
-    sampled = run.info["config"].get("statistics") == "sampled"
+    sampled = run.info.config.statistics == "sampled"
     for one in weighing.schemes:
         of = needs(one)
         if alone and {"delta_logp", "logp_current"} & set(of):
@@ -103,7 +104,7 @@ def _check_columns(run: Run, weighing: Weighing, scored: tuple[str, ...]) -> Non
 
 def _generators(run: Run) -> list[str]:
     """Who wrote texts of the run, as its rows say; "" where they don't."""
-    parts = (footer["summary"] for _, footer in run.footers(run.entries()))
+    parts = (footer.said.summary for _, footer in run.footers(run.entries()))
     groups = Summary.merge(map(Summary.model_validate, parts)).groups
     return sorted({generator for some in groups.values() for generator in some})
 

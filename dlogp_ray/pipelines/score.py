@@ -10,7 +10,6 @@ receipts say.
 
 from collections import Counter
 from dataclasses import asdict, replace
-from typing import Any
 
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import Units
@@ -31,6 +30,7 @@ from dlogp_ray.pipelines.stages import read_unit, write_unit
 from dlogp_ray.pipelines.stopping import StopRequest, stop_on_sigterm
 from dlogp_ray.pipelines.where import Where
 from dlogp_ray.scoring.engine import Engine
+from dlogp_ray.tables.info import RecordedEngine, ScoreInfo
 from dlogp_ray.tables.run import Run
 
 STAGES = Stages(read_unit, ScoreUnit, write_unit)
@@ -86,7 +86,7 @@ def _score(config: ScoreConfig, where: Where, stop: StopRequest, progress: bool)
 
 def as_recorded(job: ScoreJob, run: Run) -> ScoreJob:
     """The job with the engine that the run has."""
-    return replace(job, engine=Engine(**run.info["engine"]))
+    return replace(job, engine=Engine(**run.info_of(ScoreInfo).engine.model_dump()))
 
 
 def preview(config: ScoreConfig) -> ScorePreview:
@@ -113,12 +113,12 @@ def preview(config: ScoreConfig) -> ScorePreview:
     )
 
 
-def _run_info(plan: ScorePlan, seen: Probe) -> dict[str, Any]:
-    """``run.json``: what the run is made from, and how exact that is."""
-    return {
-        **common_info("score", plan.job.config, plan.units, plan.fingerprint),
-        "carry": dict(plan.job.rules.carry),
-        "compared": plan.job.config.compared,
-        "engine": asdict(seen.engine),
-        "noise": seen.noise and seen.noise.model_dump(),
-    }
+def _run_info(plan: ScorePlan, seen: Probe) -> ScoreInfo:
+    """What the run is made from, and how exact that is."""
+    return ScoreInfo(
+        **common_info(plan.job, plan.units, plan.fingerprint),
+        carry=dict(plan.job.rules.carry),
+        compared=plan.job.config.compared,
+        engine=RecordedEngine(**asdict(seen.engine)),
+        noise=seen.noise,
+    )

@@ -9,6 +9,7 @@ It is made anew each time: what comes out follows from the run and the columns n
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,8 +33,9 @@ from dlogp_ray.pipelines.over_objects import added_up, be_there, tables_on
 from dlogp_ray.pipelines.stopping import stop_on_sigterm
 from dlogp_ray.policies.checkpoint import local_folder
 from dlogp_ray.policies.tokenizers import surfaces
-from dlogp_ray.tables.derived import write_derived
-from dlogp_ray.tables.run import ANALYSIS, Run, open_run
+from dlogp_ray.tables.derived import ANALYSIS, write_derived
+from dlogp_ray.tables.kinds import GENERATIONS
+from dlogp_ray.tables.run import Run, open_run
 
 REPORT = "report.html"
 _ANYHOW = (*SPLIT, "step")
@@ -107,7 +109,7 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     _check(run, config)
     objects = run.objects()
     floors = run.noise.floors if run.noise else {}
-    policies = max(1, len(run.info["config"]["policies"]) - 1)
+    policies = max(1, len(run.info.config.policies) - 1)
     look = partial(read_object, by=config.by, floors=floors, policies=policies)
     tokens = run.seal["tokens"] if run.sealed else run.totals()["tokens"]
     where = tables_on(config.run_on, policies * tokens)
@@ -159,7 +161,7 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     clock.lap("writing")
     result = replace(result, seconds=clock.seconds, spent=clock.spent)
     said = {"config": config.model_dump(), "result": result.as_json()}
-    said["fingerprint"] = run.info["fingerprint"]
+    said["fingerprint"] = run.info.fingerprint
     write_derived(run, folder, ANALYSIS, tables, said)
     run.check_there()
     return result
@@ -208,7 +210,7 @@ def _check(run: Run, config: SparsityConfig) -> None:
     Raises:
         Refused: With what to do.
     """
-    if run.answers:
+    if run.kind is GENERATIONS:
         raise Refused(
             f"run {run.uri} is of an intervene job, whose statistics are in its curve; score its "
             "generations with `dlogp score` and analyse that run"
@@ -239,11 +241,11 @@ def _check(run: Run, config: SparsityConfig) -> None:
 
 def _surfaces(run: Run) -> Callable[[int], str | None]:
     """How a vocabulary id looks, by the run's own tokenizer where that can be found."""
-    policies = run.info["config"]["policies"]
+    policies = run.info.config.policies
     for name in (BASE, *policies):
-        source = policies.get(name) or {}
-        try:
-            return surfaces(local_folder(name, source["path"], source.get("revision")))
-        except (Refused, KeyError):  # the ids are there without it
+        source = policies.get(name)
+        if source is None or source.path is None:
             continue
+        with suppress(Refused):  # the ids are there without it
+            return surfaces(local_folder(name, source.path, source.revision))
     return lambda token: None

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dlogp_ray import store
 from dlogp_ray.addresses import without_credentials
@@ -23,7 +24,6 @@ from dlogp_ray.corpus.units import Unit
 from dlogp_ray.errors import DlogpError, InputChanged
 from dlogp_ray.pipelines.executor import Row
 from dlogp_ray.pipelines.planning import ScoreJob
-from dlogp_ray.tables.schemas import encode
 
 
 def guarded(stage: str, row: Row, work: Callable[[], Row]) -> Row:
@@ -105,20 +105,16 @@ def write_unit(row: Row, *, job: ScoreJob) -> Row:
             raise AssertionError(f"{row['rows']} rows of the corpus became {len(scores)} rows")
         special_tokens = json.loads(row["special_tokens"])
         summary = summarise(scores).model_copy(update={"special_tokens": special_tokens})
-        footer = {
-            "unit": row["index"],
-            "rows_in": row["rows"],
-            "tokens": sum(map(len, scores["response_ids"])),
-            "status": summary.status,
-            "special_tokens": special_tokens,
-            "summary": summary.model_dump(),
-        }
-        conditional = not job.config.single_writer
-        uri = job.object_uri(row["index"])
-        created = store.create(uri, encode(scores, footer, job.origin), conditional=conditional)
+        created = job.folder.commit(
+            row["index"],
+            scores,
+            rows_in=row["rows"],
+            summary=summary,
+            special_tokens=special_tokens,
+        )
         return {
             "created": created,
-            "tokens": footer["tokens"],
+            "tokens": pc.sum(pc.list_value_length(scores["response_ids"]), min_count=0).as_py(),
             "rows": len(scores),
             "rejected": summary.rejected,
             "uncompiled": row["uncompiled"],

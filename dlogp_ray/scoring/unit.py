@@ -9,7 +9,7 @@ import pyarrow as pa
 from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import MAX_MASS_OUTSIDE, Arrays, PairScorer
 from dlogp_ray.status import Status
-from dlogp_ray.tables.schemas import (
+from dlogp_ray.tables.scores import (
     BASE_STATISTICS,
     PAIR_STATISTICS,
     RL_STATISTICS,
@@ -38,7 +38,7 @@ def score_unit(
         carry: Carried column -> type.
 
     Returns:
-        ``len(rows) * len(compared)`` rows by ``tables.schemas.scores_schema``, those of one sample
+        ``len(rows) * len(compared)`` rows by ``tables.scores.scores_schema``, those of one sample
         next to each other.
     """
     samples = rows.to_pylist()

@@ -1,1 +1,1 @@
-"""What every table goes through: schemas, conditional create, opening and sealing a run, SQL."""
+"""What every table goes through: kinds of tables, commit, opening and sealing a run, SQL."""

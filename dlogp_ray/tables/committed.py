@@ -1,6 +1,5 @@
 """What a store's listing says of a run's objects, in some 60 bytes each."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -9,9 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dlogp_ray import store
-
-UNIT = re.compile(r"part-(\d{8}|[1-9]\d{8,})")
-"""Names that units have; the digits are the unit's index."""
+from dlogp_ray.tables.unit_names import unit_index, unit_name
 
 _SCHEMA = pa.schema({"index": pa.int64(), "size_bytes": pa.int64(), "etag": pa.string()})
 _BATCH = 10_000
@@ -27,10 +24,10 @@ class Committed(Mapping[str, store.Entry]):
     def __init__(self, listing: Iterable[tuple[str, store.Entry]]) -> None:
         """Read the listing to its end."""
         rows = (
-            {"index": int(found[1]), "size_bytes": entry.size, "etag": entry.etag}
+            {"index": index, "size_bytes": entry.size, "etag": entry.etag}
             for name, entry in listing
             if name.endswith(".parquet")
-            and (found := UNIT.fullmatch(name.removesuffix(".parquet")))
+            and (index := unit_index(name.removesuffix(".parquet"))) is not None
         )
         batches = [pa.RecordBatch.from_pylist([], schema=_SCHEMA)]
         while batch := list(islice(rows, _BATCH)):
@@ -48,14 +45,13 @@ class Committed(Mapping[str, store.Entry]):
 
     def __iter__(self) -> Iterator[str]:
         """The units' names in order."""
-        return (f"part-{index:08d}" for index in self.index.tolist())
+        return map(unit_name, self.index.tolist())
 
     def __getitem__(self, unit: str) -> store.Entry:
         """What the listing says of a unit's object."""
-        found = UNIT.fullmatch(unit)
-        if found is None:
+        index = unit_index(unit)
+        if index is None:
             raise KeyError(unit)
-        index = int(found[1])
         at = int(np.searchsorted(self.index, index))
         if at == len(self) or self.index[at] != index:
             raise KeyError(unit)

@@ -7,22 +7,30 @@ each: tables of two analyses, of another run, or that were edited are told from 
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dlogp_ray import store
-from dlogp_ray.errors import Damaged
+from dlogp_ray.errors import Damaged, Refused
+from dlogp_ray.tables.encoding import encode_table
 from dlogp_ray.tables.record import HASH, record_hash, with_hash
-from dlogp_ray.tables.schemas import encode_table
 from dlogp_ray.tables.source import source_hash
+from dlogp_ray.tables.stored import StoredRun, read_info
 
-if TYPE_CHECKING:
-    from dlogp_ray.tables.run import Run
+ANALYSIS = "sparsity.json"
+"""What says that a sparsity analysis is whole, in its folder ``sparsity/<name>``."""
+CURVE, CURVE_RECORD = "curve.parquet", "curve.json"
+"""What an intervene job writes beside its table: one row an intervention."""
 
 
 def write_derived(
-    run: "Run", folder: str, record: str, tables: Mapping[str, pa.Table], said: Mapping[str, Any]
+    run: StoredRun,
+    folder: str,
+    record: str,
+    tables: Mapping[str, pa.Table],
+    said: Mapping[str, Any],
 ) -> None:
     """Write tables, and last of all their record.
 
@@ -44,7 +52,7 @@ def write_derived(
 
 
 def read_derived(
-    run: "Run", folder: str, record: str, names: Collection[str], *, again: str
+    run: StoredRun, folder: str, record: str, names: Collection[str], *, again: str
 ) -> dict[str, bytes]:
     """Tables as they were made, each a Parquet object.
 
@@ -77,3 +85,55 @@ def read_derived(
                 f"and {record} says {said}; {again}"
             )
     return found
+
+
+def analyses(run: StoredRun) -> dict[str, list[str]]:
+    """The sparsity analyses beside a run's table: name -> names of its tables."""
+    filesystem, path = store.open_store(run.path("sparsity"))
+    files: dict[str, set[str]] = {}
+    for name in filesystem.glob(f"{path}/*/*"):
+        *_, analysis, file = name.split("/")
+        files.setdefault(analysis, set()).add(file)
+    return {
+        analysis: sorted(n.removesuffix(".parquet") for n in names if n.endswith(".parquet"))
+        for analysis, names in sorted(files.items())
+        if ANALYSIS in names
+    }
+
+
+def analysis_tables(run: StoredRun, analysis: str, names: Collection[str]) -> dict[str, bytes]:
+    """Tables of a sparsity analysis, as ``read_derived``."""
+    folder = run.path(f"sparsity/{analysis}")
+    again = f"`dlogp sparsity {run.uri} --name {analysis}` makes the analysis again"
+    return read_derived(run, folder, ANALYSIS, names, again=again)
+
+
+def figures(run: StoredRun, analysis: str) -> pa.Table:
+    """The figures of a sparsity analysis, one row each.
+
+    Raises:
+        Refused: There is none of this name, or the run can have none.
+        Damaged: As ``read_derived``.
+    """
+    if "curve" in run.kind.beside:
+        raise Refused(
+            f"run {run.uri} is of an intervene job and has no sparsity analysis: its figures "
+            "are in the view `curve`"
+        )
+    try:
+        data = analysis_tables(run, analysis, ["figures"])["figures"]
+    except FileNotFoundError:
+        there = ", ".join(analyses(run)) or "none"
+        raise Refused(
+            f"run {run.uri} has no sparsity analysis {analysis!r} (there is {there}); make it "
+            f"with `dlogp sparsity {run.uri} --name {analysis}`"
+        ) from None
+    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+
+
+def weights_tables(run: StoredRun) -> dict[str, StoredRun]:
+    """The sealed weights tables beside a run's table, by name."""
+    filesystem, path = store.open_store(run.path("weights"))
+    names = sorted(name.split("/")[-2] for name in filesystem.glob(f"{path}/*/_SUCCESS"))
+    uris = {name: run.path(f"weights/{name}") for name in names}
+    return {name: StoredRun(uri, read_info(uri)) for name, uri in uris.items()}

@@ -7,9 +7,6 @@ length. An intervention of two policies is a policy too: its label stands as ``p
 
 import pyarrow as pa
 
-CURVE, CURVE_RECORD = "curve.parquet", "curve.json"
-"""What a job writes beside the table: one row an intervention."""
-
 GENERATIONS_SCHEMA = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
@@ -38,4 +35,3 @@ GENERATIONS_SCHEMA = pa.schema(
         pa.field("changed", pa.list_(pa.bool_())),
     ]
 )
-PER_TOKEN = ("response_ids", "fired", "changed")

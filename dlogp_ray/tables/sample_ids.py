@@ -7,8 +7,8 @@ from itertools import islice
 
 import duckdb
 
-from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.sql import connect, rows_read
+from dlogp_ray.tables.stored import StoredRun
 
 _MEMORY = "1GB"
 _OBJECTS = 500
@@ -16,7 +16,7 @@ _OBJECTS = 500
 
 
 @contextmanager
-def sample_ids(run: Run, units: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+def sample_ids(run: StoredRun, units: Iterable[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with a table ``ids`` of (sample_id, policy, status, unit), a row a row of these.
 
     Rows without a sample id are left out. Out of core: 1 GB of memory, the rest in a temporary

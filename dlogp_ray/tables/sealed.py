@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged
-from dlogp_ray.tables.committed import UNIT
 from dlogp_ray.tables.record import HASH, record_hash, with_hash
+from dlogp_ray.tables.unit_names import unit_index
 
 MANIFEST = "manifest.parquet"
 SEAL = "_SUCCESS"
@@ -103,7 +103,7 @@ def read_manifest(uri: str, seal: Mapping[str, Any] | None) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise Damaged(f"{where} can't be read: {error}; {again}") from None
     for unit in table["unit"].to_pylist():
-        if not UNIT.fullmatch(unit or ""):  # it becomes part of an address
+        if unit_index(unit or "") is None:  # it becomes part of an address
             raise Damaged(f"{where} names a unit {unit!r}: not of a run")
     if seal and said is None and (wrong := contradictions(table, seal)):
         raise Damaged(f"{where} is not the one of the seal: {'; '.join(wrong)}; {again}")
@@ -119,14 +119,22 @@ def contradictions(manifest: pa.Table, seal: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def add_up(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The totals of objects with these footers."""
+class Counted(NamedTuple):
+    """What is counted of an object: tokens of its responses, and rows."""
+
+    tokens: int
+    status: Mapping[str, int]
+    special_tokens: Mapping[str, int]
+
+
+def add_up(objects: Iterable[Counted]) -> dict[str, Any]:
+    """The totals of some objects."""
     status, special_tokens = Counter[str](), Counter[str]()
     units, tokens = 0, 0
-    for footer in footers:
-        status.update(footer["status"])
-        special_tokens.update(footer.get("special_tokens", {}))
-        tokens += footer["tokens"]
+    for counted in objects:
+        status.update(counted.status)
+        special_tokens.update(counted.special_tokens)
+        tokens += counted.tokens
         units += 1
     return {
         "units": units,
@@ -141,6 +149,9 @@ def totals(manifest: pa.Table) -> dict[str, Any]:
     """What a manifest's rows add up to."""
     rows = (row for batch in manifest.to_batches(max_chunksize=_BATCH) for row in batch.to_pylist())
     ids = pc.unique(manifest["duplicate_sample_ids"].combine_chunks().flatten())
-    maps = ("status", "special_tokens")  # manifests of schema 1 have no special tokens
-    counted = add_up(row | {name: dict(row.get(name) or ()) for name in maps} for row in rows)
+    # Manifests of schema 1 have no special tokens.
+    counted = add_up(
+        Counted(row["tokens"], dict(row["status"]), dict(row.get("special_tokens") or ()))
+        for row in rows
+    )
     return counted | {"duplicate_sample_ids": len(ids)}

@@ -3,18 +3,20 @@
 import itertools
 import json
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pyarrow as pa
 
 from dlogp_ray import store
 from dlogp_ray.errors import Refused
 from dlogp_ray.tables.committed import Committed
-from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.encoding import encode_table
 from dlogp_ray.tables.sample_ids import sample_ids
-from dlogp_ray.tables.schemas import encode_table
 from dlogp_ray.tables.sealed import MANIFEST, SEAL, encode_seal, totals
+from dlogp_ray.tables.stored import StoredRun
 
 _BATCH = 1_000
+AnyRun = TypeVar("AnyRun", bound=StoredRun)
 
 _SCHEMA = pa.schema(
     {
@@ -32,7 +34,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def seal(run: Run, *, partial: bool = False) -> Run:
+def seal(run: AnyRun, *, partial: bool = False) -> AnyRun:
     """Write ``manifest.parquet`` and ``_SUCCESS``, unless they are there.
 
     Args:
@@ -76,35 +78,37 @@ def seal(run: Run, *, partial: bool = False) -> Run:
     return run
 
 
-def _rows(run: Run, committed: Committed) -> Iterator[pa.RecordBatch]:
+def _rows(run: StoredRun, committed: Committed) -> Iterator[pa.RecordBatch]:
     """The manifest's rows without their duplicates, some at a time."""
     rows = (
         {
             "unit": unit,
-            "rows": sum(footer["status"].values()),
-            "tokens": footer["tokens"],
-            "status": list(footer["status"].items()),
-            "special_tokens": list(footer.get("special_tokens", {}).items()),
+            "rows": sum(said.status.values()),
+            "tokens": said.tokens,
+            "status": list(said.status.items()),
+            "special_tokens": list(said.special_tokens.items()),
             "size_bytes": entry.size,
             "etag": entry.etag,
-            "content_hash": footer["content_hash"],
-            "footer_hash": footer["footer_hash"],
+            "content_hash": said.content_hash,
+            "footer_hash": sha256,
             "duplicate_sample_ids": [],
         }
-        for (unit, footer), entry in zip(run.footers(committed), committed.values(), strict=True)
+        for (unit, (said, sha256)), entry in zip(
+            run.footers(committed), committed.values(), strict=True
+        )
     )
     while batch := list(itertools.islice(rows, _BATCH)):
         yield pa.RecordBatch.from_pylist(batch, schema=_SCHEMA)
 
 
-def unseal(run: Run) -> None:
+def unseal(run: StoredRun) -> None:
     """Open a sealed run again; its manifest is put aside, and the next seal counts on from it."""
     store.delete(run.path(SEAL))
     if store.exists(run.path(MANIFEST)):
         quarantine(run, MANIFEST)
 
 
-def quarantine(run: Run, name: str) -> str:
+def quarantine(run: StoredRun, name: str) -> str:
     """Move an object of the run to ``quarantine/``, under its name and the first free number.
 
     Returns:
@@ -118,7 +122,7 @@ def quarantine(run: Run, name: str) -> str:
     raise AssertionError("numbers do not end")
 
 
-def duplicate_sample_ids(run: Run, committed: Committed) -> dict[str, list[str]]:
+def duplicate_sample_ids(run: StoredRun, committed: Committed) -> dict[str, list[str]]:
     """Sample ids that stand in more than one unit: unit -> its such ids, sorted."""
     with sample_ids(run, committed) as connection:
         found = connection.execute(

@@ -1,13 +1,11 @@
 """What a table was made from: the content of another, in one hash."""
 
 import hashlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.stored import StoredRun
 
 
-def source_hash(run: "Run") -> str:
+def source_hash(run: StoredRun) -> str:
     """SHA-256 (hex) over the units of a sealed run and the hashes of their content.
 
     The same as long as the rows are: copying a run, or scoring a damaged unit again, keeps it.

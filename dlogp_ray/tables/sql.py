@@ -13,35 +13,31 @@ curve         of a sealed intervene job: one row an intervention
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
 from dlogp_ray.status import Status
-from dlogp_ray.tables import generations, weights
-from dlogp_ray.tables.derived import read_derived
+from dlogp_ray.tables.derived import (
+    CURVE,
+    CURVE_RECORD,
+    analyses,
+    analysis_tables,
+    read_derived,
+    weights_tables,
+)
+from dlogp_ray.tables.kinds import Beside
 from dlogp_ray.tables.naming import names_in
-from dlogp_ray.tables.schemas import STATISTICS
 from dlogp_ray.tables.source import source_hash
+from dlogp_ray.tables.stored import StoredRun
 
-if TYPE_CHECKING:
-    from dlogp_ray.tables.run import Run
-
-_PER_TOKEN = {
-    "scores": ("response_ids", "response_mask", *STATISTICS),
-    "generations": generations.PER_TOKEN,
-    "weights": weights.PER_TOKEN,
-}
-_ALWAYS = {"scores": "response_mask", "generations": "fired", "weights": "loss_weights"}
-"""Of one value a token, in every row."""
 _CANT_READ = "Failed to read file"
 """How DuckDB says what it finds in a Parquet file."""
-_TOKEN_NAMES = {"response_ids": "token_id", "loss_weights": "loss_weight"}
 
 
 def connect(uri: str) -> duckdb.DuckDBPyConnection:
@@ -60,7 +56,7 @@ def connect(uri: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def query_run(run: "Run", query: str) -> Any:
+def query_run(run: StoredRun, query: str) -> Any:
     """Run ``query`` over the views of ``run``; a DuckDB relation.
 
     Raises:
@@ -82,7 +78,7 @@ def query_run(run: "Run", query: str) -> Any:
         ) from None
 
 
-def confined(run: "Run", query: str) -> duckdb.DuckDBPyConnection:
+def confined(run: StoredRun, query: str) -> duckdb.DuckDBPyConnection:
     """A database with the views of ``run`` that ``query`` needs, which reads nothing else.
 
     Raises:
@@ -100,7 +96,7 @@ def confined(run: "Run", query: str) -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def rows_read(run: "Run") -> Iterator[None]:
+def rows_read(run: StoredRun) -> Iterator[None]:
     """What DuckDB raises while the rows of a query are read, as errors that say what to do.
 
     Raises:
@@ -131,32 +127,20 @@ def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def _create_views(
-    connection: duckdb.DuckDBPyConnection, run: "Run", named: set[str] | None
+    connection: duckdb.DuckDBPyConnection, run: StoredRun, named: set[str] | None
 ) -> None:
-    objects = run.objects()
+    table, objects = run.kind.table, run.objects()
     if objects:
         names = ", ".join(_quoted(one.uri) for one in objects)
-        connection.execute(f"CREATE VIEW {run.table} AS SELECT * FROM read_parquet([{names}])")
+        connection.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet([{names}])")
     else:
         connection.register("no_rows", run.schema.empty_table())
-        connection.execute(f"CREATE VIEW {run.table} AS SELECT * FROM no_rows")
+        connection.execute(f"CREATE VIEW {table} AS SELECT * FROM no_rows")
     connection.execute(f"CREATE VIEW tokens AS {_tokens(run, named)}")
-    if run.table == "scores":
-        if named is None or any(name.startswith("sparsity") for name in named):
-            for analysis, tables in run.analyses().items():
-                run.analysis_tables(analysis, tables)
-        _create_sparsity(connection, run)
-        # Only where it may be asked for: a damaged table is no damage to the others.
-        if named is None or "weights" in named:
-            _create_weights(connection, run)
-    if run.answers and store.exists(run.path(generations.CURVE)):
-        if (named is None or "curve" in named) and store.exists(run.path(generations.CURVE_RECORD)):
-            again = "`dlogp intervene` with the run's job makes it again"
-            read_derived(run, run.uri, generations.CURVE_RECORD, ["curve"], again=again)
-        name = _quoted(run.path(generations.CURVE))
-        connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
+    for beside in run.kind.beside:
+        _CREATE[beside](connection, run, named)
     connection.execute(
-        f"CREATE VIEW rejected AS SELECT * FROM {run.table} WHERE status <> '{Status.OK}'"
+        f"CREATE VIEW rejected AS SELECT * FROM {table} WHERE status <> '{Status.OK}'"
     )
     # A query sees the run's own files and nothing else, on this machine or in its store.
     filesystem, path = store.open_store(run.uri)
@@ -169,10 +153,16 @@ def _create_views(
     connection.execute("SET lock_configuration = true")
 
 
-def _create_sparsity(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
+def _create_sparsity(
+    connection: duckdb.DuckDBPyConnection, run: StoredRun, named: set[str] | None
+) -> None:
     """A view of each table that a sparsity analysis has, over all analyses."""
+    there = analyses(run)
+    if named is None or any(name.startswith("sparsity") for name in named):
+        for analysis, tables in there.items():
+            analysis_tables(run, analysis, tables)
     uris: dict[str, list[str]] = {}
-    for analysis, tables in run.analyses().items():
+    for analysis, tables in there.items():
         for table in tables:
             uri = run.path(f"sparsity/{analysis}/{table}.parquet")
             uris.setdefault(table, []).append(_quoted(uri))
@@ -185,12 +175,17 @@ def _create_sparsity(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
         )
 
 
-def _create_weights(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
+def _create_weights(
+    connection: duckdb.DuckDBPyConnection, run: StoredRun, named: set[str] | None
+) -> None:
     """A view over all sealed weights tables, where there are any."""
+    # Only where it may be asked for: a damaged table is no damage to the others.
+    if named is not None and "weights" not in named:
+        return
     scores = source_hash(run) if run.sealed else None
-    there = run.weights_tables()
+    there = weights_tables(run)
     for table in there.values():
-        if scores not in (None, table.info["fingerprint"].get("scores")):
+        if scores not in (None, table.info.fingerprint.get("scores")):
             raise Damaged(
                 f"weights table {table.uri} was made from other rows than the run has that it lies "
                 f"in. {table.remedy}"
@@ -204,29 +199,44 @@ def _create_weights(connection: duckdb.DuckDBPyConnection, run: "Run") -> None:
         connection.execute(f"CREATE VIEW weights AS {' UNION ALL '.join(tables)}")
 
 
-def _tokens(run: "Run", named: set[str] | None) -> str:
+def _create_curve(
+    connection: duckdb.DuckDBPyConnection, run: StoredRun, named: set[str] | None
+) -> None:
+    """A view of the curve of a sealed run."""
+    if not store.exists(run.path(CURVE)):
+        return
+    if (named is None or "curve" in named) and store.exists(run.path(CURVE_RECORD)):
+        again = "`dlogp intervene` with the run's job makes it again"
+        read_derived(run, run.uri, CURVE_RECORD, ["curve"], again=again)
+    name = _quoted(run.path(CURVE))
+    connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
+
+
+_CREATE: Mapping[Beside, Callable[..., None]] = {
+    "analyses": _create_sparsity,
+    "weights": _create_weights,
+    "curve": _create_curve,
+}
+
+
+def _tokens(run: StoredRun, named: set[str] | None) -> str:
     """One row a token, with the columns that may be asked for.
 
     What is unnested is read, so that names that no query has stay out. The mask is always there:
     a list that was not computed is null, and gives no rows by itself.
     """
-    per_token = _PER_TOKEN[run.table]
-    columns = {
-        "position": f'unnest(range(len({_ALWAYS[run.table]}))) AS "position"',
-        **{
-            _TOKEN_NAMES.get(name, name): f"unnest({name}) AS {_TOKEN_NAMES.get(name, name)}"
-            for name in per_token
-        },
-    }
-    columns = {
-        name: column
-        for name, column in columns.items()
-        if named is None or name in named or name == _ALWAYS[run.table]
-    }
-    apart = (*per_token, "prompt_ids", "status", "error")
+    kind = run.kind
+    columns = []
+    if named is None or "position" in named:
+        columns.append(f'unnest(range(len({kind.always}))) AS "position"')
+    for name in kind.per_token:
+        shown = kind.renamed.get(name, name)
+        if named is None or shown in named or name == kind.always:
+            columns.append(f"unnest({name}) AS {shown}")
+    apart = (*kind.per_token, "prompt_ids", "status", "error")
     scalars = [f'"{name}"' for name in run.schema.names if name not in apart]
-    there = f"SELECT {', '.join([*columns.values(), *scalars])} FROM {run.table}"
-    return f"{there} WHERE status = '{Status.OK}'" if run.table == "scores" else there
+    there = f"SELECT {', '.join([*columns, *scalars])} FROM {kind.table}"
+    return there if kind.rejected_have_tokens else f"{there} WHERE status = '{Status.OK}'"
 
 
 def _quoted(text: str) -> str:

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged
-from dlogp_ray.tables import schemas
 from dlogp_ray.tables.content_hash import content_hash
-from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.encoding import Footer, check_lists, footer_bytes, read_footer
 from dlogp_ray.tables.sample_ids import sample_ids
 from dlogp_ray.tables.sealed import contradictions, read_manifest
+from dlogp_ray.tables.stored import StoredRun
+from dlogp_ray.tables.unit_names import unit_index
 
 _READERS = 4
 """Objects in memory at once: of 64 MB as stored, some 200 MB each."""
@@ -41,7 +42,7 @@ class Problem:
 
 
 def verify(
-    run: Run,
+    run: StoredRun,
     advance: Callable[[], object] = lambda: None,
     copied: Callable[[str], object] = lambda unit: None,
 ) -> list[Problem]:
@@ -99,20 +100,20 @@ def verify(
     return problems
 
 
-def late_units(run: Run) -> list[str]:
+def late_units(run: StoredRun) -> list[str]:
     """Units that a partial seal has left out, and whose object came afterwards: not of the run."""
     if not run.sealed:
         return []
     return _late(run, set(run.manifest()["unit"].to_pylist()))
 
 
-def _late(run: Run, listed: Container[str]) -> list[str]:
+def _late(run: StoredRun, listed: Container[str]) -> list[str]:
     strangers = [unit for unit in run.committed() if unit not in listed]
-    return [unit for unit in strangers if int(unit.removeprefix("part-")) < run.planned]
+    return [unit for unit in strangers if (unit_index(unit) or 0) < run.planned]
 
 
 def report(
-    run: Run, problems: Sequence[Problem], repaired: Sequence[str], copied: Sequence[str] = ()
+    run: StoredRun, problems: Sequence[Problem], repaired: Sequence[str], copied: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, Any]]:
     """What was found: lines for people, and one document.
 
@@ -157,9 +158,9 @@ def report(
     return lines, document
 
 
-def _row_counts(run: Run) -> Callable[[str], int | None]:
+def _row_counts(run: StoredRun) -> Callable[[str], int | None]:
     """Samples of the corpus in a unit, where the list of units tells (Parquet)."""
-    samples = 2 if run.info.get("config", {}).get("pairs") else 1
+    samples = 2 if run.info.config.pairs else 1
     columns = ["format", "start", "stop"]
     try:
         data = pa.BufferReader(store.read(run.path("units.parquet")))
@@ -175,7 +176,7 @@ def _row_counts(run: Run) -> Callable[[str], int | None]:
     )
 
     def count(unit: str) -> int | None:
-        index = int(unit.removeprefix("part-"))
+        index = unit_index(unit) or 0
         found: int | None = rows[index].as_py() if index < len(rows) else None
         return None if found is None else samples * found
 
@@ -183,7 +184,7 @@ def _row_counts(run: Run) -> Callable[[str], int | None]:
 
 
 def _of_object(
-    run: Run,
+    run: StoredRun,
     unit: str,
     entry: store.Entry,
     listed: Mapping[str, Any] | None,
@@ -191,15 +192,15 @@ def _of_object(
 ) -> list[str]:
     try:
         data = store.read(run.object_uri(unit))
-        footer, footer_hash = schemas.footer(data)
+        footer, footer_hash = read_footer(data)
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         table.validate(full=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         return [f"its object can't be read: {error}"]
-    body_bytes = len(data) - schemas.footer_bytes(data)
+    body_bytes = len(data) - footer_bytes(data)
     problems = [foreign] if (foreign := run.foreign(unit, footer, body_bytes)) else []
     if not table.schema.equals(run.schema):
-        return [*problems, f"its columns are not those of the run's {run.table} table"]
+        return [*problems, f"its columns are not those of the run's {run.kind.table} table"]
     if listed is not None:
         found = {
             "size_bytes": entry.size,
@@ -211,38 +212,36 @@ def _of_object(
             for name, value in found.items()
             if value != listed[name]
         ]
-    if footer.get("content_hash") != content_hash(table):
+    if footer.content_hash != content_hash(table):
         problems.append(
             f"its rows have the hash {content_hash(table)}, and its footer says "
-            f"{footer.get('content_hash')}"
+            f"{footer.content_hash}"
         )
     return problems + _of_rows(run, table, footer, rows_in)
 
 
-def _of_rows(
-    run: Run, table: pa.Table, footer: Mapping[str, Any], rows_in: int | None
-) -> list[str]:
+def _of_rows(run: StoredRun, table: pa.Table, footer: Footer, rows_in: int | None) -> list[str]:
     problems = []
     counted = {
         "tokens": pc.sum(pc.list_value_length(table["response_ids"])).as_py() or 0,
         "status": dict(Counter(table["status"].to_pylist())),
     }
     problems += [
-        f"its footer says {name} {footer.get(name)}, and its rows say {value}"
+        f"its footer says {name} {said}, and its rows say {value}"
         for name, value in counted.items()
-        if footer.get(name) != value
+        if (said := getattr(footer, name)) != value
     ]
     if rows_in is None:
-        rows_in = footer.get("rows_in")
+        rows_in = footer.rows_in
     policies = Counter(table["policy"].to_pylist())
     # A range of bytes in which no line begins has no rows.
-    if policies != {policy: rows_in for policy in run.info["compared"] if rows_in}:
+    if policies != {policy: rows_in for policy in run.info.compared if rows_in}:
         problems.append(
             f"it has {dict(policies)} rows by policy, and {rows_in} rows of the corpus with "
-            f"{', '.join(run.info['compared'])} were expected"
+            f"{', '.join(run.info.compared)} were expected"
         )
     try:
-        schemas.check_lists(table)
+        check_lists(table)
     except ValueError as error:
         problems.append(str(error))
     for field in table.schema:
@@ -253,7 +252,7 @@ def _of_rows(
     return problems
 
 
-def _of_totals(run: Run, seal: Mapping[str, Any], manifest: pa.Table) -> list[Problem]:
+def _of_totals(run: StoredRun, seal: Mapping[str, Any], manifest: pa.Table) -> list[Problem]:
     missing = run.planned - len(manifest)
     wrong = contradictions(manifest, seal)
     if (said := seal.get("units_missing")) != missing:
@@ -261,7 +260,7 @@ def _of_totals(run: Run, seal: Mapping[str, Any], manifest: pa.Table) -> list[Pr
     return [Problem(None, what) for what in wrong]
 
 
-def _duplicates(run: Run, units: list[str]) -> list[Problem]:
+def _duplicates(run: StoredRun, units: list[str]) -> list[Problem]:
     """(sample_id, policy) that occur more than once among rows that were not rejected for that."""
     if not units:
         return []

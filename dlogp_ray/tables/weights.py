@@ -29,7 +29,6 @@ WEIGHTS_SCHEMA = pa.schema(
         pa.field("loss_weights", pa.list_(pa.float32())),
     ]
 )
-PER_TOKEN = ("response_ids", "loss_weights")
 
 
 class WeightsSummary(BaseModel):

@@ -19,6 +19,8 @@ import numpy as np
 
 from dlogp_ray.config import BASE
 from dlogp_ray.errors import Refused, StoreFailed, Unanswered
+from dlogp_ray.tables.info import ReweightInfo, RunInfo
+from dlogp_ray.tables.kinds import SCORES
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.source import source_hash
 from dlogp_ray.tables.token_hash import token_hash
@@ -74,7 +76,7 @@ class PerToken:
     column: str
     policy: str
     absent: float
-    info: dict[str, Any]
+    info: RunInfo
     folder: Path
 
     def __len__(self) -> int:
@@ -178,7 +180,7 @@ class PerToken:
         Raises:
             Refused: They are at another one.
         """
-        scored_at = self.info["config"].get("temperature", 1.0)
+        scored_at = self.info.config.temperature
         if scored_at != temperature:
             raise Refused(
                 f"{self.uri} was scored at temperature {scored_at:g}, and {whose} is "
@@ -373,9 +375,9 @@ def load_weights(uri: str | Path, *, cache: str | Path | None = None) -> PerToke
         Damaged: An object is missing or can't be read.
     """
     table = open_run(str(uri))
-    if table.table != "weights":
+    if not isinstance(table.info, ReweightInfo):
         raise Refused(
-            f"{uri} is a run of {table.table}; give a weights table, <run>/weights/<name>, as "
+            f"{uri} is a run of {table.kind.table}; give a weights table, <run>/weights/<name>, as "
             "`dlogp reweight` makes it"
         )
     if not table.sealed:
@@ -383,8 +385,8 @@ def load_weights(uri: str | Path, *, cache: str | Path | None = None) -> PerToke
             f"weights table {uri} is not whole ({len(table.committed())} of {table.planned} "
             "objects); the same `dlogp reweight` makes the rest"
         )
-    _check_fresh(table)
-    return _opened(table, table.info["policy"], "loss_weights", 1.0, cache)
+    _check_fresh(table, table.info)
+    return _opened(table, table.info.policy, "loss_weights", 1.0, cache)
 
 
 def load_logps(uri: str | Path, policy: str, *, cache: str | Path | None = None) -> PerToken:
@@ -400,10 +402,10 @@ def load_logps(uri: str | Path, policy: str, *, cache: str | Path | None = None)
         Damaged: An object is missing or can't be read.
     """
     run = open_run(str(uri))
-    if run.table != "scores" or not run.sealed:
-        what = "is not sealed" if run.table == "scores" else f"is of {run.table}"
+    if run.kind is not SCORES or not run.sealed:
+        what = "is not sealed" if run.kind is SCORES else f"is of {run.kind.table}"
         raise Refused(f"{uri} {what}; give a scores run that `dlogp score` has ended")
-    scored, compared = run.info["config"]["policies"], run.info["compared"]
+    scored, compared = run.info.config.policies, run.info.compared
     if policy not in scored:
         raise Refused(f"run {uri} scored {', '.join(scored)}, and not {policy}")
     if policy == BASE:
@@ -422,13 +424,13 @@ def _opened(
     table.objects()
     where = on_disk.default_folder() if cache is None else Path(cache).expanduser()
     folder = on_disk.cached(table, rows_of or name, column, source_hash(table), where)
-    return PerToken(table.uri, column, name, absent, dict(table.info), folder)
+    return PerToken(table.uri, column, name, absent, table.info, folder)
 
 
-def _check_fresh(table: Run) -> None:
+def _check_fresh(table: Run, info: ReweightInfo) -> None:
     """Refuse weights of scores that are others now: those around it, else those it was made of."""
     around, _, _ = table.uri.rpartition("/weights/")
-    for place in (around, table.info["run"]):
+    for place in (around, info.run):
         try:
             run = open_run(place)
         except (
@@ -438,7 +440,7 @@ def _check_fresh(table: Run) -> None:
             OSError,
         ):  # elsewhere now, or out of this machine's reach
             continue
-        if not run.sealed or source_hash(run) != table.info["fingerprint"]["scores"]:
+        if not run.sealed or source_hash(run) != info.fingerprint["scores"]:
             raise Refused(
                 f"weights table {table.uri} is stale: the scores of {run.uri} have changed since "
                 "it was made; make it again with `dlogp reweight` under another --name"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from rich.console import Console
+from run_records import score_info
 from score_tables import made_up_run, score_rows
 
 from dlogp_ray.analysis.overview import Overview, overview, print_overview
@@ -18,7 +19,7 @@ def test_a_policy_is_named_by_its_path_or_its_adapter() -> None:
     }
     seen = Overview(
         run="runs/one",
-        info={"created": "2026-01-01", "config": {"corpus": ["c.jsonl"], "policies": policies}},
+        info=score_info(1, {"config": {"corpus": ["c.jsonl"], "policies": policies}}),
         sealed=False,
         units=1,
         units_done=0,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlogp_ray.analysis.summary import HISTOGRAM_BINS, Summary, TokenSummary, summarise
-from dlogp_ray.tables.schemas import scores_schema
+from dlogp_ray.tables.scores import scores_schema
 
 
 def make_scores(rows: list[dict[str, Any]]) -> pa.Table:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from run_records import score_info
 
 from dlogp_ray import store
 from dlogp_ray.analysis.watching import Progress, watch
-from dlogp_ray.corpus.units import SCHEMA, Units, encode_units, unit_name
+from dlogp_ray.corpus.units import SCHEMA, Units, encode_units
 from dlogp_ray.errors import Damaged
 from dlogp_ray.tables.run import Run, begin_run
+from dlogp_ray.tables.unit_names import unit_name
 
 TOKENS = [100, 200, 300, 400]
 
@@ -33,7 +35,7 @@ def run(tmp_path: Path) -> Run:
     ]
     units = encode_units(Units(pa.table(columns, schema=SCHEMA)))
     sha256 = hashlib.sha256(units).hexdigest()
-    info = {"fingerprint": {}, "units": {"count": n, "sha256": sha256}}
+    info = score_info(n, {"units": {"count": n, "sha256": sha256}})
     return begin_run(str(tmp_path / "run"), info, {"units.parquet": units})
 
 

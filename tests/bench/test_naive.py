@@ -14,7 +14,7 @@ from dlogp_ray.policies.policy import Policy
 from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import table_columns
-from dlogp_ray.tables.schemas import STATISTICS
+from dlogp_ray.tables.scores import STATISTICS
 
 TEXTS = [
     TokenSequence(np.array(row["prompt_ids"], np.int32), np.array(row["response_ids"], np.int32))

@@ -47,7 +47,7 @@ def main() -> None:
         seconds = time.monotonic() - started
         print_result(result, Console(width=150))
         run = dlogp_ray.open_run(result.run)
-        document = document_of(result, run.info, seconds) | {
+        document = document_of(result, run.info.as_json(), seconds) | {
             "problems": options.problems,
             "seeds": options.seeds,
             "rl": options.rl,

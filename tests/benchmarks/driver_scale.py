@@ -25,15 +25,18 @@ import pyarrow.parquet as pq
 import dlogp_ray
 from dlogp_ray.bench.run import PACKAGES, hardware, versions
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.corpus.units import encode_units, unit_name
+from dlogp_ray.corpus.units import encode_units
 from dlogp_ray.demo.pair import checkpoint_path, rl_name
 from dlogp_ray.pipelines import making, score
 from dlogp_ray.pipelines.executor import Executor
 from dlogp_ray.pipelines.planning import ScoreJob, plan_score
 from dlogp_ray.pipelines.probe import Probe
 from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
+from dlogp_ray.tables.content_hash import content_hash
+from dlogp_ray.tables.encoding import Footer, encode_object
 from dlogp_ray.tables.run import Run, begin_run
-from dlogp_ray.tables.schemas import encode, scores_schema
+from dlogp_ray.tables.scores import scores_schema
+from dlogp_ray.tables.unit_names import unit_name
 
 MB = 2**20
 ROWS_A_FILE = 10_000
@@ -63,7 +66,7 @@ class ScoreNothing:
         return guarded("scoring", row, work)
 
     def score(self, sequences: Any) -> list[dict[str, dict[str, Any]]]:
-        from dlogp_ray.tables.schemas import BASE_STATISTICS, PAIR_STATISTICS, RL_STATISTICS
+        from dlogp_ray.tables.scores import BASE_STATISTICS, PAIR_STATISTICS, RL_STATISTICS
 
         def zeros(names: tuple[str, ...], suffix: str, n: int) -> dict[str, Any]:
             kinds = {name: np.bool_ if name == "top1_agree" else np.float32 for name in names}
@@ -166,8 +169,17 @@ def write_corpus(folder: Path, rows: int) -> None:
 def put_there(run: Run, count: int) -> None:
     """Objects of so many units, without rows."""
     empty, stands_for = scores_schema({}).empty_table(), 99_999_999
-    footer = {"unit": stands_for, "rows_in": 0, "tokens": 0, "status": {}, "summary": {}}
-    data = encode(empty, footer, run.origin)
+    footer = Footer(
+        unit=stands_for,
+        rows_in=0,
+        tokens=0,
+        status={},
+        summary={},
+        content_hash=content_hash(empty),
+        schema_version=run.kind.schema_version,
+        origin=run.origin,
+    )
+    data = encode_object(empty, footer)
     folder = Path(run.path("scores"))
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):

@@ -130,7 +130,7 @@ def job_tokens_per_s(options: Any, texts: list[Any], folder: Path) -> dict[str, 
         "units": done.units,
         "seconds": seconds,
         "until_each_actor_committed_s": ends[actors - 1][0] - started,
-        "engine": run.info["engine"],
+        "engine": run.info_of(ScoreInfo).engine.as_json(),
         "tokens_per_s": tokens / seconds,
         "tokens_per_s_once_it_runs": sum(n for _, n in later)
         / (later[-1][0] - ends[actors - 1][0])

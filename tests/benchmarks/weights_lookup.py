@@ -30,23 +30,28 @@ def make_table(folder: Path, samples: int, tokens: int) -> str:
     """A sealed table of random rows."""
     import pyarrow as pa
 
-    from dlogp_ray import store
+    from dlogp_ray.tables.encoding import encode_table
+    from dlogp_ray.tables.info import ReweightInfo
     from dlogp_ray.tables.run import begin_run
-    from dlogp_ray.tables.schemas import encode, encode_table
     from dlogp_ray.tables.sealing import seal
     from dlogp_ray.tables.token_hash import token_hash
     from dlogp_ray.tables.weights import WEIGHTS_SCHEMA, WeightsSummary
 
     units = -(-samples // ROWS_A_UNIT)
-    info = {
-        "job": "reweight",
-        "fingerprint": {"scores": "none", "schemes": []},
-        "units": {"count": units},
-        "policy": "base",
-        "compared": ["base"],
-        "run": "none",
-        "config": {},
-    }
+    info = ReweightInfo.model_validate(
+        {
+            "job": "reweight",
+            "created": "",
+            "config": {},
+            "fingerprint": {"scores": "none", "schemes": []},
+            "units": {"count": units},
+            "versions": {},
+            "policy": "base",
+            "compared": ["base"],
+            "run": "none",
+            "whole": {},
+        }
+    )
     run = begin_run(str(folder / "w"), info, {"units.parquet": encode_table(pa.table({"i": [0]}))})
     for index in range(units):
         rng = np.random.default_rng(index)
@@ -65,16 +70,8 @@ def make_table(folder: Path, samples: int, tokens: int) -> str:
             "loss_weights": pa.ListArray.from_arrays(pa.array(offsets), pa.array(weights)),
         }
         columns = {f.name: known.get(f.name, pa.nulls(count, f.type)) for f in WEIGHTS_SCHEMA}
-        status = {"ok": count}
-        footer = {
-            "unit": index,
-            "rows_in": count,
-            "tokens": int(offsets[-1]),
-            "status": status,
-            "summary": WeightsSummary(status=status).model_dump(),
-        }
-        data = encode(pa.table(columns).cast(WEIGHTS_SCHEMA), footer, run.origin)
-        store.create(run.object_uri(f"part-{index:08d}"), data)
+        rows = pa.table(columns).cast(WEIGHTS_SCHEMA)
+        run.folder.commit(index, rows, rows_in=count, summary=WeightsSummary(status={"ok": count}))
     return seal(run).uri
 
 

@@ -31,7 +31,6 @@ from dlogp_ray.errors import (
     StoreFailed,
     Unanswered,
 )
-from dlogp_ray.tables.schemas import encode
 from dlogp_ray.tables.verification import report, verify
 
 MakeConfig = Callable[..., ScoreConfig]
@@ -528,7 +527,7 @@ def test_a_sealed_run_is_read_as_its_manifest_lists_it(
 
 
 def of_that_size(table: pa.Table, unit: int, size: int) -> bytes:
-    """An object of some of the rows, and of that many bytes: a name in its footer fills them."""
+    """An object of some of the rows, and of that many bytes: a name in its summary fills them."""
     for rows in range(len(table) // 2, 0, -1):
         length = 0
         while len(data := fill(table.slice(0, rows), unit, length)) < size:
@@ -539,7 +538,7 @@ def of_that_size(table: pa.Table, unit: int, size: int) -> bytes:
 
 
 def fill(table: pa.Table, unit: int, length: int) -> bytes:
-    return encode(table, {"unit": unit, "name": "x" * length}, "")
+    return encode_object(table, footer_of(table, unit, summary={"name": "x" * length}))
 
 
 @pytest.mark.parametrize("time_restored", [False, True])
@@ -898,7 +897,7 @@ def test_units_without_rows_are_no_damage(make_config: MakeConfig, tmp_path: Pat
     result = dlogp_ray.score(job, progress=False)
     assert (result.exit_code, result.rows) == (0, 3)
     run = dlogp_ray.open_run(result.run)
-    empty = [unit for unit, footer in run.footers(run.entries()) if footer["rows_in"] == 0]
+    empty = [unit for unit, footer in run.footers(run.entries()) if footer.said.rows_in == 0]
     assert len(empty) > 2
     assert verify(run) == []
 

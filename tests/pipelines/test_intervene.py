@@ -41,7 +41,9 @@ from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.pipelines.result import print_result
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.tables.run import Run, check_fingerprint
+from dlogp_ray.tables.fingerprint import check_fingerprint
+from dlogp_ray.tables.info import InterveneInfo
+from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.verification import verify
 
 RULES_OF_THE_JOB = [
@@ -120,11 +122,11 @@ def test_every_answer_is_the_paired_loop_s(answered: Any, policy_folders: dict[s
     assert (result.exit_code, result.sealed, result.units, result.units_created) == (0, True, 3, 3)
     assert result.rows == PROBLEMS * 2 * 2 * len(LABELS)
     run = dlogp_ray.open_run(result.run)
-    assert run.info["compared"] == LABELS
-    thresholds = {one["label"]: one["threshold"] for one in run.info["interventions"]}
+    assert run.info.compared == tuple(LABELS)
+    thresholds = {one.label: one.threshold for one in run.info_of(InterveneInfo).interventions}
     wanted = {
         label: Intervention(one["rule"], thresholds[label], one["primary"], one["gamma"])
-        for label, one in zip(LABELS, run.info["interventions"], strict=True)
+        for label, one in zip(LABELS, run.info_of(InterveneInfo).interventions, strict=True)
     }
     labels = {one: label for label, one in wanted.items()}
     assert wanted["random 0.2"] == wanted["random tau=0.2"]
@@ -229,8 +231,8 @@ def test_the_curve_is_what_the_rows_say(answered: Any) -> None:
 def test_calibrated_rules_fire_about_as_often_as_asked(answered: Any) -> None:
     _config, result = answered
     run = dlogp_ray.open_run(result.run)
-    tokens = run.info["calibration_tokens"]["base"]
-    by_label = {one["label"]: one for one in run.info["interventions"]}
+    tokens = run.info_of(InterveneInfo).calibration_tokens["base"]
+    by_label = {one.label: one for one in run.info_of(InterveneInfo).interventions}
     assert by_label["random 0.2"]["threshold"] == 0.2
     assert 0 < by_label["delta_logp 0.1"]["reached"] <= 0.1 + 1 / tokens
     random = next(point for point in result.curve if point.label == "random 0.2")
@@ -389,7 +391,8 @@ def test_special_tokens_of_problems_are_counted_and_said(
     assert plan.special_tokens == {"end_left_off": 2, "bos_there": 1}
 
     config, first = answered
-    assert dlogp_ray.open_run(first.run).info["special_tokens"] == first.special_tokens == {}
+    info = dlogp_ray.open_run(first.run).info_of(InterveneInfo)
+    assert info.special_tokens == first.special_tokens == {}
     # As of a run that began with such problems.
     run = shutil.copytree(first.run, tmp_path / config.run_id)
     edit_record(run, lambda info: info.update(special_tokens=plan.special_tokens))
@@ -511,9 +514,9 @@ def test_the_plan_of_a_run_that_exists_is_what_it_began_with(answered: Any, tmp_
     done = CliRunner().invoke(app, ["intervene", str(job), "--plan"])
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
-    info = dlogp_ray.open_run(copied.run_uri).info
-    assert document["interventions"] == info["interventions"]
-    assert document["answers_per_s_per_actor"] == info["engine"]["answers_per_s"]
+    info = dlogp_ray.open_run(copied.run_uri).info_of(InterveneInfo)
+    assert document["interventions"] == [one.as_json() for one in info.interventions]
+    assert document["answers_per_s_per_actor"] == info.engine.answers_per_s
     assert (document["units_done"], document["units"]) == (3, 3)
 
 

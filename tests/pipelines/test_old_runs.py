@@ -25,8 +25,8 @@ from dlogp_ray.cli import app
 from dlogp_ray.config import InterveneConfig, ReweightConfig, ScoreConfig, SparsityConfig
 from dlogp_ray.demo.pair import checkpoint_path
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines import intervening, planning, reweight
 from dlogp_ray.pipelines.repair import repair
+from dlogp_ray.tables.kinds import KINDS, SCORES
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.verification import verify
 
@@ -36,12 +36,6 @@ POLICIES = {"base": "base", "rl": "rl-step-100"}
 SEALED = ("scores", "generations", "scores/weights/sealed")
 OPEN = ("scores-open", "generations-open", "scores/weights/open")
 SCHEMES = [{"scheme": "entropy_top", "rho": 0.3}, {"scheme": "ppl", "alpha": 0.1}]
-WRITES = {
-    "scores": planning.SCHEMA_VERSION,
-    "generations": intervening.SCHEMA_VERSION,
-    "weights": reweight.SCHEMA_VERSION,
-}
-"""Table -> the schema that this version writes."""
 NATS = 2e-4
 """Twice what float32 is right to: the two may be of machines that round otherwise."""
 
@@ -90,7 +84,7 @@ def weighed(run: str, name: str) -> Any:
 
 
 def rows_of(run: Run) -> list[dict[str, Any]]:
-    order = ["sample_id", "source_offset" if run.table == "scores" else "policy"]
+    order = ["sample_id", "source_offset" if run.kind is SCORES else "policy"]
     return run.dataset().to_table().sort_by([(n, "ascending") for n in order]).to_pylist()
 
 
@@ -214,10 +208,10 @@ def test_a_sealed_run_has_nothing_left_to_do(old: str, name: str) -> None:
 def test_an_open_run_is_gone_on_with_or_refused(old: str, name: str, tmp_path: Path) -> None:
     run = run_of(old, name)
     assert (run.sealed, len(run.committed()), run.planned) == (False, 1, 3)
-    if run.info["fingerprint"]["schema_version"] != WRITES[run.table]:
+    if run.info.schema_version != run.kind.schema_version:
         assert_refused(old, name, copied(old, tmp_path))
         # The advice is another version, which must have another name.
-        assert run.info["versions"]["dlogp_ray"] != importlib.metadata.version("dlogp_ray")
+        assert run.info.versions["dlogp_ray"] != importlib.metadata.version("dlogp_ray")
         return
     before = contents(run.uri)
     assert go_on(old, name).units == 3
@@ -256,8 +250,8 @@ def test_a_sealed_run_of_another_schema_is_joined_but_not_repaired(
 @pytest.fixture
 def later_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     """This version, were it to write other schemas."""
-    for module in (planning, intervening, reweight):
-        monkeypatch.setattr(module, "SCHEMA_VERSION", 1_000)
+    for kind in KINDS.values():
+        monkeypatch.setitem(vars(kind), "schema_version", 1_000)
 
 
 def copied(old: str, folder: Path) -> str:

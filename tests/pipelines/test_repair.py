@@ -1,7 +1,6 @@
 """Repair takes its orders from the run's own record, which may be another's."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ def test_code_that_a_run_asks_for_is_not_run_unless_the_run_is_trusted(
         "run_id": "r",
         field: True,
     }
-    info: dict[str, Any] = {"fingerprint": {}, "units": {"count": 1}, "config": config}
+    info = score_info(1, {"config": config})
     run = begin_run(str(tmp_path / "r"), info, {"units.parquet": b"units"})
     before = sorted(tmp_path.rglob("*"))
     problem = Problem("part-00000000", "its object is missing")
@@ -44,8 +43,7 @@ def test_a_verifier_that_a_run_names_is_not_run_unless_the_run_is_trusted(tmp_pa
         "rules": [{"rule": "always"}],
         "verifier": f"{evil}:grade",
     }
-    info: dict[str, Any] = {"fingerprint": {}, "units": {"count": 1}, "config": config}
-    run = begin_run(str(tmp_path / "r"), info | {"job": "intervene"}, {})
+    run = begin_run(str(tmp_path / "r"), intervene_info(1, {"config": config}), {})
     problem = Problem("part-00000000", "its object is missing")
     with pytest.raises(Refused, match=r"a verifier that is not ours: .* --trust-run"):
         repair(run, [problem])

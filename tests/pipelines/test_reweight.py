@@ -20,6 +20,7 @@ from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.pipelines.reweight import reweight
 from dlogp_ray.tables.calls import read_calls
+from dlogp_ray.tables.info import ReweightInfo
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.token_hash import token_hash
 from dlogp_ray.tables.verification import verify
@@ -65,8 +66,9 @@ def test_weights_made_through_ray_are_those_made_here_to_the_byte(run: Run, tmp_
     for result in (here, ray):
         table = open_run(result.table)
         objects = {unit: store.read(table.object_uri(unit)) for unit in table.committed()}
-        groups = table.info["whole"]["groups"].values()
-        found.append((objects, table.info["whole"], [store.read(table.path(g)) for g in groups]))
+        whole = table.info_of(ReweightInfo).whole
+        groups = whole.groups.values()
+        found.append((objects, whole, [store.read(table.path(g)) for g in groups]))
         (call,) = read_calls(table.uri)
         assert (call.ended, call.units_created) == (True, UNITS)
         assert sum(call.spent.values()) == pytest.approx(result.seconds, abs=0.5)
@@ -89,10 +91,10 @@ def test_a_row_a_sample_with_its_weights(run: Run) -> None:
         p = np.exp(np.float64(source["logp_base"]))
         expected = np.where(source["response_mask"], 1 + 0.5 * (1 - p), 1.0)
         np.testing.assert_allclose(row["loss_weights"], expected, rtol=1e-6)
-    info = table.info
-    assert info["policy"] == "base"
-    assert info["run"] == run.uri
-    assert info["fingerprint"]["schemes"] == [{"scheme": "low_prob", "alpha": 0.5}]
+    info = table.info_of(ReweightInfo)
+    assert info.policy == "base"
+    assert info.run == run.uri
+    assert info.fingerprint["schemes"] == [{"scheme": "low_prob", "alpha": 0.5}]
     assert load_weights(table.uri, cache=Path(run.uri, "../cache"))["rl-base-3-0"][1].size
 
 
@@ -144,7 +146,7 @@ def test_what_was_found_of_all_rows_is_there_before_the_record(tmp_path: Path) -
     folder = Path(first.table)
     weights = {path.name: path.read_bytes() for path in (folder / "weights").iterdir()}
     groups = [path.name for path in folder.glob("log_ppl-*.parquet")]
-    assert list(open_run(first.table).info["whole"]["groups"].values()) == groups
+    assert list(open_run(first.table).info_of(ReweightInfo).whole.groups.values()) == groups
     for name in ("run.json", "_SUCCESS", "manifest.parquet"):
         (folder / name).unlink()
     shutil.rmtree(folder / "weights")

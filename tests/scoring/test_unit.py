@@ -12,12 +12,12 @@ from dlogp_ray.corpus.rows import RowRules, unit_schema
 from dlogp_ray.policies.statistics import SAMPLED_STATISTICS
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import score_unit
-from dlogp_ray.tables.schemas import (
+from dlogp_ray.tables.encoding import check_lists
+from dlogp_ray.tables.scores import (
     BASE_STATISTICS,
     PAIR_STATISTICS,
     RL_STATISTICS,
     STATISTICS,
-    check_lists,
     scores_schema,
 )
 from dlogp_ray.tables.token_hash import token_hash

@@ -10,13 +10,15 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from run_records import put_object, score_info
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, ExitCode, FingerprintMismatch, Refused
 from dlogp_ray.tables.content_hash import content_hash
-from dlogp_ray.tables.record import record_hash
-from dlogp_ray.tables.run import Run, begin_run, check_fingerprint, find_run, open_run
-from dlogp_ray.tables.schemas import encode, scores_schema
+from dlogp_ray.tables.fingerprint import check_fingerprint
+from dlogp_ray.tables.record import record_hash, with_hash
+from dlogp_ray.tables.run import Run, begin_run, find_run, open_run
+from dlogp_ray.tables.scores import scores_schema
 from dlogp_ray.tables.sealed import totals
 from dlogp_ray.tables.sealing import duplicate_sample_ids, seal
 from dlogp_ray.tables.sql import confined, rows_read
@@ -25,7 +27,7 @@ FINGERPRINT = {"policies": {"base": {"dtype": "bfloat16"}, "rl": {}}, "temperatu
 
 
 def make_run(uri: Path | str, units: int = 2) -> Run:
-    info = {"fingerprint": FINGERPRINT, "units": {"count": units}, "carry": {"level": "int64"}}
+    info = score_info(units, {"fingerprint": FINGERPRINT, "carry": {"level": "int64"}})
     return begin_run(str(uri), info, {"units.parquet": b"units"})
 
 
@@ -51,14 +53,7 @@ def rejected(sample_id: str) -> dict[str, Any]:
 
 def put_unit(run: Run, index: int, rows: list[dict[str, Any]]) -> pa.Table:
     table = pa.Table.from_pylist(rows, schema=scores_schema({"level": "int64"}))
-    states = table["status"].to_pylist()
-    footer = {
-        "unit": index,
-        "tokens": sum(len(row["response_ids"]) for row in rows),
-        "status": {state: states.count(state) for state in states},
-    }
-    data = encode(table, footer, run.origin)
-    assert store.create(run.object_uri(f"part-{index:08d}"), data)
+    put_object(run, index, table)
     return table
 
 
@@ -80,8 +75,9 @@ def run(tmp_path: Path) -> Run:
     [
         ("{torn", r"run\.json can't be read"),
         ("\xff", r"run\.json can't be read"),
-        ("[]", "no fingerprint, units"),
-        ('{"fingerprint": {}}', "has no units"),
+        ("[]", "does not say which job"),
+        ('{"job": 3}', "does not say which job"),
+        ('{"job": "score", "fingerprint": {}}', "has no carry, compared, config, .*units"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -90,12 +86,53 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str, named: str) -> Non
         open_run(str(tmp_path))
 
 
+def edited(run: Run, **said: Any) -> str:
+    """The run with another record, which says the hash of itself."""
+    record = json.loads(store.read(run.path("run.json"))) | said
+    store.replace(run.path("run.json"), json.dumps(with_hash(record)).encode())
+    return run.uri
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"job": "dream"}, "the run of a job 'dream', .*does not know; .*dlogp_ray 9.8"),
+        (
+            {"fingerprint": {"schema_version": 4}},
+            r"schema 4 of the scores table, .*up to 3; .*wrote it \(dlogp_ray 9\.8\)",
+        ),
+    ],
+)
+def test_a_run_of_a_later_version_is_refused_by_name(
+    run: Run, said: dict[str, Any], named: str
+) -> None:
+    uri = edited(run, versions={"dlogp_ray": "9.8"}, **said)
+    with pytest.raises(Refused, match=named):
+        open_run(uri)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"units": {"count": "many"}}, r"not the record of a score run: units\.count: .*integer"),
+        ({"compared": None}, r"not the record of a score run: compared: "),
+        ({"fingerprint": {"schema_version": "new"}}, "not the record of a score run: .*'new'"),
+    ],
+)
+def test_a_record_of_another_form_is_damage_by_the_name_of_its_key(
+    run: Run, said: dict[str, Any], named: str
+) -> None:
+    uri = edited(run, **said)
+    with pytest.raises(Damaged, match=named):
+        open_run(uri)
+
+
 def test_a_run_begins_once_and_is_joined_after_that(tmp_path: Path) -> None:
     uri = str(tmp_path / "r")
     assert find_run(uri) is None
     first = make_run(uri)
     written = store.read(f"{uri}/run.json")
-    info = dict(first.info) | {"when": "later"}
+    info = first.info.model_copy(update={"created": "later"})
     again = begin_run(uri, info, {"units.parquet": b"other units"})
     assert again.info == first.info
     assert store.read(f"{uri}/run.json") == written
@@ -126,7 +163,7 @@ def test_another_fingerprint_is_refused_by_its_key(
 ) -> None:
     run = make_run(tmp_path / "r")
     with pytest.raises(FingerprintMismatch) as caught:
-        begin_run(run.uri, {"fingerprint": given, "units": {"count": 9}}, {})
+        begin_run(run.uri, score_info(9, {"fingerprint": given}), {})
     assert named in str(caught.value)
     assert str(caught.value).count("\n") == 2  # one difference, one line; then what to do
     assert caught.value.exit_code == ExitCode.MISMATCH == 5
@@ -136,7 +173,8 @@ def test_the_same_fingerprint_passes_in_any_form_that_json_makes_equal(tmp_path:
     run = make_run(tmp_path / "r")
     reordered = dict(reversed(FINGERPRINT.items()))
     check_fingerprint(run, reordered)
-    tuples = Run("r", {"fingerprint": json.loads(json.dumps({"files": [("a", 1)]}))})
+    recorded = json.loads(json.dumps({"files": [("a", 1)]}))
+    tuples = Run("r", score_info(1, {"fingerprint": recorded}))
     check_fingerprint(tuples, {"files": [("a", 1)]})
 
 
@@ -395,9 +433,7 @@ def test_totals_are_those_of_the_footers_until_the_seal(run: Run) -> None:
 def test_special_tokens_of_text_rows_add_up_where_footers_have_them(run: Run) -> None:
     """Those of schema 1 have none, nor have manifests of that time."""
     table = pa.Table.from_pylist(FIRST, schema=scores_schema({"level": "int64"}))
-    first = {"unit": 0, "tokens": 2, "status": {"ok": 1, "too_long": 1}}
-    counted = encode(table, first | {"special_tokens": {"bos_there": 2}}, run.origin)
-    store.replace(run.object_uri("part-00000000"), counted)
+    put_object(run, 0, table, special_tokens={"bos_there": 2})
     assert run.totals()["special_tokens"] == {"bos_there": 2}
     seal(run)
     manifest = run.manifest()

@@ -1,6 +1,5 @@
 """Damage made by hand: each kind is found, and named with the unit that it is in."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,18 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from run_records import footer_of, put_object, score_info
 
-from dlogp_ray import store
 from dlogp_ray.corpus.units import SCHEMA, Units, encode_units
 from dlogp_ray.errors import Damaged
+from dlogp_ray.tables.content_hash import content_hash
+from dlogp_ray.tables.encoding import encode_object, encode_table, footer_bytes
 from dlogp_ray.tables.run import Run, begin_run, open_run
-from dlogp_ray.tables.schemas import (
-    STATISTIC_FIELDS,
-    encode,
-    encode_table,
-    footer_bytes,
-    scores_schema,
-)
+from dlogp_ray.tables.scores import STATISTIC_FIELDS, scores_schema
 from dlogp_ray.tables.sealing import seal
 from dlogp_ray.tables.verification import Problem, report, verify
 
@@ -84,33 +79,15 @@ def table_of(index: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=scores_schema({}))
 
 
-def footer_of(table: pa.Table, index: int) -> dict[str, Any]:
-    states = table["status"].to_pylist()
-    return {
-        "unit": index,
-        "rows_in": ROWS,
-        "tokens": sum(map(len, table["response_ids"])),
-        "status": {state: states.count(state) for state in states},
-        "summary": {},
-    }
-
-
 def put(run: Run, index: int, table: pa.Table) -> None:
-    data = encode(table, footer_of(table, index), run.origin)
-    store.replace(run.object_uri(f"part-{index:08d}"), data)
+    put_object(run, index, table, rows_in=ROWS)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Three units of five rows with two policies, not sealed."""
     units = encode_units(UNITS)
-    info = {
-        "config": {},
-        "fingerprint": {},
-        "carry": {},
-        "compared": list(POLICIES),
-        "units": {"count": len(UNITS), "sha256": hashlib.sha256(units).hexdigest()},
-    }
+    info = score_info(len(UNITS), {"compared": POLICIES})
     run = begin_run(str(tmp_path / "run"), info, {"units.parquet": units})
     for index in range(len(UNITS)):
         put(run, index, table_of(index))
@@ -193,7 +170,7 @@ def rows_that_were_changed(it: Sealed) -> None:
     changed = table.set_column(at, table.schema.field(at), column)
     it.change(
         f"scores/{SECOND}.parquet",
-        lambda _: encode(changed, footer_of(changed, 1), it.run.origin),
+        lambda _: encode_object(changed, footer_of(changed, 1, it.run.origin, rows_in=ROWS)),
     )
 
 
@@ -356,14 +333,12 @@ def test_a_copy_that_was_changed_is_damaged_and_the_others_are_not(
 
 
 def written_directly(run: Run, table: pa.Table, hashed: pa.Table | None = None) -> None:
-    """Replace the second object by what ``encode`` would refuse, its footer in keeping.
+    """Replace the second object by what ``encode_object`` would refuse, its footer in keeping.
 
     Or, but for the hash, which is that of ``hashed``.
     """
-    from dlogp_ray.tables.content_hash import content_hash
-
-    values = footer_of(table, 1) | {"content_hash": content_hash(hashed or table)}
-    values["origin"] = run.origin
+    said = {"rows_in": ROWS, "content_hash": content_hash(hashed or table)}
+    values = footer_of(table, 1, run.origin, **said).model_dump(exclude={"body_bytes"})
     metadata = {f"dlogp_ray.{key}": json.dumps(value) for key, value in values.items()}
     path = Path(run.object_uri(SECOND))
     pq.write_table(table.replace_schema_metadata(metadata), path, write_page_checksum=True)

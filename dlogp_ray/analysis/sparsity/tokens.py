@@ -32,7 +32,7 @@ class Tokens:
 
     @classmethod
     def of(cls, rows: pa.Table) -> Self:
-        """The tokens of rows whose status is ok, by ``tables.schemas.scores_schema``.
+        """The tokens of rows whose status is ok, by ``tables.scores.scores_schema``.
 
         Args:
             rows: With ``sample_id``, ``response_mask`` and list columns.

@@ -179,7 +179,8 @@ def test_pairs_that_are_not_those_of_the_scores_are_refused(
                 processing_class=tokenizer,
                 reference=reference,
             )
-    warm = {**reference.info, "config": {**reference.info["config"], "temperature": 0.5}}
+    config_of = reference.info.config.model_copy(update={"temperature": 0.5})
+    warm = reference.info.model_copy(update={"config": config_of})
     with pytest.raises(Refused, match=r"scored at temperature 0.5, and TRL's loss is 1: "):
         ScoredDPOTrainer(
             model,

@@ -6,17 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from run_records import footer_of
 
 from dlogp_ray.tables.content_hash import content_hash
-from dlogp_ray.tables.schemas import (
-    RESERVED,
-    SCHEMA_VERSION,
-    check_lists,
-    encode,
-    footer,
-    footer_bytes,
-    scores_schema,
-)
+from dlogp_ray.tables.encoding import check_lists, encode_object, footer_bytes, read_footer
+from dlogp_ray.tables.scores import RESERVED, scores_schema
 
 # The design's list ("What comes out"), by type; from_text and reward came with the corpus format.
 DESIGN = {
@@ -59,6 +53,10 @@ def make_scores(*changes: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist([row | change for change in changes], schema=schema)
 
 
+def encode(table: pa.Table, **said: Any) -> bytes:
+    return encode_object(table, footer_of(table, 7, "its run", **said))
+
+
 def read(data: bytes, **options: Any) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), **options)
 
@@ -85,13 +83,13 @@ def test_carried_columns_come_last_with_their_types() -> None:
 @pytest.mark.parametrize("changes", [[], [{}], [{}, {"logp_base": None, "note": None}]])
 def test_a_table_comes_back_equal(changes: list[dict[str, Any]]) -> None:
     table = make_scores(*changes)
-    back = read(encode(table, {}, "its run"), page_checksum_verification=True)
+    back = read(encode(table), page_checksum_verification=True)
     assert back.schema.equals(table.schema)
     assert back.equals(table)
 
 
 def test_float_lists_are_byte_stream_split_and_others_dictionary_encoded() -> None:
-    metadata = pq.ParquetFile(pa.BufferReader(encode(make_scores({}), {}, "its run"))).metadata
+    metadata = pq.ParquetFile(pa.BufferReader(encode(make_scores({})))).metadata
     group = metadata.row_group(0)
     encodings = {
         column.path_in_schema.split(".")[0]: column.encodings
@@ -105,7 +103,7 @@ def test_float_lists_are_byte_stream_split_and_others_dictionary_encoded() -> No
 
 
 def test_a_flipped_bit_is_found_by_the_page_checksum() -> None:
-    data = bytearray(encode(make_scores({}), {}, "its run"))
+    data = bytearray(encode(make_scores({})))
     group = pq.ParquetFile(pa.BufferReader(bytes(data))).metadata.row_group(0)
     (column,) = (
         c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.startswith("js.")
@@ -118,30 +116,33 @@ def test_a_flipped_bit_is_found_by_the_page_checksum() -> None:
 def test_the_same_rows_give_the_same_bytes() -> None:
     table = make_scores({}, {})
     chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
-    assert encode(table, {"unit": 3}, "its run") == encode(table, {"unit": 3}, "its run")
-    back, _ = footer(encode(chunked, {}, "its run"))
-    assert back["content_hash"] == content_hash(table)
+    assert encode(table) == encode(table)
+    assert read_footer(encode(chunked))[0].content_hash == content_hash(table)
 
 
 def test_rows_that_pyarrow_writes_again_do_not_say_what_bytes_they_have() -> None:
     """It keeps a table's metadata: all other values of a footer are copied with it."""
     sink = io.BytesIO()
-    pq.write_table(pq.read_table(io.BytesIO(encode(make_scores({}), {"unit": 7}, "a run"))), sink)
-    back, _ = footer(sink.getvalue())
-    assert (back["unit"], back["origin"], back["body_bytes"]) == (7, "a run", None)
+    pq.write_table(pq.read_table(io.BytesIO(encode(make_scores({})))), sink)
+    back, _ = read_footer(sink.getvalue())
+    assert (back.unit, back.origin, back.body_bytes) == (7, "its run", None)
 
 
 def test_the_footer_comes_back() -> None:
-    values = {"unit": 7, "tokens": 3, "status": {"ok": 1}, "summary": {"x": [0.1, None, "ä"]}}
     table = make_scores({})
-    data = encode(table, values, "its run")
-    back, _ = footer(data)
-    assert back == values | {
-        "body_bytes": len(data) - footer_bytes(data),
-        "content_hash": content_hash(table),
-        "origin": "its run",
-        "schema_version": SCHEMA_VERSION,
-    }
+    footer = footer_of(table, 7, "its run", summary={"x": [0.1, None, "ä"]})
+    data = encode_object(table, footer)
+    back, _ = read_footer(data)
+    body_bytes = len(data) - footer_bytes(data)
+    assert back == footer.model_copy(update={"body_bytes": body_bytes})
+
+
+def test_a_footer_that_does_not_say_what_a_unit_s_says_is_named() -> None:
+    sink = io.BytesIO()
+    table = make_scores({}).replace_schema_metadata({"dlogp_ray.unit": "7"})
+    pq.write_table(table, sink)
+    with pytest.raises(ValueError, match=r"does not say content_hash, rows_in, .*tokens"):
+        read_footer(sink.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_lists_of_another_length_are_refused(change: dict[str, Any], named: str)
     with pytest.raises(ValueError, match=named):
         check_lists(table)
     with pytest.raises(ValueError, match=named):
-        encode(table, {}, "its run")
+        encode(table)
 
 
 def test_a_null_list_has_no_length() -> None:

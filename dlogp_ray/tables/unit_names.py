@@ -1,0 +1,16 @@
+"""What units are called: ``part-00000042``, so that names sort as units do."""
+
+import re
+
+_NAME = re.compile(r"part-(\d{8}|[1-9]\d{8,})")
+
+
+def unit_name(index: int) -> str:
+    """The name of a unit's object and of its records, without an ending."""
+    return f"part-{index:08d}"
+
+
+def unit_index(name: str) -> int | None:
+    """Which unit has a name; None where it is no unit's."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
