@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlogp_ray.config import InterveneConfig, ReweightConfig, ScoreConfig, SparsityConfig
-    from dlogp_ray.pipelines.intervene import intervene
-    from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
-    from dlogp_ray.pipelines.reweight import ReweightResult, reweight
-    from dlogp_ray.pipelines.score import score
-    from dlogp_ray.pipelines.session import shutdown
-    from dlogp_ray.pipelines.sparsity import SparsityResult, sparsity
+    from dlogp_ray.pipelines.intervene.intervene import intervene
+    from dlogp_ray.pipelines.intervene.result import InterveneResult
+    from dlogp_ray.pipelines.reweight.result import ReweightResult
+    from dlogp_ray.pipelines.reweight.reweight import reweight
+    from dlogp_ray.pipelines.run.session import shutdown
+    from dlogp_ray.pipelines.score.result import ScoreResult
+    from dlogp_ray.pipelines.score.score import score
+    from dlogp_ray.pipelines.sparsity.result import SparsityResult
+    from dlogp_ray.pipelines.sparsity.sparsity import sparsity
     from dlogp_ray.tables.run import Run, open_run
     from dlogp_ray.weights.table import load_logps, load_weights
 
@@ -43,22 +46,22 @@ __all__ = [
 
 _HOMES = {
     "InterveneConfig": "dlogp_ray.config",
-    "InterveneResult": "dlogp_ray.pipelines.result",
-    "intervene": "dlogp_ray.pipelines.intervene",
+    "InterveneResult": "dlogp_ray.pipelines.intervene.result",
+    "intervene": "dlogp_ray.pipelines.intervene.intervene",
     "ReweightConfig": "dlogp_ray.config",
-    "ReweightResult": "dlogp_ray.pipelines.reweight",
-    "reweight": "dlogp_ray.pipelines.reweight",
+    "ReweightResult": "dlogp_ray.pipelines.reweight.result",
+    "reweight": "dlogp_ray.pipelines.reweight.reweight",
     "Run": "dlogp_ray.tables.run",
     "ScoreConfig": "dlogp_ray.config",
-    "ScoreResult": "dlogp_ray.pipelines.result",
+    "ScoreResult": "dlogp_ray.pipelines.score.result",
     "load_logps": "dlogp_ray.weights.table",
     "load_weights": "dlogp_ray.weights.table",
     "open_run": "dlogp_ray.tables.run",
-    "score": "dlogp_ray.pipelines.score",
-    "shutdown": "dlogp_ray.pipelines.session",
+    "score": "dlogp_ray.pipelines.score.score",
+    "shutdown": "dlogp_ray.pipelines.run.session",
     "SparsityConfig": "dlogp_ray.config",
-    "SparsityResult": "dlogp_ray.pipelines.sparsity",
-    "sparsity": "dlogp_ray.pipelines.sparsity",
+    "SparsityResult": "dlogp_ray.pipelines.sparsity.result",
+    "sparsity": "dlogp_ray.pipelines.sparsity.sparsity",
 }
 
 

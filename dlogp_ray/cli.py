@@ -8,7 +8,7 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -24,13 +24,17 @@ from dlogp_ray.config.bench import ARMS
 from dlogp_ray.config.job import RunOn
 from dlogp_ray.config.spelling import spelled_schemes
 from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused, StoreFailed
-from dlogp_ray.pipelines.cost import begin
-from dlogp_ray.pipelines.session import shutdown
+from dlogp_ray.pipelines.run.cost import begin
+from dlogp_ray.pipelines.run.session import shutdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
+    from rich.console import Console
+
+    from dlogp_ray.pipelines.run.result import RunResult
+
+    AnyResult = TypeVar("AnyResult", bound=RunResult)
 
 EXIT_CODES = """Exit codes: 0 all done; 2 refused before work began; 3 rows were rejected or answers
 not graded (more than max_rejected), or sample ids occur twice; 4 units failed, the others are done;
@@ -121,14 +125,15 @@ def score(
     if plan:
         from rich.console import Console
 
-        from dlogp_ray.pipelines.preview import print_plan
-        from dlogp_ray.pipelines.score import preview
+        from dlogp_ray.pipelines.score.preview import print_plan
+        from dlogp_ray.pipelines.score.score import preview
 
         typer.echo(json.dumps(print_plan(preview(job), Console())))
         return
-    from dlogp_ray.pipelines.score import score as run_job
+    from dlogp_ray.pipelines.score.result import print_score
+    from dlogp_ray.pipelines.score.score import score as run_job
 
-    _end(lambda: run_job(job, progress=progress and not json_log))
+    _end(lambda: run_job(job, progress=progress and not json_log), print_score)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -158,14 +163,15 @@ def intervene(
     if plan:
         from rich.console import Console
 
-        from dlogp_ray.pipelines.intervene import preview
-        from dlogp_ray.pipelines.preview import print_intervene_plan
+        from dlogp_ray.pipelines.intervene.intervene import preview
+        from dlogp_ray.pipelines.intervene.preview import print_intervene_plan
 
         typer.echo(json.dumps(print_intervene_plan(preview(job), Console())))
         return
-    from dlogp_ray.pipelines.intervene import intervene as run_job
+    from dlogp_ray.pipelines.intervene.intervene import intervene as run_job
+    from dlogp_ray.pipelines.intervene.result import print_intervene
 
-    _end(lambda: run_job(job, progress=progress and not json_log))
+    _end(lambda: run_job(job, progress=progress and not json_log), print_intervene)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -203,8 +209,8 @@ def sparsity(
     )
     from rich.console import Console
 
-    from dlogp_ray.pipelines.sparsity import print_sparsity
-    from dlogp_ray.pipelines.sparsity import sparsity as run_job
+    from dlogp_ray.pipelines.sparsity.result import print_sparsity
+    from dlogp_ray.pipelines.sparsity.sparsity import sparsity as run_job
 
     result = run_job(config, progress=progress)
     shutdown()
@@ -277,8 +283,8 @@ def reweight(
     )
     from rich.console import Console
 
-    from dlogp_ray.pipelines.reweight import print_reweight
-    from dlogp_ray.pipelines.reweight import reweight as run_job
+    from dlogp_ray.pipelines.reweight.result import print_reweight
+    from dlogp_ray.pipelines.reweight.reweight import reweight as run_job
 
     result = run_job(config, progress=progress)
     shutdown()
@@ -292,14 +298,14 @@ def _log_json() -> None:
     log_to_standard_error()
 
 
-def _end(run_job: "Callable[[], ScoreResult | InterveneResult]") -> None:
+def _end(
+    run_job: "Callable[[], AnyResult]", print_result: "Callable[[AnyResult, Console], None]"
+) -> None:
     """Run a job, print how it ended, and exit with its code.
 
     Ray is ended before that: what it has to say of processes that died, it prints.
     """
     from rich.console import Console
-
-    from dlogp_ray.pipelines.result import print_result
 
     try:
         result = run_job()
@@ -426,7 +432,7 @@ def verify(
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
 ) -> None:
     """Read a whole run and name what is missing, damaged or changed. The last line is JSON."""
-    from dlogp_ray.pipelines.progress import counted
+    from dlogp_ray.pipelines.run.progress import counted
     from dlogp_ray.tables.run import open_run
     from dlogp_ray.tables.verification import Problem, report, verify
 
@@ -533,7 +539,7 @@ def bench(
     from rich.console import Console
 
     from dlogp_ray.bench.run import print_bench, run_bench, write_bench
-    from dlogp_ray.pipelines.stopping import stop_on_sigterm
+    from dlogp_ray.pipelines.run.stop import stop_on_sigterm
 
     with stop_on_sigterm("nothing was written"):
         result = run_bench(config, progress=progress)

@@ -206,7 +206,7 @@ def ray_session() -> Any:
     """The one Ray session of the test suite."""
     import ray
 
-    from dlogp_ray.pipelines.local_ray import start_local
+    from dlogp_ray.pipelines.run.local_ray import start_local
 
     # Ray's processes find what stands in for policies.
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dlogp_ray.pipelines.executor import Executor, Row
-from dlogp_ray.pipelines.planning import ScoreJob
-from dlogp_ray.pipelines.stages import from_bytes, guarded, to_bytes
+from dlogp_ray.pipelines.run.executor import Executor
+from dlogp_ray.pipelines.run.row import Row, from_bytes, guarded, to_bytes
+from dlogp_ray.pipelines.score.job import ScoreJob
 from dlogp_ray.scoring.engine import Engine
 from dlogp_ray.tables.scores import scores_schema
 from dlogp_ray.tables.token_hash import token_hash
@@ -134,7 +134,7 @@ def stub_probe(
     job: ScoreJob, executor: Executor, _tokens: int, _sample: Sequence[Any], **_progress: bool
 ) -> Any:
     """In place of ``probe``: nothing is loaded or measured."""
-    from dlogp_ray.pipelines.probe import Probe
+    from dlogp_ray.pipelines.score.probe import Probe
 
     placement = executor.place(job.config)
     engine = job.engine or Engine(dict.fromkeys(job.config.policies, "float32"), 2_048, False)
@@ -144,7 +144,8 @@ def stub_probe(
 
 def install(patch: Callable[[Any, str, object], object] = setattr) -> None:
     """Score jobs of this process score so."""
-    from dlogp_ray.pipelines import score
+    from dlogp_ray.pipelines.score import plan
 
-    patch(score, "STAGES", replace(score.STAGES, actor=StubUnit))
-    patch(score, "probe", stub_probe)
+    stages = replace(plan.ScorePlan.stages, actor=StubUnit)
+    patch(plan.ScorePlan, "stages", stages)
+    patch(plan, "probe", stub_probe)

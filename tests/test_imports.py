@@ -78,7 +78,10 @@ def test_nothing_heavy_is_loaded(code: str, arguments: tuple[str, ...]) -> None:
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("module", ["stages", "reweight", "sparsity", "over_objects", "cost"])
+@pytest.mark.parametrize(
+    "module",
+    ["score.stages", "reweight.reweight", "sparsity.sparsity", "run.make_run", "run.cost"],
+)
 def test_what_needs_no_policies_loads_no_torch(module: str) -> None:
     """Each process that reads or writes imports these: torch takes seconds and 300 MB."""
     loaded = set(

@@ -15,7 +15,8 @@ from dlogp_ray.decoding.distribution import Distribution
 from dlogp_ray.decoding.processor import ExtrapolationLogitsProcessor
 from dlogp_ray.decoding.rules import Intervention, Seen
 from dlogp_ray.errors import ExitCode
-from dlogp_ray.pipelines.intervening import plan_intervene, wanted_interventions
+from dlogp_ray.pipelines.intervene.plan import plan_intervene
+from dlogp_ray.pipelines.intervene.wanted import wanted_interventions
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
 from dlogp_ray.tables.scores import scores_schema
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA

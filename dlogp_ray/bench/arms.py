@@ -9,7 +9,7 @@ import torch
 
 from dlogp_ray.bench.naive import naive_logp, naive_statistics
 from dlogp_ray.bench.texts import make_groups, make_texts
-from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, WHOLE
+from dlogp_ray.bench.whole import MATMUL_SIZE, MATMULS, WHOLE
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy

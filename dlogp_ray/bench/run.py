@@ -28,7 +28,8 @@ from rich.table import Table
 
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.bench.texts import make_groups, make_texts
-from dlogp_ray.bench.workers import MATMUL_SIZE, MATMULS, Peer, Workers, check_peer
+from dlogp_ray.bench.whole import MATMUL_SIZE, MATMULS
+from dlogp_ray.bench.workers import Peer, Workers, check_peer
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.config.bench import ARMS
 from dlogp_ray.errors import Refused

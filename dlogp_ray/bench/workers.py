@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dlogp_ray.bench.texts import GROUP_PROMPT, GROUP_TOKENS
+from dlogp_ray.bench.whole import WHOLE
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.errors import DlogpError, Refused
 
-WHOLE = ("naive_logp_twice", "naive_statistics", "matmul")
-"""Arms of one process with all threads over all texts; the others share the texts."""
 _END_S = 2.0
 """What a process has to end by itself; amid a pass it does not."""
 _PEER_END_S = 5.0
@@ -27,9 +26,6 @@ _PEER_END_S = 5.0
 LOG_LINES = 20
 """Of what another engine printed, so many lines are shown when it fails."""
 Texts = list[tuple[list[int], list[int]]]
-MATMUL_SIZE, MATMULS = 2_048, {"cpu": 4, "cuda": 400}
-"""The square products of the arm that measures the peak: a second of one core, or hundredths of one
-of a GPU, beside which what asks for them takes nothing."""
 
 
 class Workers:

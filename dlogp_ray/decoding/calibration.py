@@ -102,7 +102,7 @@ def threshold(rule: Rule, values: np.ndarray, rate: float) -> Threshold:
             return Threshold(rate, None, 0.0, reason)
         last = ordered[wanted - 1]
     value = sign * (last + ordered[wanted]) / 2
-    low, high = rule.thresholds
+    low, high = rule.thresholds or (-math.inf, math.inf)
     if not low < value < high:
         allowed = float(np.mean((values > low) & (values < high)))
         reason = (

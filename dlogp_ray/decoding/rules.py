@@ -57,14 +57,26 @@ class Rule:
     Attributes:
         statistic: [n, m], or [n, 1] where the draft does not matter.
         fires: At and above the threshold, or at and below it.
-        thresholds: The open interval that a threshold must lie in.
+        thresholds: The open interval that a threshold must lie in; None where there is none.
         sees_draft: Whether the statistic depends on the draft.
+        is_rate: Whether the threshold is the share of places at which it fires.
     """
 
     statistic: Statistic
     fires: Literal["above", "below"] = "above"
-    thresholds: tuple[float, float] = (-math.inf, math.inf)
+    thresholds: tuple[float, float] | None = (-math.inf, math.inf)
     sees_draft: bool = False
+    is_rate: bool = False
+
+    @property
+    def possible(self) -> float | None:
+        """A threshold that it can have; None where it takes none."""
+        if self.thresholds is None:
+            return None
+        low, high = self.thresholds
+        if math.isfinite(low):
+            return (low + min(high, low + 2.0)) / 2
+        return high - 1.0 if math.isfinite(high) else 0.0
 
     def beyond(self, value: Float[Tensor, "n #m"], threshold: float) -> Bool[Tensor, "n #m"]:
         """Where the rule fires, of its statistic's values."""
@@ -74,8 +86,10 @@ class Rule:
         """Refuse a threshold that the statistic can't have, or that makes it fire everywhere.
 
         Raises:
-            ValueError: With the interval that was expected.
+            ValueError: With the interval that was expected, or there is none to be given.
         """
+        if self.thresholds is None:
+            raise ValueError(f"rule {name} takes no threshold, got {threshold:g}")
         low, high = self.thresholds
         if not low < threshold < high:
             raise ValueError(
@@ -101,13 +115,11 @@ RULES: dict[str, Rule] = {
     "js": Rule(lambda seen: _column(seen.base.js(seen.rl)), thresholds=(0.0, math.log(2))),
     "entropy_base": Rule(lambda seen: _column(seen.base.entropy), thresholds=POSITIVE),
     "entropy_rl": Rule(lambda seen: _column(seen.rl.entropy), thresholds=POSITIVE),
-    "random": Rule(lambda seen: seen.gate, fires="below", thresholds=(0.0, 1.0)),
-    "always": Rule(lambda seen: torch.ones_like(seen.gate)),
-    "never": Rule(lambda seen: torch.zeros_like(seen.gate)),
+    "random": Rule(lambda seen: seen.gate, fires="below", thresholds=(0.0, 1.0), is_rate=True),
+    "always": Rule(lambda seen: torch.ones_like(seen.gate), thresholds=None),
+    "never": Rule(lambda seen: torch.zeros_like(seen.gate), thresholds=None),
 }
-"""By name; ``always`` and ``never`` take no threshold."""
-
-_UNCONDITIONAL = ("always", "never")
+"""By name."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +149,10 @@ class Intervention:
         """
         if self.custom is None and self.rule not in RULES:
             raise ValueError(f"expected a rule of {', '.join(RULES)}, got {self.rule!r}")
-        if self.rule in _UNCONDITIONAL:
-            if self.threshold is not None:
-                raise ValueError(f"rule {self.rule} takes no threshold, got {self.threshold:g}")
-        elif self.threshold is None:
-            raise ValueError(f"rule {self.rule} needs a threshold")
-        else:
+        if self.threshold is not None:
             self.definition.check(self.rule, self.threshold)
+        elif self.definition.thresholds is not None:
+            raise ValueError(f"rule {self.rule} needs a threshold")
         if self.gamma is None:
             return
         if not (math.isfinite(self.gamma) and self.gamma >= 0):

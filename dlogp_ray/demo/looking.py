@@ -12,8 +12,9 @@ from rich.text import Text
 from dlogp_ray.analysis.overview import overview
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.config import SparsityConfig
-from dlogp_ray.pipelines.result import ScoreResult
-from dlogp_ray.pipelines.sparsity import REPORT, sparsity
+from dlogp_ray.pipelines.score.result import ScoreResult
+from dlogp_ray.pipelines.sparsity.result import REPORT
+from dlogp_ray.pipelines.sparsity.sparsity import sparsity
 from dlogp_ray.tables.run import Run, open_run
 
 _SHOWN = 4

@@ -168,8 +168,8 @@ def prepare(folder: Path, study: Study) -> None:
     from dlogp_ray.config import ReweightConfig, ScoreConfig
     from dlogp_ray.demo.sampling import sample_corpus
     from dlogp_ray.demo.task import training_problem
-    from dlogp_ray.pipelines.reweight import reweight
-    from dlogp_ray.pipelines.score import score
+    from dlogp_ray.pipelines.reweight.reweight import reweight
+    from dlogp_ray.pipelines.score.score import score
 
     if not (folder / CORPUS).exists():
         rng = random.Random(CORPUS_SEED)

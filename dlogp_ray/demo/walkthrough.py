@@ -17,9 +17,9 @@ from dlogp_ray.config import BASE, ScoreConfig
 from dlogp_ray.demo.corpus import make_corpus
 from dlogp_ray.demo.looking import print_queries, print_run
 from dlogp_ray.demo.pair import BASE_NAME, accuracies, checkpoint_path, rl_name
-from dlogp_ray.pipelines.result import print_result
-from dlogp_ray.pipelines.score import score
-from dlogp_ray.pipelines.session import shutdown
+from dlogp_ray.pipelines.run.session import shutdown
+from dlogp_ray.pipelines.score.result import print_score
+from dlogp_ray.pipelines.score.score import score
 
 SEED = 0
 UNIT_TOKENS = 12_000
@@ -56,7 +56,7 @@ def run_demo(output: Path, problems: int) -> int:
         }
     )
     result = score(job)
-    print_result(result, console)
+    print_score(result, console)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(BASE_NAME))
     print_run(result, tokenizer, generators, console)
     print_queries(result.run, console)

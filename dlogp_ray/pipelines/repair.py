@@ -9,11 +9,12 @@ from dlogp_ray.config import InterveneConfig, ScoreConfig
 from dlogp_ray.corpus.units import encode_units
 from dlogp_ray.decoding.grading import VERIFIERS
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines.intervene import intervene
-from dlogp_ray.pipelines.intervening import IntervenePlan, plan_intervene
-from dlogp_ray.pipelines.planning import plan_score
-from dlogp_ray.pipelines.result import InterveneResult, ScoreResult
-from dlogp_ray.pipelines.score import score
+from dlogp_ray.pipelines.intervene.intervene import intervene
+from dlogp_ray.pipelines.intervene.plan import IntervenePlan, plan_intervene
+from dlogp_ray.pipelines.intervene.result import InterveneResult
+from dlogp_ray.pipelines.score.plan import plan_score
+from dlogp_ray.pipelines.score.result import ScoreResult
+from dlogp_ray.pipelines.score.score import score
 from dlogp_ray.tables.fingerprint import check_fingerprint, check_schema
 from dlogp_ray.tables.kinds import GENERATIONS, WEIGHTS
 from dlogp_ray.tables.run import Run

@@ -51,6 +51,11 @@ class Footer(BaseModel):
     origin: str | None = None
     body_bytes: int | None = None
 
+    @property
+    def says_bytes(self) -> bool:
+        """Whether ``body_bytes`` is there; as null it is a copy's, of another object."""
+        return "body_bytes" in self.model_fields_set
+
 
 def check_lists(table: pa.Table) -> None:
     """Check that every list of a row but the prompt has the length of ``response_ids``, or is null.

@@ -171,10 +171,12 @@ class RecordedWhole(_Recorded):
     """What schemes need of all rows.
 
     Attributes:
+        of: Which rows these are.
         threshold: The entropy from which ``entropy_top`` keeps a token.
         groups: Sums by group: what of -> the record that has them.
     """
 
+    of: str = ""
     threshold: float | None = None
     groups: dict[str, str] = {}
 

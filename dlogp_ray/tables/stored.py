@@ -27,7 +27,7 @@ from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused, StoreFailed
 from dlogp_ray.tables.committed import Committed
 from dlogp_ray.tables.encoding import Footer, footer_bytes, read_footer
-from dlogp_ray.tables.info import RunInfo, ScoreInfo
+from dlogp_ray.tables.info import SCHEMA, RunInfo, ScoreInfo
 from dlogp_ray.tables.kinds import KINDS, Kind
 from dlogp_ray.tables.noise import NoiseFloor, Rounding
 from dlogp_ray.tables.object_folder import ObjectFolder
@@ -331,7 +331,7 @@ class StoredRun:
         # Before ``Kind.hashed_since``, neither run.json nor a footer had a hash of its own.
         if self.info.sha256 is not None and footer.origin != self.origin:
             return f"its footer says that it {MADE_OTHERWISE} than this run"
-        if footer.body_bytes not in (None, body_bytes):
+        if footer.says_bytes and footer.body_bytes != body_bytes:
             return (
                 f"its rows have {body_bytes} bytes, and its footer says {footer.body_bytes}: it "
                 "was written again by something else"
@@ -375,9 +375,11 @@ def read_info(uri: str) -> RunInfo:
             f"{said[HASH]}; put it back from a copy"
         )
     try:
+        version = int(said["fingerprint"].get(SCHEMA, 0))
+        if HASH not in said and version >= kind.hashed_since:
+            raise Damaged(f"{where} has no hash of itself any more; put it back from a copy")
         info = kind.info.model_validate(said)
-        version = info.schema_version
-    except ValueError as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise Damaged(f"{where} is not the record of a {job} run: {_told(error)}") from None
     if version > kind.schema_version:
         raise Refused(
@@ -385,8 +387,6 @@ def read_info(uri: str) -> RunInfo:
             f"dlogp_ray knows those up to {kind.schema_version}; read it with the version that "
             f"wrote it ({_written_by(said)})"
         )
-    if info.sha256 is None and version >= kind.hashed_since:
-        raise Damaged(f"{where} has no hash of itself any more; put it back from a copy")
     return info
 
 
@@ -396,7 +396,7 @@ def _written_by(said: Mapping[str, Any]) -> str:
     return f"dlogp_ray {version}" if version else "its run.json does not say which"
 
 
-def _told(error: ValueError) -> str:
+def _told(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(

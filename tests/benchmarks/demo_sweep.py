@@ -21,7 +21,7 @@ from dlogp_ray.bench.run import PACKAGES, hardware, versions
 from dlogp_ray.config import InterveneConfig
 from dlogp_ray.demo.pair import checkpoint_path, rl_name
 from dlogp_ray.demo.task import MAX_RESPONSE_TOKENS, held_out_problems
-from dlogp_ray.pipelines.result import print_result
+from dlogp_ray.pipelines.intervene.result import print_intervene
 
 RULES = ("delta_logp", "kl", "js", "entropy_base", "entropy_rl", "random")
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -45,7 +45,7 @@ def main() -> None:
         started = time.monotonic()
         result = dlogp_ray.intervene(config)
         seconds = time.monotonic() - started
-        print_result(result, Console(width=150))
+        print_intervene(result, Console(width=150))
         run = dlogp_ray.open_run(result.run)
         document = document_of(result, run.info.as_json(), seconds) | {
             "problems": options.problems,

@@ -27,11 +27,13 @@ from dlogp_ray.bench.run import PACKAGES, hardware, versions
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import encode_units
 from dlogp_ray.demo.pair import checkpoint_path, rl_name
-from dlogp_ray.pipelines import making, score
-from dlogp_ray.pipelines.executor import Executor
-from dlogp_ray.pipelines.planning import ScoreJob, plan_score
-from dlogp_ray.pipelines.probe import Probe
-from dlogp_ray.pipelines.stages import Row, from_bytes, guarded, to_bytes
+from dlogp_ray.pipelines.run import make_run as making
+from dlogp_ray.pipelines.run.executor import Executor
+from dlogp_ray.pipelines.run.row import Row, from_bytes, guarded, to_bytes
+from dlogp_ray.pipelines.score import plan as planning
+from dlogp_ray.pipelines.score.job import ScoreJob
+from dlogp_ray.pipelines.score.plan import ScorePlan, plan_score
+from dlogp_ray.pipelines.score.probe import Probe
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.encoding import Footer, encode_object
 from dlogp_ray.tables.run import Run, begin_run
@@ -122,10 +124,10 @@ def measure(folder: Path, count: int, left: int) -> dict[str, Any]:
     def no_probe(job: ScoreJob, executor: Executor, *_: Any, **__: Any) -> Probe:
         return Probe(executor.place(config), {}, 1.0, engine, None, 0.0)
 
-    score.probe = no_probe
-    score.STAGES = replace(score.STAGES, actor=ScoreNothing)
+    planning.probe = no_probe
+    ScorePlan.stages = replace(ScorePlan.stages, actor=ScoreNothing)
     with watched.phase("beginning"):
-        info = score._run_info(plan, Probe(None, {}, 1.0, engine, None, 0.0))  # type: ignore[arg-type]
+        info = plan.info(Probe(None, {}, 1.0, engine, None, 0.0))  # type: ignore[arg-type]
         run = begin_run(plan.job.run_uri, info, {"units.parquet": encode_units(plan.units)})
     put_there(run, count - left)
     del plan

@@ -20,8 +20,8 @@ from score_tables import made_up_run, score_rows
 
 from dlogp_ray.bench.run import PACKAGES, hardware, versions
 from dlogp_ray.config import SparsityConfig
-from dlogp_ray.pipelines import session
-from dlogp_ray.pipelines.sparsity import sparsity
+from dlogp_ray.pipelines.run import session
+from dlogp_ray.pipelines.sparsity.sparsity import sparsity
 from dlogp_ray.tables.run import open_run
 
 DISTINCT, LENGTH = 6, 1_000

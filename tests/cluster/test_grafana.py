@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ray.util.metrics import Histogram, Metric
 
-from dlogp_ray.pipelines.metrics import ActorMetrics, DriverMetrics
+from dlogp_ray.pipelines.run.metrics import ActorMetrics, DriverMetrics
 
 BOARD = json.loads(
     (Path(__file__).parents[2] / "cluster" / "grafana.json").read_text(encoding="utf-8")

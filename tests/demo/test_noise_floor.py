@@ -15,7 +15,7 @@ from dlogp_ray.demo.sampling import sample_corpus
 from dlogp_ray.demo.smollm2.base import fetch_base
 from dlogp_ray.demo.smollm2.pair import RL_NAME, adapter_path, sample
 from dlogp_ray.demo.task import held_out_problems
-from dlogp_ray.pipelines.sample import TEXTS
+from dlogp_ray.pipelines.score.sample import TEXTS
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 import dlogp_ray
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.pipelines import score
+from dlogp_ray.pipelines.score.plan import ScorePlan
 
 TESTS = str(Path(__file__).parents[1])
 STORE = {"object_store_memory": 100 * 2**20}
@@ -71,7 +71,7 @@ def grow(config: ScoreConfig, job: threading.Thread) -> dict[str, object]:
     os.environ["PYTHONPATH"] = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
     from stub_policies import StubUnit
 
-    score.STAGES = replace(score.STAGES, actor=StubUnit)
+    ScorePlan.stages = replace(ScorePlan.stages, actor=StubUnit)
     cluster = start(0)
     said, write = list[str](), sys.stderr.write
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 import pytest
 
-from dlogp_ray.pipelines import adding
-from dlogp_ray.pipelines.folding import FAN_IN
-from dlogp_ray.pipelines.over_objects import added_up
+from dlogp_ray.pipelines.run import ray_fold as adding
+from dlogp_ray.pipelines.run.for_tables import added_up
+from dlogp_ray.pipelines.run.tree import FAN_IN
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import stub_policies
 from conftest import contents, make_rows, write_jsonl
+from run_records import footer_of
 from typer.testing import CliRunner
 
 import dlogp_ray
@@ -31,6 +32,7 @@ from dlogp_ray.errors import (
     StoreFailed,
     Unanswered,
 )
+from dlogp_ray.tables.encoding import encode_object
 from dlogp_ray.tables.verification import report, verify
 
 MakeConfig = Callable[..., ScoreConfig]
@@ -140,16 +142,16 @@ def test_a_corpus_that_changes_while_it_is_scored_fails_the_units_that_are_left(
 def test_a_corpus_that_changes_before_other_processes_read_it_fails_all_units(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlogp_ray.pipelines import score
+    from dlogp_ray.pipelines.score import plan as planning
 
     path = write_jsonl(tmp_path / "c.jsonl", make_rows(60))
-    probe = score.probe
+    probe = planning.probe
 
     def later(*arguments: Any, **more: Any) -> Any:
         os.utime(path)
         return probe(*arguments, **more)
 
-    monkeypatch.setattr(score, "probe", later)
+    monkeypatch.setattr(planning, "probe", later)
     result = dlogp_ray.score(make_config(corpus=str(path), run_on="ray"), progress=False)
     assert (result.exit_code, result.units_done) == (4, 0)
     assert len(result.units_failed) == result.units
@@ -159,7 +161,7 @@ def test_a_corpus_that_changes_before_other_processes_read_it_fails_all_units(
 def test_a_corpus_that_changes_while_it_is_planned_is_refused(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlogp_ray.pipelines import planning
+    from dlogp_ray.pipelines.score import plan as planning
 
     path = write_jsonl(tmp_path / "c.jsonl", make_rows(10))
     plain = planning.cut_units
@@ -617,7 +619,7 @@ def test_weights_that_are_swapped_after_they_were_hashed_are_not_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dlogp_ray.pipelines import actor
+    from dlogp_ray.pipelines.score import actor
 
     job = make_config(
         corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(20))), policies=own_policies
@@ -638,7 +640,7 @@ def test_weights_that_are_swapped_after_they_were_hashed_are_not_loaded(
 
 def in_the_third_unit(do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something while it is scored."""
-    from dlogp_ray.pipelines import actor
+    from dlogp_ray.pipelines.score import actor
 
     plain, scored = actor.score_unit, itertools.count(1)
 
@@ -703,11 +705,11 @@ def test_a_tokenizer_that_is_swapped_after_it_was_hashed_is_not_used(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dlogp_ray.pipelines import score
+    from dlogp_ray.pipelines.score import plan as planning
 
     rows = [{"sample_id": str(i), "prompt": "1+1", "response": "=2"} for i in range(20)]
     job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", rows)), policies=own_policies)
-    probe = score.probe
+    probe = planning.probe
 
     def later(*arguments: Any, **more: Any) -> Any:
         found = probe(*arguments, **more)
@@ -715,11 +717,11 @@ def test_a_tokenizer_that_is_swapped_after_it_was_hashed_is_not_used(
         same_size_and_time(path, lambda data: data.__setitem__(-1, ord(" ")))
         return found
 
-    monkeypatch.setattr(score, "probe", later)
-    from dlogp_ray.pipelines import job as jobs
+    monkeypatch.setattr(planning, "probe", later)
+    from dlogp_ray.pipelines.run import policies
 
-    jobs._text_tokenizer.cache_clear()
-    monkeypatch.setattr(score, "sample_units", lambda units: [])
+    policies.text_tokenizer.cache_clear()
+    monkeypatch.setattr(planning, "sample_units", lambda units: [])
     result = dlogp_ray.score(job, progress=False)
     assert (result.exit_code, result.units_done) == (4, 0)
     assert all("policy_changed: rl" in cause for cause in result.units_failed.values())
@@ -814,7 +816,7 @@ def test_a_copy_that_is_written_to_while_it_is_hashed_is_a_changed_policy(
 def test_what_ends_the_trial_of_policies_through_ray_is_told_as_it_is(
     kind: type[DlogpError], make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    from dlogp_ray.pipelines.through_ray import ThroughRay
+    from dlogp_ray.pipelines.run.through_ray import ThroughRay
 
     config = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(2))))
     executor = ThroughRay()
@@ -934,21 +936,21 @@ def test_weights_that_are_swapped_before_actors_load_them_end_the_job(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dlogp_ray.pipelines import score
+    from dlogp_ray.pipelines.score import plan as planning
 
     job = make_config(
         corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(20))),
         policies=own_policies,
         run_on="ray",
     )
-    probe = score.probe
+    probe = planning.probe
 
     def later(*arguments: Any, **more: Any) -> Any:
         found = probe(*arguments, **more)
         same_size_and_time(Path(own_policies["rl"], "model.safetensors"), one_bit)
         return found
 
-    monkeypatch.setattr(score, "probe", later)
+    monkeypatch.setattr(planning, "probe", later)
     result = dlogp_ray.score(job, progress=False)
     assert (result.exit_code, result.sealed, result.units_done) == (4, False, 0)
     assert result.ended is not None

@@ -18,12 +18,11 @@ from dlogp_ray import events, store
 from dlogp_ray.cli import app, main
 from dlogp_ray.corpus.reading import read_jsonl
 from dlogp_ray.corpus.rows import check_rows
-from dlogp_ray.pipelines.chain import PoolActor
-from dlogp_ray.pipelines.loading import LoadingWatch
-from dlogp_ray.pipelines.placement import Placement
-from dlogp_ray.pipelines.planning import plan_score
-from dlogp_ray.pipelines.score import STAGES
-from dlogp_ray.pipelines.stages import to_bytes
+from dlogp_ray.pipelines.run.chain import PoolActor
+from dlogp_ray.pipelines.run.loading_watch import LoadingWatch
+from dlogp_ray.pipelines.run.placement import Placement
+from dlogp_ray.pipelines.run.row import to_bytes
+from dlogp_ray.pipelines.score.plan import ScorePlan, plan_score
 
 
 def test_the_log_has_a_line_of_json_for_every_event(
@@ -88,7 +87,7 @@ def test_actors_count_tokens_rows_and_units_for_prometheus(
     table = check_rows(raw, "c", job.rules, job.text_tokenizer)
     watch = ray.remote(num_cpus=0)(LoadingWatch).remote()
     placement = Placement(1, 1, 1, 0)
-    actor = ray.remote(num_cpus=0)(PoolActor).remote(STAGES, job, placement, watch)
+    actor = ray.remote(num_cpus=0)(PoolActor).remote(ScorePlan.stages, job, placement, watch)
     good = {"index": 0, "rows": 31, "payload": to_bytes(table), "error": ""}
     assert not ray.get(actor.__call__.remote(good))["error"]
     assert ray.get(actor.__call__.remote(good | {"payload": b"torn"}))["error"]

@@ -20,7 +20,7 @@ import dlogp_ray
 from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines import making
+from dlogp_ray.pipelines.run import make_run as making
 from dlogp_ray.tables.verification import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

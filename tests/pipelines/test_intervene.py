@@ -23,6 +23,7 @@ from conftest import (
     write_jsonl,
 )
 from rich.console import Console
+from run_records import intervene_info
 from typer.testing import CliRunner
 
 import dlogp_ray
@@ -35,10 +36,10 @@ from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import RULES, Intervention
 from dlogp_ray.decoding.stopping import Stops
 from dlogp_ray.errors import Damaged, FingerprintMismatch, InputChanged, Refused
-from dlogp_ray.pipelines.answering import AnswerUnit
-from dlogp_ray.pipelines.intervening import plan_intervene
+from dlogp_ray.pipelines.intervene.actor import AnswerUnit
+from dlogp_ray.pipelines.intervene.plan import plan_intervene
+from dlogp_ray.pipelines.intervene.result import print_intervene
 from dlogp_ray.pipelines.repair import repair
-from dlogp_ray.pipelines.result import print_result
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.tables.fingerprint import check_fingerprint
@@ -125,7 +126,7 @@ def test_every_answer_is_the_paired_loop_s(answered: Any, policy_folders: dict[s
     assert run.info.compared == tuple(LABELS)
     thresholds = {one.label: one.threshold for one in run.info_of(InterveneInfo).interventions}
     wanted = {
-        label: Intervention(one["rule"], thresholds[label], one["primary"], one["gamma"])
+        label: Intervention(one.rule, thresholds[label], one.primary, one.gamma)
         for label, one in zip(LABELS, run.info_of(InterveneInfo).interventions, strict=True)
     }
     labels = {one: label for label, one in wanted.items()}
@@ -233,8 +234,8 @@ def test_calibrated_rules_fire_about_as_often_as_asked(answered: Any) -> None:
     run = dlogp_ray.open_run(result.run)
     tokens = run.info_of(InterveneInfo).calibration_tokens["base"]
     by_label = {one.label: one for one in run.info_of(InterveneInfo).interventions}
-    assert by_label["random 0.2"]["threshold"] == 0.2
-    assert 0 < by_label["delta_logp 0.1"]["reached"] <= 0.1 + 1 / tokens
+    assert by_label["random 0.2"].threshold == 0.2
+    assert 0 < by_label["delta_logp 0.1"].reached <= 0.1 + 1 / tokens
     random = next(point for point in result.curve if point.label == "random 0.2")
     # Independent firings: 5 standard errors of sqrt(0.2 · 0.8 / n), n some 700 tokens.
     assert random.trigger_rate == pytest.approx(0.2, abs=5 * (0.16 / 500) ** 0.5)
@@ -363,7 +364,7 @@ def test_another_grader_under_the_same_name_is_refused_on_the_run(
     verifier.write_text("def mine(problem, response): return False")
     with pytest.raises(InputChanged, match=r"verifier_changed: .*mine\.py:mine is not the one"):
         AnswerUnit(plan.job, "cpu")
-    run = Run("run", {"fingerprint": before})
+    run = Run("run", intervene_info(1, {"fingerprint": before}))
     with pytest.raises(FingerprintMismatch, match="verifier sha256"):
         check_fingerprint(run, plan_intervene(config).fingerprint)
 
@@ -401,7 +402,7 @@ def test_special_tokens_of_problems_are_counted_and_said(
     assert result.as_json()["special_tokens"] == plan.special_tokens
     printed = io.StringIO()
     console = Console(file=printed, width=200)
-    print_result(result, console)
+    print_intervene(result, console)
     print_overview(overview(dlogp_ray.open_run(result.run)), console)
     assert printed.getvalue().count("2 whose prompt is without the end that the tokenizer") == 2
 

@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from dlogp_ray.pipelines import local_ray
-from dlogp_ray.pipelines.local_ray import start_local
+from dlogp_ray.pipelines.run import local_ray
+from dlogp_ray.pipelines.run.local_ray import start_local
 
 LATE = "The current node timed out during startup. This could happen because"
 
@@ -65,7 +65,7 @@ IN_TRUTH = """
 import time
 import ray
 from ray._private import services
-from dlogp_ray.pipelines.local_ray import start_local
+from dlogp_ray.pipelines.run.local_ray import start_local
 
 asked, get_node = [], services.get_node
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dlogp_ray.pipelines.machine import cpus, free_bytes
+from dlogp_ray.pipelines.run.machine import cpus, free_bytes
 
 GIB = 2**30
 

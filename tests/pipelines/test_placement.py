@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.placement import IO_CPUS, Placement, missing_now, place_actors
-from dlogp_ray.pipelines.planning import ScoreJob
+from dlogp_ray.pipelines.run.placement import IO_CPUS, Placement, missing_now, place_actors
+from dlogp_ray.pipelines.score.actor import ScoreUnit
+from dlogp_ray.pipelines.score.job import ScoreJob
 
 
 def config(**fields: Any) -> ScoreConfig:
@@ -123,4 +123,4 @@ def test_no_node_can_be_filled_with_actors(cpus: int, threads: int) -> None:
 def test_a_gpu_that_torch_does_not_see_is_refused() -> None:
     rules = RowRules(vocab_size=2, max_tokens=None, columns={}, carry={})
     with pytest.raises(Refused, match="torch sees none"):
-        ScoreUnit(ScoreJob(config(), "run", rules), "cuda")
+        ScoreUnit(ScoreJob("run", config(), rules), "cuda")

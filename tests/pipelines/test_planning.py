@@ -20,7 +20,7 @@ from conftest import (
 )
 
 from dlogp_ray.errors import ExitCode, InputChanged, Refused
-from dlogp_ray.pipelines.planning import ScorePlan, plan_score
+from dlogp_ray.pipelines.score.plan import ScorePlan, plan_score
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import make_rows, write_jsonl
 
-from dlogp_ray.pipelines import probe as probing
-from dlogp_ray.pipelines.actor import ScoreUnit
-from dlogp_ray.pipelines.placement import Node, Placement
-from dlogp_ray.pipelines.planning import ScoreJob, plan_score
-from dlogp_ray.pipelines.probe import _choose_threads, _probe
+from dlogp_ray.pipelines.run.placement import Node, Placement
+from dlogp_ray.pipelines.score import probe as probing
+from dlogp_ray.pipelines.score.actor import ScoreUnit
+from dlogp_ray.pipelines.score.job import ScoreJob
+from dlogp_ray.pipelines.score.plan import plan_score
+from dlogp_ray.pipelines.score.probe import _choose_threads, _probe
 from dlogp_ray.policies.linear import KernelLinear
 from dlogp_ray.scoring.engine import ACTOR_BYTES, Engine
 from dlogp_ray.scoring.noise import measure_noise

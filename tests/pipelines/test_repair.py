@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from run_records import intervene_info, score_info
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.repair import repair

@@ -18,7 +18,7 @@ from dlogp_ray.cli import app
 from dlogp_ray.config import ReweightConfig, ScoreConfig
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
 from dlogp_ray.pipelines.repair import repair
-from dlogp_ray.pipelines.reweight import reweight
+from dlogp_ray.pipelines.reweight.reweight import reweight
 from dlogp_ray.tables.calls import read_calls
 from dlogp_ray.tables.info import ReweightInfo
 from dlogp_ray.tables.run import Run, open_run

@@ -11,7 +11,7 @@ from conftest import make_rows, write_jsonl
 
 import dlogp_ray
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines import room
+from dlogp_ray.pipelines.run import room
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from conftest import make_policy_folder, make_rows, write_jsonl
 
-from dlogp_ray.pipelines.planning import plan_score
-from dlogp_ray.pipelines.sample import TEXTS, UNITS, sample_texts, sample_units
+from dlogp_ray.pipelines.score.plan import plan_score
+from dlogp_ray.pipelines.score.sample import TEXTS, UNITS, sample_texts, sample_units
 
 MANY = 10**9
 

@@ -26,9 +26,9 @@ import dlogp_ray
 from dlogp_ray.analysis.overview import overview, print_overview
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Damaged, FingerprintMismatch, Refused
-from dlogp_ray.pipelines import probe as probing
 from dlogp_ray.pipelines.repair import repair
-from dlogp_ray.pipelines.result import print_result
+from dlogp_ray.pipelines.score import probe as probing
+from dlogp_ray.pipelines.score.result import print_score
 from dlogp_ray.tables.noise import Rounding
 from dlogp_ray.tables.verification import verify
 
@@ -94,7 +94,7 @@ def test_a_finished_run_scores_nothing_more_and_says_the_same(finished: Any) -> 
 def test_the_noise_floor_is_measured_once_and_found_everywhere(
     tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlogp_ray.pipelines import score as pipeline
+    from dlogp_ray.pipelines.score import plan as planning
 
     rows, first = make_rows(40), finished.result
     noise = first.noise
@@ -123,7 +123,7 @@ def test_the_noise_floor_is_measured_once_and_found_everywhere(
     assert places(first) == [record] * 6
     printed = io.StringIO()
     console = Console(file=printed, width=200)
-    print_result(first, console)
+    print_score(first, console)
     print_overview(overview(dlogp_ray.open_run(first.run)), console)
     assert printed.getvalue().count(noise.as_row()[1]) == 2
 
@@ -131,7 +131,7 @@ def test_the_noise_floor_is_measured_once_and_found_everywhere(
     config = finished.copy(tmp_path)
     for name in ("_SUCCESS", "manifest.parquet", "scores/part-00000001.parquet"):
         (Path(config.run_uri) / name).unlink()
-    monkeypatch.setattr(pipeline, "sample_units", lambda units: pytest.fail("measured again"))
+    monkeypatch.setattr(planning, "sample_units", lambda units: pytest.fail("measured again"))
     resumed = dlogp_ray.score(config, progress=False)
     assert resumed.units_scored == 1
     assert places(resumed) == [record] * 6
@@ -157,7 +157,7 @@ def test_the_noise_floor_of_half_precision_has_its_rounding_in_it(
 def test_only_missing_units_are_done_and_they_are_the_run_s_own(
     tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlogp_ray.pipelines import planning
+    from dlogp_ray.pipelines.score import plan as planning
 
     config = finished.copy(tmp_path)
     run = Path(config.run_uri)
@@ -386,7 +386,7 @@ def test_damaged_objects_are_named_and_their_units_done_again_once_deleted(
 def test_a_lost_list_of_units_is_made_again_only_as_it_was(
     tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlogp_ray.pipelines import planning
+    from dlogp_ray.pipelines.score import plan as planning
 
     run = dlogp_ray.open_run(finished.copy(tmp_path).run_uri)
     listed = Path(run.path("units.parquet"))
@@ -459,7 +459,7 @@ def test_text_rows_are_scored_as_the_ids_that_they_stand_for(
     assert verify(run) == []
     printed = io.StringIO()
     console = Console(file=printed, width=200)
-    print_result(result, console)
+    print_score(result, console)
     print_overview(overview(run), console)
     for line in (
         "3 whose prompt is without the end that the tokenizer appends to a text",
@@ -474,9 +474,9 @@ def test_where_torch_gave_up_compiling_the_job_says_so_at_its_end(finished: Any)
     assert result.as_json()["units_uncompiled"] == 0
     printed = io.StringIO()
     console = Console(file=printed, width=200)
-    print_result(result, console)
+    print_score(result, console)
     assert "uncompiled" not in printed.getvalue()
-    print_result(replace(result, units_uncompiled=2), console)
+    print_score(replace(result, units_uncompiled=2), console)
     assert "uncompiled       2 units, in part: torch.compile gave up there" in printed.getvalue()
 
 
@@ -486,8 +486,8 @@ def test_where_torch_gave_up_compiling_the_job_says_so_at_its_end(finished: Any)
 def test_units_that_torch_gave_up_on_are_counted(
     finished: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlogp_ray.pipelines import score as pipeline
-    from dlogp_ray.pipelines.actor import ScoreUnit
+    from dlogp_ray.pipelines.score import plan as planning
+    from dlogp_ray.pipelines.score.actor import ScoreUnit
 
     class NoRoom(ScoreUnit):  # here, so that it goes to the workers with its code
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -496,7 +496,8 @@ def test_units_that_torch_gave_up_on_are_counted(
             compiling.FORMS = 0  # torch gives up at once, on whatever it is to compile
             super().__init__(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "STAGES", replace(pipeline.STAGES, actor=NoRoom))
+    stages = replace(planning.ScorePlan.stages, actor=NoRoom)
+    monkeypatch.setattr(planning.ScorePlan, "stages", stages)
     corpus = str(finished.config.corpus[0])
     config = make_config(corpus=corpus, compile="on", run_on="ray")
     result = dlogp_ray.score(config, progress=False)

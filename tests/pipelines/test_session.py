@@ -12,8 +12,8 @@ from score_tables import made_up_run, score_rows
 
 from dlogp_ray.config import SparsityConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines import session
-from dlogp_ray.pipelines.sparsity import sparsity
+from dlogp_ray.pipelines.run import session
+from dlogp_ray.pipelines.sparsity.sparsity import sparsity
 
 JOBS = """
 import json, sys
@@ -99,7 +99,7 @@ def test_a_ray_that_does_not_start_is_one_message(tmp_path: Path) -> None:
     folder.mkdir()
     kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     done = subprocess.run(  # this process may have a Ray
-        [sys.executable, "-c", "from dlogp_ray.pipelines import session; session.join()"],
+        [sys.executable, "-c", "from dlogp_ray.pipelines.run import session; session.join()"],
         env=kept | {"RAY_TMPDIR": str(folder)},
         capture_output=True,
         text=True,
@@ -114,7 +114,7 @@ def test_a_ray_that_does_not_start_is_one_message(tmp_path: Path) -> None:
 
 GREETED = """
 import os, sys, threading
-from dlogp_ray.pipelines.session import _without_greeting
+from dlogp_ray.pipelines.run.session import _without_greeting
 with _without_greeting():
     os.write(2, b"[2026-01-01 00:00:00,000 I 1 2] logging.cc:303: Set ray log level from x to 3\\n")
     print("a thread's own words", file=sys.stderr, flush=True)
@@ -137,8 +137,8 @@ def test_of_what_is_said_while_ray_starts_only_its_greeting_is_left_out() -> Non
 SLOW_END = """
 import os, signal, sys, time
 from dlogp_ray.errors import Stopped
-from dlogp_ray.pipelines import session
-from dlogp_ray.pipelines.stopping import stop_on_sigterm
+from dlogp_ray.pipelines.run import session
+from dlogp_ray.pipelines.run.stop import stop_on_sigterm
 
 try:
     with stop_on_sigterm() as stop:

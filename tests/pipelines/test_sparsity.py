@@ -19,8 +19,8 @@ from dlogp_ray.analysis.sparsity.groups import Group, Grouped, grouped
 from dlogp_ray.cli import app
 from dlogp_ray.config import SparsityConfig
 from dlogp_ray.errors import Damaged, Refused
-from dlogp_ray.pipelines import adding
-from dlogp_ray.pipelines.sparsity import sparsity
+from dlogp_ray.pipelines.run import ray_fold as adding
+from dlogp_ray.pipelines.sparsity.sparsity import sparsity
 from dlogp_ray.tables.run import Run
 
 CARRY = {"correct": "bool"}

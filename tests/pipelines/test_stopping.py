@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from dlogp_ray.errors import Stopped
-from dlogp_ray.pipelines.stopping import stop_on_sigterm
+from dlogp_ray.pipelines.run.stop import stop_on_sigterm
 
 
 def run_until_sigterm(swallow: type[BaseException] | None = None) -> None:

@@ -10,12 +10,13 @@ from conftest import make_rows, write_jsonl
 
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.pipelines import cost, here, session, where
-from dlogp_ray.pipelines.cost import ray_costs_s, settled
-from dlogp_ray.pipelines.here import Here
-from dlogp_ray.pipelines.over_objects import tables_on
-from dlogp_ray.pipelines.planning import ScoreJob, plan_score
-from dlogp_ray.pipelines.where import Where
+from dlogp_ray.pipelines.run import cost, for_policies, here, session
+from dlogp_ray.pipelines.run.cost import ray_costs_s, settled
+from dlogp_ray.pipelines.run.for_policies import ForPolicies, least_seconds
+from dlogp_ray.pipelines.run.for_tables import tables_on
+from dlogp_ray.pipelines.run.here import Here
+from dlogp_ray.pipelines.score.job import ScoreJob
+from dlogp_ray.pipelines.score.plan import plan_score
 
 NOBODY = Counter[str]()
 
@@ -26,7 +27,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     noted: list[str] = []
     monkeypatch.setattr(session, "was_there", lambda: False)
     monkeypatch.setattr(session, "begin", lambda: noted.append("begun"))
-    monkeypatch.setattr(where, "_through_ray", lambda: "ray")
+    monkeypatch.setattr(for_policies, "through_ray", lambda: "ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return noted
 
@@ -39,11 +40,11 @@ def job(make_config: Any, tmp_path: Path) -> ScoreJob:
 
 
 def with_config(job: ScoreJob, **fields: Any) -> ScoreJob:
-    return ScoreJob(job.config.model_copy(update=fields), job.run_uri, job.rules)
+    return ScoreJob(job.run_uri, job.config.model_copy(update=fields), job.rules)
 
 
 def test_what_is_small_is_done_here(job: ScoreJob, begun: list[str]) -> None:
-    chosen = Where(settled("auto"))
+    chosen = ForPolicies(settled("auto"))
     executor = chosen.tried(job, 1_000, NOBODY)
     assert isinstance(executor, Here)
     assert executor.place(job.config).max_actors == here.resources()["CPU"]  # not known yet
@@ -54,7 +55,7 @@ def test_what_is_small_is_done_here(job: ScoreJob, begun: list[str]) -> None:
 
 
 def test_what_turns_out_to_take_longer_goes_through_ray(job: ScoreJob) -> None:
-    chosen = Where("auto")
+    chosen = ForPolicies("auto")
     executor = chosen.tried(job, 1_000, NOBODY)
     assert chosen.done(executor, ray_costs_s() + 0.1) == "ray"
 
@@ -78,24 +79,24 @@ def test_what_is_certain_to_need_ray_is_not_loaded_here(
     cause: str, job: ScoreJob, begun: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cause == "memory":
-        monkeypatch.setattr(where, "free_bytes", lambda: 2**30)
+        monkeypatch.setattr(for_policies, "free_bytes", lambda: 2**30)
     amount = 10**15 if cause == "long" else 1_000
     died = Counter({"part-00000000": 1}) if cause == "died" else NOBODY
-    assert Where("auto").tried(job, amount, died) == "ray"
+    assert ForPolicies("auto").tried(job, amount, died) == "ray"
     assert begun == ["begun"]
 
 
 def test_policies_are_tried_here_while_a_ray_of_this_machine_starts(
     job: ScoreJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = Where("ray")
+    chosen = ForPolicies("ray")
     executor = chosen.tried(job, 1_000, NOBODY)
     assert isinstance(executor, Here)
     assert executor.place(job.config).max_actors == here.resources()["CPU"]
     assert chosen.done(executor, 0.1) == "ray"
     # With a cluster elsewhere, in a task there: its machines are others.
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert Where("ray").tried(job, 1_000, NOBODY) == "ray"
+    assert ForPolicies("ray").tried(job, 1_000, NOBODY) == "ray"
 
 
 def test_a_bound_of_the_time_is_two_products_a_weight_and_token(
@@ -103,10 +104,10 @@ def test_a_bound_of_the_time_is_two_products_a_weight_and_token(
 ) -> None:
     files = [folder / "model.safetensors" for folder in policy_folders.values()]
     weights = sum(path.stat().st_size for path in files) / 4
-    found = where.least_seconds(job, 1_000_000)
+    found = least_seconds(job, 1_000_000)
     assert found == pytest.approx(2 * weights * 1e6 / 4e12)
     half = with_config(job, policies={"rl": job.config.policies["rl"]})
-    assert where.least_seconds(half, 1_000_000) == pytest.approx(found / 2, rel=0.01)
+    assert least_seconds(half, 1_000_000) == pytest.approx(found / 2, rel=0.01)
 
 
 @pytest.mark.parametrize("asked", ["auto", "ray"])
@@ -171,24 +172,26 @@ def test_a_submitted_job_is_refused_here(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_gpus_for_several_actors_are_refused_here(
     job: ScoreJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(where, "resources", lambda: {"CPU": 8, "GPU": 4})
+    monkeypatch.setattr(for_policies, "resources", lambda: {"CPU": 8, "GPU": 4})
     with pytest.raises(
         Refused, match=r"run_on: here: this machine has GPUs for 4 actors.*actors: 1"
     ):
-        Where("here").tried(with_config(job, run_on="here"), 1, NOBODY)
-    assert Where("auto").tried(job, 1, NOBODY) == "ray"
+        ForPolicies("here").tried(with_config(job, run_on="here"), 1, NOBODY)
+    assert ForPolicies("auto").tried(job, 1, NOBODY) == "ray"
     two = with_config(job, run_on="here", gpus_per_actor=2.0)
     with pytest.raises(Refused, match="GPUs for 2 actors"):
-        Where("here").tried(two, 1, NOBODY)
+        ForPolicies("here").tried(two, 1, NOBODY)
     # Without GPUs there is one process, with as many threads as it likes.
-    assert isinstance(Where("here").tried(with_config(job, gpus_per_actor=0.0), 1, NOBODY), Here)
+    assert isinstance(
+        ForPolicies("here").tried(with_config(job, gpus_per_actor=0.0), 1, NOBODY), Here
+    )
 
 
 def test_policies_that_memory_does_not_hold_are_refused_here(
     job: ScoreJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(where, "free_bytes", lambda: 2**30)
+    monkeypatch.setattr(for_policies, "free_bytes", lambda: 2**30)
     with pytest.raises(
         Refused, match=r"the policies take 0.0 GiB in float32 .* 1.0 GiB are free; use a machine"
     ):
-        Where("here").tried(job, 1, NOBODY)
+        ForPolicies("here").tried(job, 1, NOBODY)

@@ -24,11 +24,13 @@ from dlogp_ray.demo.smollm2.base import WHEEL, fetch_base
 from dlogp_ray.demo.smollm2.pair import RL_NAME, accuracies, adapter_path, sample
 from dlogp_ray.demo.smollm2.task import MAX_RESPONSE_TOKENS, TEMPERATURE, held_out_problems
 from dlogp_ray.errors import ExitCode
-from dlogp_ray.pipelines.intervene import intervene
-from dlogp_ray.pipelines.result import print_result
-from dlogp_ray.pipelines.reweight import print_reweight, reweight
-from dlogp_ray.pipelines.score import score
-from dlogp_ray.pipelines.session import shutdown
+from dlogp_ray.pipelines.intervene.intervene import intervene
+from dlogp_ray.pipelines.intervene.result import print_intervene
+from dlogp_ray.pipelines.reweight.result import print_reweight
+from dlogp_ray.pipelines.reweight.reweight import reweight
+from dlogp_ray.pipelines.run.session import shutdown
+from dlogp_ray.pipelines.score.result import print_score
+from dlogp_ray.pipelines.score.score import score
 
 DTYPE = "float32"
 """As the texts were sampled, and the same figures on every machine: `auto` takes bfloat16 where
@@ -84,7 +86,7 @@ def run_demo(output: Path, problems: int) -> int:
             }
         )
     )
-    print_result(scored, console)
+    print_score(scored, console)
     tokenizer = AutoTokenizer.from_pretrained(base)
     print_run(scored, tokenizer, (BASE_NAME, RL_NAME), console)
     if not scored.sealed:
@@ -110,7 +112,7 @@ def run_demo(output: Path, problems: int) -> int:
             }
         )
     )
-    print_result(answered, console)
+    print_intervene(answered, console)
 
     console.print("\nWeights for a trainer's loss, by Δlog p")
     weighed = reweight(

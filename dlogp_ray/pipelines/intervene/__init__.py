@@ -1,0 +1,1 @@
+"""The intervene job: problems + two policies -> a table of graded answers, and its curve."""

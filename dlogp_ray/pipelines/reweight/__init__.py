@@ -1,0 +1,1 @@
+"""The reweight job: a scores table -> a weights table that trainers read."""

@@ -1,0 +1,1 @@
+"""The score job: corpus + policies -> a table of per-token statistics."""

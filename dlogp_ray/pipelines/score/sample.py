@@ -1,0 +1,72 @@
+"""A few texts of the corpus for the noise floor: the same at every call, and from all over it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, islice, zip_longest
+
+import numpy as np
+
+from dlogp_ray.corpus.rows import check_rows
+from dlogp_ray.corpus.units import Unit, Units
+from dlogp_ray.pipelines.score.job import ScoreJob
+from dlogp_ray.pipelines.score.stages import raw_rows
+from dlogp_ray.scoring.packing import TokenSequence, count_tokens
+from dlogp_ray.status import Status
+
+UNITS = 8
+"""From how many units texts are taken."""
+TEXTS = 64
+"""How many texts, at most."""
+_LEAST_TEXTS = 8
+"""Long responses are cut, so that a sample is not one or two texts alone..."""
+_LEAST_RESPONSE_TOKENS = 256
+"""... but not to less than this, however long their prompts are."""
+
+
+def sample_units(units: Units) -> list[Unit]:
+    """Units to take texts from, spread evenly over the corpus."""
+    count = min(UNITS, len(units))
+    return [units[index * len(units) // count] for index in range(count)]
+
+
+def sample_texts(job: ScoreJob, units: Sequence[Unit], tokens: int) -> list[TokenSequence]:
+    """The first texts of each unit, in turn, that the corpus checks let through.
+
+    Args:
+        job: How rows are read and checked.
+        units: Where to take them from.
+        tokens: Prompt and response tokens at which to stop.
+
+    Returns:
+        At most ``TEXTS``; none if no row is fit.
+    """
+    by_unit = [_first_texts(job, unit, -(-TEXTS // len(units))) for unit in units]
+    share, left = tokens // _LEAST_TEXTS, tokens
+    texts: list[TokenSequence] = []
+    for text in chain.from_iterable(zip_longest(*by_unit)):
+        if text is None:
+            continue
+        if left <= 0 or len(texts) == TEXTS:
+            break
+        room = max(_LEAST_RESPONSE_TOKENS, share - len(text.prompt_ids))
+        texts.append(text._replace(response_ids=text.response_ids[:room]))
+        left -= count_tokens(texts[-1:])
+    return texts
+
+
+def _first_texts(job: ScoreJob, unit: Unit, rows: int) -> list[TokenSequence]:
+    if unit.format == "parquet":
+        unit = replace(unit, stop=min(unit.stop, unit.start + rows))
+    try:
+        raw = islice(raw_rows(unit, job), rows)
+        table = check_rows(raw, unit.file, job.rules, job.text_tokenizer)
+    except Exception:  # noqa: BLE001  (the unit's own reading meets it again, and records it)
+        return []
+    return [
+        TokenSequence(
+            np.asarray(row["prompt_ids"], dtype=np.int32),
+            np.asarray(row["response_ids"], dtype=np.int32),
+        )
+        for row in table.select(["status", "prompt_ids", "response_ids"]).to_pylist()
+        if row["status"] == Status.OK
+    ]

@@ -1,0 +1,96 @@
+"""The stages of a unit that run on CPUs: read and check it, and create its object at the end.
+
+The stage between is ``actor.ScoreUnit``; this module does not import torch, which takes seconds
+and 300 MB in each process that reads or writes.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pyarrow.compute as pc
+
+from dlogp_ray.analysis.summary import summarise
+from dlogp_ray.config import CORPUS_COLUMNS
+from dlogp_ray.corpus.pairs import split_pairs
+from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
+from dlogp_ray.corpus.rows import check_rows, count_special_tokens
+from dlogp_ray.corpus.units import Unit
+from dlogp_ray.errors import InputChanged
+from dlogp_ray.pipelines.run.row import Row, from_bytes, guarded, receipt, to_bytes
+from dlogp_ray.pipelines.score.job import ScoreJob
+
+
+def read_unit(row: Row, *, job: ScoreJob) -> Row:
+    """Descriptor -> checked corpus rows."""
+
+    def work() -> Row:
+        unit = Unit(**{key: row[key] for key in Unit.__dataclass_fields__})
+        table = check_rows(raw_rows(unit, job), unit.file, job.rules, job.text_tokenizer)
+        if unit.format == "parquet":
+            check_count(unit, len(table), pairs=job.config.pairs)
+        return {
+            "index": unit.index,
+            "rows": len(table),
+            "payload": to_bytes(table),
+            "special_tokens": json.dumps(count_special_tokens(table)),
+            "seconds": 0.0,
+            "error": "",
+        }
+
+    return guarded("reading", row, work)
+
+
+def check_count(unit: Unit, rows: int, *, pairs: bool) -> None:
+    """Check that a unit of a Parquet file has the rows that were planned.
+
+    Raises:
+        InputChanged: It has more or fewer.
+    """
+    planned = (unit.stop - unit.start) * (2 if pairs else 1)
+    if rows != planned:
+        raise InputChanged(
+            f"corpus_changed: {unit.file} gave {rows} rows of [{unit.start}, {unit.stop}), and "
+            f"{planned} were planned"
+        )
+
+
+def raw_rows(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
+    """The unit's rows as they stand in the corpus, read as they are asked for."""
+    rows = _as_stored(unit, job)
+    return split_pairs(rows, job.rules.theirs) if job.config.pairs else rows
+
+
+def _as_stored(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
+    most = job.config.max_row_bytes
+    if unit.format == "parquet":
+        wanted = {job.rules.theirs(name) for name in CORPUS_COLUMNS} | set(job.rules.carry)
+        return read_parquet(unit.file, unit.file_entry, unit.start, unit.stop, wanted, most)
+    stop = None if unit.compression else unit.stop
+    return read_jsonl(unit.file, unit.file_entry, unit.start, stop, unit.compression, most)
+
+
+def write_unit(row: Row, *, job: ScoreJob) -> Row:
+    """Score rows -> the object, created unless it exists; the receipt says whether it was."""
+
+    def work() -> Row:
+        scores = from_bytes(row["payload"])
+        if len(scores) != row["rows"] * len(job.config.compared):
+            raise AssertionError(f"{row['rows']} rows of the corpus became {len(scores)} rows")
+        special_tokens = json.loads(row["special_tokens"])
+        summary = summarise(scores).model_copy(update={"special_tokens": special_tokens})
+        created = job.folder.commit(
+            row["index"],
+            scores,
+            rows_in=row["rows"],
+            summary=summary,
+            special_tokens=special_tokens,
+        )
+        return {
+            "created": created,
+            "tokens": pc.sum(pc.list_value_length(scores["response_ids"]), min_count=0).as_py(),
+            "rows": len(scores),
+            "rejected": summary.rejected,
+            "uncompiled": row["uncompiled"],
+        }
+
+    return receipt(row, work)

@@ -1,0 +1,1 @@
+"""The sparsity job: a scores table -> where RL changed the policy."""
