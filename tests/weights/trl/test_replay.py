@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from plain_logps import Rows, logps
+from run_records import score_info
 from trl.trainer.grpo_config import GRPOConfig
 from weights_tables import made_up_weights, weights_row
 
@@ -113,7 +114,7 @@ def logps_below(model: Any, rollouts: Rows, folder: Path, temperature: float = 1
     made_up_weights(str(folder / "old"), [rows])
     opened = load_weights(str(folder / "old"), cache=folder / "cache")
     config = {"policies": {"base": {}, "rl": {}}, "temperature": temperature}
-    return dataclasses.replace(opened, column="logp_base", info={"config": config})
+    return dataclasses.replace(opened, column="logp_base", info=score_info(1, {"config": config}))
 
 
 @pytest.mark.parametrize(
