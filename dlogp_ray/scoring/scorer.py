@@ -8,9 +8,12 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dlogp_ray.errors import RowRejected
@@ -37,6 +40,39 @@ _LOG = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 Predicted = tuple[dict[str, Tensor], np.ndarray]
 """By policy the hidden states [m, h] that predict m response tokens, and the tokens' places [m]."""
+
+
+@dataclass(frozen=True)
+class Scored(Sequence[dict[str, Arrays]]):
+    """Statistics of some texts, all tokens one after another; each text's are parts of them.
+
+    Attributes:
+        columns: By policy, arrays [n] of all n response tokens, named as ``policies.statistics``
+            names them; none where there are no texts.
+        starts: [texts + 1] where each text's begin.
+    """
+
+    columns: dict[str, Arrays]
+    starts: Int[np.ndarray, " m"]
+
+    def __len__(self) -> int:
+        """Texts."""
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> dict[str, Arrays]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[dict[str, Arrays]]: ...
+    def __getitem__(self, at: int | slice) -> dict[str, Arrays] | list[dict[str, Arrays]]:
+        """By policy, the arrays of a text's response."""
+        if isinstance(at, slice):
+            return [self[index] for index in range(len(self))[at]]
+        index = range(len(self))[at]
+        part = slice(self.starts[index], self.starts[index + 1])
+        return {
+            name: {key: array[part] for key, array in columns.items()}
+            for name, columns in self.columns.items()
+        }
 
 
 class PairScorer:
@@ -87,24 +123,20 @@ class PairScorer:
         """Fuse the statistics' passes only."""
         self._compiled = True
 
-    def score(self, sequences: Sequence[TokenSequence]) -> list[dict[str, Arrays]]:
+    def score(self, sequences: Sequence[TokenSequence]) -> Scored:
         """Score sequences, in any number and order.
 
         Where memory does not suffice for a pass, what is left is done in passes of half as many
         tokens; the next call begins with the full budget again.
 
-        Returns:
-            For each sequence, by policy, arrays of the response's length named as
-            ``policies.statistics`` names them.
-
         Raises:
             RowRejected: A text is longer than the positions that a policy has; nothing was scored.
             torch.OutOfMemoryError, MemoryError, RuntimeError: Not even the smallest pass fits.
         """
-        if not sequences:
-            return []
-        targets = np.concatenate([sequence.response_ids for sequence in sequences])
         starts = places(sequences)
+        if not sequences:
+            return Scored({}, starts)
+        targets = np.concatenate([sequence.response_ids for sequence in sequences])
         done = np.zeros(len(targets), dtype=bool)
         results: dict[str, Arrays] = {name: {} for name in self._policies}
         left, budget = list(range(len(sequences))), self._token_budget
@@ -129,18 +161,7 @@ class PairScorer:
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
             left = [i for i in left if not done[starts[i] : starts[i + 1]].all()]
-        ends = starts[1:-1]
-        split = {
-            name: {key: np.split(array, ends) for key, array in columns.items()}
-            for name, columns in results.items()
-        }
-        return [
-            {
-                name: {key: parts[i] for key, parts in columns.items()}
-                for name, columns in split.items()
-            }
-            for i in range(len(sequences))
-        ]
+        return Scored(results, starts)
 
     def hidden(
         self, sequences: Sequence[TokenSequence], token_budget: int | None = None

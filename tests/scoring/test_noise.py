@@ -17,7 +17,7 @@ from dlogp_ray.policies.split import Batching
 from dlogp_ray.scoring import noise as noise_module
 from dlogp_ray.scoring.noise import compare
 from dlogp_ray.scoring.packing import TokenSequence, count_tokens
-from dlogp_ray.scoring.scorer import Arrays, PairScorer
+from dlogp_ray.scoring.scorer import Arrays, PairScorer, Scored
 from dlogp_ray.tables.noise import NoiseFloor, Rounding, Spread
 
 measure_noise = partial(noise_module.measure_noise, rounding_s=1e6)
@@ -297,7 +297,7 @@ def test_the_third_part_is_what_the_same_weights_in_float32_show(tmp_path: Path)
     assert rounding is not None
     scored = [scorer.score(TEXTS) for scorer in (half, single)]
 
-    def column(scores: list[dict[str, Arrays]], policy: str, key: str) -> np.ndarray:
+    def column(scores: Scored, policy: str, key: str) -> np.ndarray:
         return np.concatenate([one[policy][key] for one in scores])
 
     for name, policy, key in (

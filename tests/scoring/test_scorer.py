@@ -171,7 +171,7 @@ def test_a_sequence_longer_than_the_budget_is_scored(policies: dict[str, Policy]
 
 
 def test_nothing_to_score(policies: dict[str, Policy]) -> None:
-    assert PairScorer(policies, base="base", token_budget=8).score([]) == []
+    assert PairScorer(policies, base="base", token_budget=8).score([]).columns == {}
 
 
 def test_the_base_runs_once_however_many_are_compared(

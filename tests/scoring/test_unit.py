@@ -10,7 +10,8 @@ import pytest
 
 from dlogp_ray.corpus.rows import RowRules, unit_schema
 from dlogp_ray.policies.statistics import SAMPLED_STATISTICS
-from dlogp_ray.scoring.scorer import PairScorer
+from dlogp_ray.scoring.packing import places
+from dlogp_ray.scoring.scorer import PairScorer, Scored
 from dlogp_ray.scoring.unit import score_unit
 from dlogp_ray.tables.encoding import check_lists
 from dlogp_ray.tables.scores import (
@@ -43,11 +44,17 @@ class StubScorer(PairScorer):
     ) -> None:
         self.logp_factor, self.base, self.spoil = logp_factor, base, spoil  # no policies
 
-    def score(self, sequences: Any) -> list[dict[str, dict[str, np.ndarray]]]:
-        return [
-            {policy: self._arrays(policy, text.response_ids) for policy in self.logp_factor}
-            for text in sequences
-        ]
+    def score(self, sequences: Any) -> Scored:
+        texts = [text.response_ids for text in sequences]
+        columns = {
+            policy: {name: np.concatenate(parts) for name, parts in self._of_all(policy, texts)}
+            for policy in self.logp_factor
+        }
+        return Scored(columns if texts else {}, places(sequences))
+
+    def _of_all(self, policy: str, texts: list[np.ndarray]) -> list[tuple[str, list[np.ndarray]]]:
+        each = [self._arrays(policy, ids) for ids in texts]
+        return [(name, [arrays[name] for arrays in each]) for name in (each[0] if each else ())]
 
     def _arrays(self, policy: str, ids: np.ndarray) -> dict[str, np.ndarray]:
         floats = np.full(len(ids), 0.25, np.float32)
