@@ -12,10 +12,10 @@ import transformers
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 from dlogp_ray.policies.trial import context_of
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -12,14 +12,13 @@ from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.bench.whole import MATMUL_SIZE, MATMULS, WHOLE
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.packing import TOKEN_BUDGET, TokenSequence, token_budget_batches
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
-from dlogp_ray.policies.statistics import chunk_rows
-from dlogp_ray.scoring.engine import TOKEN_BUDGET
 from dlogp_ray.scoring.noise import measure_noise
-from dlogp_ray.scoring.packing import TokenSequence, token_budget_batches
 from dlogp_ray.scoring.products import choose_dtype
 from dlogp_ray.scoring.scorer import PairScorer
+from dlogp_ray.scoring.statistics import chunk_rows
 
 NOISE_TEXTS = 8
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.policies.packing import TokenSequence
 
 BATCH = 8
 

@@ -33,7 +33,7 @@ from dlogp_ray.bench.workers import Peer, Workers, check_peer
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.config.bench import ARMS
 from dlogp_ray.errors import Refused
-from dlogp_ray.scoring.packing import TokenSequence, count_tokens
+from dlogp_ray.policies.packing import TokenSequence, count_tokens
 
 RATIOS = {
     "pair / vllm_twice": ("pair", "vllm_twice"),

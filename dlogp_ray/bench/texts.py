@@ -3,7 +3,7 @@
 import numpy as np
 
 from dlogp_ray.config import BenchConfig
-from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.policies.packing import TokenSequence
 
 GROUP_PROMPT, GROUP_RESPONSES, GROUP_TOKENS = 512, 8, 128
 

@@ -18,11 +18,9 @@ import torch
 from dlogp_ray.decoding.batch import Answer
 from dlogp_ray.decoding.distribution import Distribution
 from dlogp_ray.decoding.rules import Rule, Seen, Side
-from dlogp_ray.policies.layout import Layout, Segment
+from dlogp_ray.policies.layout import Layout
+from dlogp_ray.policies.packing import TOKEN_BUDGET, TokenSequence, plan_whole
 from dlogp_ray.policies.policy import Policy
-
-PASS_TOKENS = 2_048
-"""Tokens of one pass, a text at least."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +58,21 @@ def rule_statistics(
     """
     found: dict[str, list[np.ndarray]] = {name: [] for name in rules}
     width = min(base.lm_head.width, rl.lm_head.width)
-    for texts in _passes(answers):
-        ids, segments, predicting = _row(texts)
-        ids, predicting = ids.to(base.device), predicting.to(base.device)
-        one, two = (
+    texts = [TokenSequence(np.asarray(one.prompt.ids), one.ids) for one in answers]
+    for packed in plan_whole(texts, TOKEN_BUDGET.get(base.device.type, TOKEN_BUDGET["cpu"])):
+        ids = torch.from_numpy(packed.ids.astype(np.int64)).to(base.device)
+        predicting = torch.from_numpy(packed.rows).to(base.device)
+        of_base, of_rl = (
             Distribution(
-                p.lm_head.logits(
-                    p.hidden_packed(ids, Layout(segments))[predicting], compiled=p.compiled
+                policy.lm_head.logits(
+                    policy.hidden_packed(ids, Layout(packed.segments))[predicting],
+                    compiled=policy.compiled,
                 )[:, :width]
             )
-            for p in (base, rl)
+            for policy in (base, rl)
         )
-        seen = Seen(one, two, primary, ids[predicting + 1][:, None], one.logits[:, :1] * 0)
+        drafts = ids[predicting + 1][:, None]
+        seen = Seen(of_base, of_rl, primary, drafts, of_base.logits[:, :1] * 0)
         for name, rule in rules.items():
             found[name].append(rule.statistic(seen)[:, 0].float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -111,28 +112,3 @@ def threshold(rule: Rule, values: np.ndarray, rate: float) -> Threshold:
         )
         return Threshold(rate, None, 0.0, reason)
     return Threshold(rate, value, wanted / len(ordered))
-
-
-def _passes(answers: Sequence[Answer]) -> list[list[Answer]]:
-    passes: list[list[Answer]] = []
-    room = -math.inf
-    for answer in answers:
-        tokens = len(answer.prompt.ids) + len(answer.ids)
-        if tokens > room:
-            passes.append([])
-            room = PASS_TOKENS
-        passes[-1].append(answer)
-        room -= tokens
-    return passes
-
-
-def _row(answers: Sequence[Answer]) -> tuple[torch.Tensor, list[Segment], torch.Tensor]:
-    """The texts in a row, and the places that predict the answers' tokens."""
-    ids: list[int] = []
-    segments, predicting = [], []
-    for answer in answers:
-        start = len(ids)
-        ids.extend((*answer.prompt.ids, *answer.ids.tolist()))
-        segments.append(Segment(start, len(ids)))
-        predicting.append(np.arange(start + len(answer.prompt.ids), len(ids)) - 1)
-    return torch.tensor(ids), segments, torch.from_numpy(np.concatenate(predicting))

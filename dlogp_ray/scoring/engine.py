@@ -7,8 +7,6 @@ would show differences that are none of the policies'.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-TOKEN_BUDGET = {"cpu": 2_048, "cuda": 16_384}
-"""On a CPU the activations of 2,048 tokens stay in its last-level cache."""
 COMPILING_FROM_S = 120.0
 """Less work than this for one actor is not worth trying to compile (5 to 60 s)."""
 TRIAL_SHARE = 1 / 200

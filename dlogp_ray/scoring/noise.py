@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlogp_ray.scoring.packing import TokenSequence, count_tokens
+from dlogp_ray.policies.packing import TokenSequence, count_tokens
 from dlogp_ray.scoring.products import float32_slowdown
 from dlogp_ray.scoring.scorer import Arrays, PairScorer
 from dlogp_ray.scoring.unit import table_columns

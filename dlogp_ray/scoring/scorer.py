@@ -18,16 +18,16 @@ from torch import Tensor
 
 from dlogp_ray.errors import RowRejected
 from dlogp_ray.policies.layout import Layout, Past
-from dlogp_ray.policies.policy import Policy
-from dlogp_ray.policies.split import Batching
-from dlogp_ray.policies.statistics import score_rows
-from dlogp_ray.scoring.packing import (
+from dlogp_ray.policies.packing import (
     Pass,
     TokenSequence,
     places,
     plan_passes,
     token_budget_batches,
 )
+from dlogp_ray.policies.policy import Policy
+from dlogp_ray.policies.split import Batching
+from dlogp_ray.scoring.statistics import score_rows
 from dlogp_ray.status import Status
 
 MAX_MASS_OUTSIDE = 1e-3
@@ -47,7 +47,7 @@ class Scored(Sequence[dict[str, Arrays]]):
     """Statistics of some texts, all tokens one after another; each text's are parts of them.
 
     Attributes:
-        columns: By policy, arrays [n] of all n response tokens, named as ``policies.statistics``
+        columns: By policy, arrays [n] of all n response tokens, named as ``scoring.statistics``
             names them; none where there are no texts.
         starts: [texts + 1] where each text's begin.
     """
@@ -198,7 +198,7 @@ class PairScorer:
             return self.hidden(sequences, max(1, self._token_budget // 2))
 
     def statistics(self, hidden: Mapping[str, Tensor], targets: np.ndarray) -> dict[str, Arrays]:
-        """By policy, arrays [n] named as ``policies.statistics`` names them.
+        """By policy, arrays [n] named as ``scoring.statistics`` names them.
 
         Args:
             hidden: By policy, the states [n, h] that predict the targets.

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
-from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.scoring.scorer import MAX_MASS_OUTSIDE, Arrays, PairScorer, Scored
 from dlogp_ray.status import Status
 from dlogp_ray.tables.scores import (

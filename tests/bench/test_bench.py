@@ -20,7 +20,7 @@ from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.bench.workers import Workers
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.scoring.packing import count_tokens, plan_passes
+from dlogp_ray.policies.packing import count_tokens, plan_passes
 
 Bench = Callable[..., tuple[int, str, str]]
 

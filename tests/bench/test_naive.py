@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from dlogp_ray.bench.naive import naive_logp, naive_statistics
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.scoring.unit import table_columns
 from dlogp_ray.tables.scores import STATISTICS

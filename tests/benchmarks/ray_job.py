@@ -24,7 +24,7 @@ from dlogp_ray.bench.texts import make_texts
 from dlogp_ray.bench.workers import Workers
 from dlogp_ray.config import BenchConfig, ScoreConfig
 from dlogp_ray.corpus.units import decode_units
-from dlogp_ray.scoring.packing import count_tokens
+from dlogp_ray.policies.packing import count_tokens
 from dlogp_ray.tables.info import ScoreInfo
 
 PROBE_TEXTS = 48

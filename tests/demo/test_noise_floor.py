@@ -19,8 +19,8 @@ from dlogp_ray.pipelines.score.sample import TEXTS
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.scoring.noise import measure_noise
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3_600)]

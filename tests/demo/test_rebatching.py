@@ -10,8 +10,8 @@ from dlogp_ray.demo.pair import checkpoint_path, rl_name
 from dlogp_ray.demo.sampling import sample_corpus
 from dlogp_ray.demo.task import held_out_problems
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 

@@ -15,9 +15,9 @@ from dlogp_ray.pipelines.score.job import ScoreJob
 from dlogp_ray.pipelines.score.plan import plan_score
 from dlogp_ray.pipelines.score.probe import _choose_threads, _probe
 from dlogp_ray.policies.linear import KernelLinear
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.scoring.engine import ACTOR_BYTES, Engine
 from dlogp_ray.scoring.noise import measure_noise
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 from dlogp_ray.tables.noise import NoiseFloor
 from tests.pipelines.conftest import MakeConfig

@@ -20,10 +20,10 @@ from dlogp_ray.policies import checkpoint as checkpoint_module
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import Checkpoint, resolve
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 from dlogp_ray.policies.tokenizers import load_tokenizer
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:peft.*")

@@ -18,8 +18,8 @@ from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.compiling import given_up, with_room
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 TORCH_S_OWN = 8

@@ -12,8 +12,8 @@ from model_families import FAMILIES, PADDED, SMALL, Family, save_model
 
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.reference import reference_statistics
 from dlogp_ray.scoring.scorer import PairScorer
 

@@ -16,8 +16,8 @@ from dlogp_ray.policies import lm_head as lm_head_module
 from dlogp_ray.policies import trial
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.lm_head import LmHead
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 SMALL = {

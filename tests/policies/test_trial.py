@@ -28,11 +28,11 @@ from dlogp_ray.errors import Refused, RowRejected
 from dlogp_ray.policies import trial
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.loading import load_model
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Split
 from dlogp_ray.policies.trial import check_weights
 from dlogp_ray.policies.twin import TEXT, twin_of
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 

@@ -12,8 +12,8 @@ from dlogp_ray.demo.pair import BASE_NAME, checkpoint_path
 from dlogp_ray.demo.task import held_out_problems, worked_solution
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.kernels import bfloat16_kernels
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 

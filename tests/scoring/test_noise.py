@@ -12,11 +12,11 @@ from conftest import DEVICE, make_policy_folder, make_rows
 from torch import Tensor
 
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.packing import TokenSequence, count_tokens
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 from dlogp_ray.scoring import noise as noise_module
 from dlogp_ray.scoring.noise import compare
-from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 from dlogp_ray.scoring.scorer import Arrays, PairScorer, Scored
 from dlogp_ray.tables.noise import NoiseFloor, Rounding, Spread
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dlogp_ray.policies.checkpoint import resolve
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 # float32 and logits of up to 20: other batches move log-probabilities by a few 1e-6.
@@ -115,7 +115,7 @@ import numpy as np
 import torch
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.scoring.scorer import PairScorer
 
 logging.basicConfig(level="WARNING", stream=sys.stdout, format="%(message)s")

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.lm_head import LmHead
+from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
-from dlogp_ray.scoring.packing import TokenSequence
 from dlogp_ray.scoring.reference import reference_logp, reference_statistics
 from dlogp_ray.scoring.scorer import PairScorer
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from dlogp_ray.corpus.rows import RowRules, unit_schema
-from dlogp_ray.policies.statistics import SAMPLED_STATISTICS
-from dlogp_ray.scoring.packing import places
+from dlogp_ray.policies.packing import places
 from dlogp_ray.scoring.scorer import PairScorer, Scored
+from dlogp_ray.scoring.statistics import SAMPLED_STATISTICS
 from dlogp_ray.scoring.unit import score_unit
 from dlogp_ray.tables.encoding import check_lists
 from dlogp_ray.tables.scores import (

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dlogp_ray.analysis.sparsity.report.examples import Examples
+from dlogp_ray.analysis.sparsity.examples import Examples
 from dlogp_ray.analysis.sparsity.statistics import COLUMNS, Statistics
 from dlogp_ray.analysis.sparsity.tokens import Tokens
 from dlogp_ray.analysis.sparsity.training import Training, trainings

@@ -6,7 +6,8 @@ from typing import ClassVar
 from dlogp_ray.config import BASE, ScoreConfig
 from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.pipelines.run.job import PolicyJob
-from dlogp_ray.scoring.engine import TOKEN_BUDGET, Engine
+from dlogp_ray.policies.packing import TOKEN_BUDGET
+from dlogp_ray.scoring.engine import Engine
 from dlogp_ray.tables.kinds import SCORES, Kind
 
 

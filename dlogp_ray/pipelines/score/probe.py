@@ -20,6 +20,7 @@ from dlogp_ray.pipelines.run.placement import Node, Placement
 from dlogp_ray.pipelines.score.actor import ScoreUnit
 from dlogp_ray.pipelines.score.job import ScoreJob
 from dlogp_ray.pipelines.score.sample import sample_texts
+from dlogp_ray.policies.packing import TokenSequence, count_tokens
 from dlogp_ray.scoring.engine import (
     COMPILING_FROM_S,
     TRIAL_SHARE,
@@ -28,7 +29,6 @@ from dlogp_ray.scoring.engine import (
     thread_choices,
 )
 from dlogp_ray.scoring.noise import ROUNDING_S, ROUNDING_SHARE, measure_noise
-from dlogp_ray.scoring.packing import TokenSequence, count_tokens
 from dlogp_ray.tables.noise import NoiseFloor
 
 _SEQUENCE_TOKENS = 256

@@ -10,7 +10,7 @@ from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.corpus.units import Unit, Units
 from dlogp_ray.pipelines.score.job import ScoreJob
 from dlogp_ray.pipelines.score.stages import raw_rows
-from dlogp_ray.scoring.packing import TokenSequence, count_tokens
+from dlogp_ray.policies.packing import TokenSequence, count_tokens
 from dlogp_ray.status import Status
 
 UNITS = 8

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from score_tables import score_rows
 
-from dlogp_ray.analysis.sparsity.report.examples import (
+from dlogp_ray.analysis.sparsity.examples import (
     MOST_TOKENS,
     PER_GROUP,
     TOKENS_PER_GROUP,

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dlogp_ray.analysis.sparsity.examples import Examples
 from dlogp_ray.analysis.sparsity.groups import Group
 from dlogp_ray.analysis.sparsity.headlines import headline_rows
 from dlogp_ray.analysis.sparsity.report.charts import charts
-from dlogp_ray.analysis.sparsity.report.examples import Examples
 from dlogp_ray.analysis.sparsity.report.page import MEASURES, Heading, Sample, page
 
 MOST_SHIFTED = 15

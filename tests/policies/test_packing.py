@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlogp_ray.scoring.packing import TokenSequence, plan_passes, token_budget_batches
+from dlogp_ray.policies.packing import TokenSequence, plan_passes, token_budget_batches
 
 lengths = st.lists(st.integers(1, 200), max_size=60)
 budgets = st.integers(1, 500)

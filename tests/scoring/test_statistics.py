@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from dlogp_ray.policies import statistics
 from dlogp_ray.policies.lm_head import LmHead
-from dlogp_ray.policies.statistics import Statistics, chunk_rows, score_rows
+from dlogp_ray.scoring.statistics import Statistics, chunk_rows, score_rows
 
 LN2 = math.log(2)
 # float32 carries 1.2e-7 of each number; the sums here have a handful of terms of size 1.

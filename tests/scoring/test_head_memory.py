@@ -13,7 +13,7 @@ import json, re, sys
 from pathlib import Path
 import torch
 from dlogp_ray.policies.lm_head import LmHead
-from dlogp_ray.policies.statistics import score_rows
+from dlogp_ray.scoring.statistics import score_rows
 
 torch.set_num_threads(1)
 compiled, rows = json.loads(sys.argv[1])
