@@ -1,4 +1,4 @@
-"""Accuracy against how often the rules stepped in, of all interventions of a run; and pictures.
+"""Accuracy against how often the rules stepped in, of all interventions of a run.
 
 One row an intervention: accuracy with its error clustered by problem, trigger rate (share of tokens
 at which the rule fired; arXiv 2603.22117), effective rate (share that came out as another token;
@@ -7,20 +7,17 @@ problems, samples and seeds. Where a problem has several answers, pass@k as well
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from dlogp_ray import store
 from dlogp_ray.analysis.estimates import (
     Estimate,
     mean_by_problem,
     paired_difference,
     pass_at_k,
 )
-from dlogp_ray.tables.derived import CURVE_RECORD, write_derived
 from dlogp_ray.tables.info import InterveneInfo
 from dlogp_ray.tables.run import Run
 
@@ -84,16 +81,6 @@ class Point:
     against_rl_ci_high: float | None
     against_rl_p: float | None
     pass_at: tuple[PassAt, ...] = ()
-
-
-_TYPES = {
-    **dict.fromkeys(("label", "rule", "primary"), pa.string()),
-    **dict.fromkeys(("answers", "not_graded"), pa.int64()),
-    "pass_at": pa.list_(
-        pa.struct([("k", pa.int32()), ("value", pa.float64()), ("se", pa.float64())])
-    ),
-}
-_SCHEMA = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in Point.__dataclass_fields__])
 
 
 def curve(run: Run) -> list[Point]:
@@ -179,20 +166,3 @@ def first_to_reach_rl(points: Sequence[Point]) -> dict[str, Point | None]:
         if found[point.rule] is None and point.against_rl is not None and point.against_rl >= 0:
             found[point.rule] = point
     return found
-
-
-def write_curve(run: Run) -> list[Point]:
-    """Write the curve and its pictures beside the table of a sealed run; returns the curve."""
-    from dlogp_ray.analysis.pictures import curve_picture, extrapolation_picture
-
-    points = curve(run)
-    table = pa.Table.from_pylist([asdict(point) for point in points], schema=_SCHEMA)
-    write_derived(run, run.uri, CURVE_RECORD, {"curve": table}, {})
-    for name, figure in (
-        ("curve", curve_picture(points)),
-        ("extrapolation", extrapolation_picture(points)),
-    ):
-        if figure is not None:
-            for kind in ("svg", "png"):
-                store.replace(run.path(f"{name}.{kind}"), figure[kind])
-    return points

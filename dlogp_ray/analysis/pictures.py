@@ -1,20 +1,25 @@
 """Pictures of an intervene run: accuracy against the trigger rate, and what extrapolation adds."""
 
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
-
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from dlogp_ray.analysis.curve import Point
 from dlogp_ray.analysis.estimates import Z95
+from dlogp_ray.analysis.vega import (
+    Spec,
+    coloured_intervals,
+    drawn,
+    line,
+    number,
+    ordinal,
+    percent,
+    spec,
+)
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which the colour-blind tell apart."""
-_MARKERS = "osD^vPX"
+_SIZE = {"width": 460, "height": 300}
+_BAR = 48
+"""Pixels of a bar, with what is around it."""
+_RIGHT = "right answers (95 % intervals)"
 
 
 def curve_picture(points: Iterable[Point]) -> dict[str, bytes] | None:
@@ -24,47 +29,51 @@ def curve_picture(points: Iterable[Point]) -> dict[str, bytes] | None:
         ``svg`` and ``png``; None where no rule has a rate.
     """
     points = [point for point in points if point.accuracy is not None]
-    lines: dict[str, list[Point]] = {}
-    for point in points:
-        if point.gamma is None and point.rule not in ("always", "never"):
-            name = point.rule if point.primary == "base" else f"{point.rule}, backward"
-            lines.setdefault(name, []).append(point)
-    if not any(point.trigger_rate > 0 for line in lines.values() for point in line):
+    rows = [
+        _row(point, series=point.rule if point.primary == "base" else f"{point.rule}, backward")
+        for point in sorted(points, key=lambda point: point.trigger_rate)
+        if point.gamma is None and point.rule not in ("always", "never") and point.trigger_rate > 0
+    ]
+    if not rows:
         return None
-    figure = Figure(figsize=(7.0, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    for index, (name, line) in enumerate(lines.items()):
-        line = sorted((p for p in line if p.trigger_rate > 0), key=lambda p: p.trigger_rate)
-        axes.errorbar(
-            [point.trigger_rate for point in line],
-            [float(point.accuracy or 0.0) for point in line],
-            [Z95 * (point.se or 0.0) for point in line],
-            label=name,
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
-            markersize=4,
-            linewidth=1.5,
-            capsize=2,
-        )
-    for point, style in zip(_alone(points), ("--", ":"), strict=False):
-        axes.axhline(float(point.accuracy or 0.0), color="0.4", linestyle=style, linewidth=1)
-        axes.annotate(
-            point.label,
-            (1.0, float(point.accuracy or 0.0)),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            color="0.4",
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("tokens at which the rule fired")
-    axes.set_ylabel("right answers (95 % intervals)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    return _encoded(figure)
+    colour: Spec = {"field": "series", "type": "nominal", "title": None}
+    colour |= {"sort": list(dict.fromkeys(_series(points)))}
+    encoding = {
+        "x": number(
+            "x",
+            "tokens at which the rule fired",
+            scale={"type": "log"},
+            axis={"format": "~%", "tickCount": 5},
+        ),
+        "y": percent(_RIGHT) | {"scale": {"zero": False}},
+        "color": colour,
+        "shape": colour | {"legend": None},
+    }
+    policies = [_row(point) for point in _alone(points)]
+    layers = [
+        {"mark": line(40), "encoding": encoding},
+        coloured_intervals(encoding),
+        {
+            "data": {"values": policies},
+            "mark": {"type": "rule", "color": "gray", "strokeDash": [4, 3]},
+            "encoding": {"y": percent(_RIGHT)},
+        },
+        {
+            "data": {"values": policies},
+            "mark": {"type": "text", "align": "left", "dx": 4, "color": "gray"},
+            "encoding": {
+                "x": {"value": "width"},
+                "y": percent(_RIGHT),
+                "text": {"field": "label", "type": "nominal"},
+            },
+        },
+    ]
+    return drawn(spec(rows, layers) | _SIZE)
+
+
+def _series(points: Sequence[Point]) -> list[str]:
+    """Rules in the order in which they were asked for."""
+    return [p.rule if p.primary == "base" else f"{p.rule}, backward" for p in points]
 
 
 def extrapolation_picture(points: Iterable[Point]) -> dict[str, bytes] | None:
@@ -77,26 +86,38 @@ def extrapolation_picture(points: Iterable[Point]) -> dict[str, bytes] | None:
     shown = extrapolation_rows(points)
     if not shown:
         return None
-    figure = Figure(figsize=(max(4.0, 0.9 * len(shown) + 1.5), 4.2), layout="constrained")
-    axes: Axes = figure.add_subplot()
-    accuracies = [float(point.accuracy or 0.0) for point in shown]
-    errors = [Z95 * (point.se or 0.0) for point in shown]
-    colours = [
-        _COLOURS[1] if p.gamma is not None else "0.6" if p.rule == "never" else _COLOURS[0]
-        for p in shown
-    ]
-    places = range(len(shown))
-    axes.bar(places, accuracies, yerr=errors, color=colours, capsize=3)
-    axes.set_xticks(places, [point.label for point in shown], rotation=40, ha="right")
-    low = min(a - e for a, e in zip(accuracies, errors, strict=True))
-    high = max(a + e for a, e in zip(accuracies, errors, strict=True))
+    rows = [_row(point, kind="alone" if point.rule == "never" else _kind(point)) for point in shown]
+    low, high = min(row["ci_low"] for row in rows), max(row["ci_high"] for row in rows)
     margin = 0.25 * max(high - low, 0.01)
-    axes.set_ylim(max(0.0, low - margin), min(1.0, high + margin))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylabel("right answers (95 % intervals)")
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    return _encoded(figure)
+    limits = [max(0.0, low - margin), min(1.0, high + margin)]
+    encoding = {
+        "x": ordinal("label", "", labelAngle=-40) | {"sort": None},
+        "y": percent(_RIGHT) | {"scale": {"domain": limits}},
+        "color": {
+            "field": "kind",
+            "type": "nominal",
+            "title": None,
+            "sort": ["replaced", "alone", "extrapolated"],
+        },
+    }
+    layers = [
+        {
+            "mark": {"type": "bar", "clip": True},
+            "encoding": encoding | {"y2": {"datum": limits[0]}},
+        },
+        coloured_intervals(encoding) | {"mark": {"type": "rule", "color": "black"}},
+    ]
+    return drawn(spec(rows, layers) | _SIZE | {"width": max(160, _BAR * len(rows))})
+
+
+def _kind(point: Point) -> str:
+    return "replaced" if point.gamma is None else "extrapolated"
+
+
+def _row(point: Point, **more: str) -> dict[str, Any]:
+    value, error = float(point.accuracy or 0.0), Z95 * (point.se or 0.0)
+    interval = {"ci_low": value - error, "ci_high": value + error}
+    return {"x": point.trigger_rate, "value": value, "label": point.label, **interval, **more}
 
 
 def extrapolation_rows(points: Iterable[Point]) -> list[Point]:
@@ -111,15 +132,3 @@ def extrapolation_rows(points: Iterable[Point]) -> list[Point]:
 def _alone(points: Iterable[Point]) -> list[Point]:
     """The base by itself, and the RL policy."""
     return [point for point in points if point.rule == "never"][:2]
-
-
-def _encoded(figure: Figure) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    # Text as text, and the same bytes each time.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "dlogp_ray"}):
-        for kind in ("svg", "png"):
-            sink = io.BytesIO()
-            metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
-            figure.savefig(sink, format=kind, dpi=150, metadata=metadata)
-            found[kind] = sink.getvalue()
-    return found

@@ -11,6 +11,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from dlogp_ray.analysis.vega import (
+    Spec,
+    coloured_intervals,
+    drawn,
+    line,
+    number,
+    percent,
+    series,
+    spec,
+)
+
 PACKAGES = ("dlogp_ray", "torch", "transformers", "trl", "numpy")
 
 Runs = Sequence[Mapping[str, Any]]
@@ -103,30 +114,26 @@ def _mean_and_error(values: Any) -> tuple[float, float | None]:
 def picture(
     arms: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, str], path: Path
 ) -> None:
-    """Accuracy along the training, a line an arm, a panel a baseline; bars are standard errors."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
+    """Accuracy along the training, a line an arm, a panel a baseline, which comes first;
+    bars are standard errors."""
     kinds = list(dict.fromkeys(baselines[arm] for arm in arms))
-    figure = Figure(figsize=(5.2 * len(kinds), 4.4), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        shown = [arm for arm in arms if baselines[arm] == kind]
-        for index, arm in enumerate(shown):
-            curve = arms[arm]["curve"]
-            axes.errorbar(
-                list(curve),
-                [mean for mean, _ in curve.values()],
-                [error or 0.0 for _, error in curve.values()],
-                label=arm,
-                color="black" if arm == kind else f"C{index - 1}",
-                linestyle="--" if arm == kind else "-",
-                linewidth=1.5,
-                capsize=2,
-            )
-        axes.set_title(kind)
-        axes.set_xlabel("optimiser steps")
-        axes.set_ylabel("right answers, held-out problems")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+    panels = [_panel(kind, [a for a in arms if baselines[a] == kind], arms) for kind in kinds]
+    path.write_bytes(
+        drawn({"hconcat": panels, "resolve": {"scale": {"color": "independent"}}})["png"]
+    )
+
+
+def _panel(kind: str, shown: Sequence[str], arms: Mapping[str, Mapping[str, Any]]) -> Spec:
+    rows = [
+        {"series": arm, "x": step, "value": mean}
+        | {"ci_low": mean - (error or 0.0), "ci_high": mean + (error or 0.0)}
+        for arm in shown
+        for step, (mean, error) in arms[arm]["curve"].items()
+    ]
+    encoding = {
+        "x": number("x", "optimiser steps"),
+        "y": percent("right answers, held-out problems") | {"scale": {"zero": False}},
+        "color": series() | {"sort": list(shown)},
+    }
+    layers = [{"mark": line(), "encoding": encoding}, coloured_intervals(encoding)]
+    return spec(rows, layers) | {"title": kind, "width": 380, "height": 300}

@@ -7,7 +7,7 @@ dlogp_ray.intervene(InterveneConfig.from_yaml("job.yaml"))
 
 from collections import Counter
 
-from dlogp_ray.analysis.curve import write_curve
+from dlogp_ray.analysis.curve_files import write_curve
 from dlogp_ray.config import InterveneConfig
 from dlogp_ray.events import say
 from dlogp_ray.pipelines.intervene.plan import plan_intervene

@@ -13,8 +13,8 @@ from score_tables import score_rows
 from dlogp_ray.analysis.sparsity.groups import grouped
 from dlogp_ray.analysis.sparsity.report.page import Heading, Sample, page
 from dlogp_ray.analysis.sparsity.report.report import report
-from dlogp_ray.analysis.sparsity.report.vega import Chart, number, spec
 from dlogp_ray.analysis.sparsity.tables import sparsity_tables
+from dlogp_ray.analysis.vega import Chart, number, spec
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in the PATH")

@@ -16,7 +16,7 @@ from dlogp_ray.analysis.sparsity.report.training_charts import (
     linearity,
     over_checkpoints,
 )
-from dlogp_ray.analysis.sparsity.report.vega import (
+from dlogp_ray.analysis.vega import (
     Chart,
     Rows,
     Spec,

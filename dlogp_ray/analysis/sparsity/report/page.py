@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dlogp_ray.analysis.sparsity.report.vega import Chart
+from dlogp_ray.analysis.vega import Chart
 
 _MANTISSA_BITS = 12
 """Of float32's 23: four digits, which is what is shown, and half of the bytes."""

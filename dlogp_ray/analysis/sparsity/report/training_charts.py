@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dlogp_ray.analysis.sparsity.report.vega import (
+from dlogp_ray.analysis.vega import (
     Chart,
     Rows,
     Spec,

@@ -1,4 +1,4 @@
-"""Parts of Vega-Lite 6 specifications that the report's charts share; plain dicts."""
+"""Parts of Vega-Lite 6 specifications that charts share, plain dicts; charts as pictures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
 HEIGHT = 220
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Of pictures: Okabe and Ito's, which the colour-blind tell apart."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,14 @@ def intervals(encoding: Spec) -> Spec:
     return {"mark": {"type": "rule"}, "encoding": {**kept, **limits}}
 
 
+def coloured_intervals(encoding: Spec) -> Spec:
+    """``intervals`` in the colours of what is drawn, on the y axis that it has."""
+    layer = intervals(encoding)
+    lower = encoding["y"] | {"field": "ci_low"}
+    layer["encoding"] |= {"y": lower, "color": encoding["color"]}
+    return layer
+
+
 def below_noise(low: float, high: float) -> Spec:
     """A grey band over the x axis."""
     return {
@@ -106,3 +116,13 @@ def below_noise(low: float, high: float) -> Spec:
 def line(size: int = 20, **more: Any) -> Spec:
     """A line through points."""
     return {"type": "line", "point": {"size": size}, **more}
+
+
+def drawn(chart: Spec) -> dict[str, bytes]:
+    """A chart as a picture: ``svg`` and ``png``, the same bytes each time."""
+    import vl_convert
+
+    config = {"background": "white", "range": {"category": list(_COLOURS)}}
+    whole = chart | {"config": config}
+    svg = vl_convert.vegalite_to_svg(whole).encode()
+    return {"svg": svg, "png": vl_convert.vegalite_to_png(whole, ppi=150)}
