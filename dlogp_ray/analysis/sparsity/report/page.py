@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,9 +10,14 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dlogp_ray.analysis.vega import Chart
 
+_HERE = "dlogp_ray.analysis.sparsity.report"
+_TEMPLATES = Environment(
+    loader=PackageLoader(_HERE, ""), autoescape=True, undefined=StrictUndefined
+)
 _MANTISSA_BITS = 12
 """Of float32's 23: four digits, which is what is shown, and half of the bytes."""
 
@@ -136,24 +140,14 @@ def page(
         "columns": columns,
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    filled = {
-        "TITLE": html.escape(heading.title),
-        "CSS": _file("page.css"),
-        "HEADLINES": _table(heading.headlines),
-        "NOISE": html.escape(heading.noise),
-        "TABLES": "".join(
-            f"<section><h2>{html.escape(title)}</h2>{_table(rows)}</section>"
-            for title, rows in heading.tables.items()
-        ),
-        "SPLIT": html.escape(heading.split),
-        "FOOTER": html.escape(heading.footer),
-        "DATA": _packed(text.encode()),
-        "TOKENS": _packed(planes),
-        "VEGA": _vega(),
-        "JS": _file("page.js"),
-    }
-    parts = _file("page.html").split("__")
-    return "".join(filled.get(part, part) for part in parts)
+    return _TEMPLATES.get_template("page.html").render(
+        heading=heading,
+        css=_file("page.css"),
+        data=_packed(text.encode()),
+        tokens=_packed(planes),
+        vega=_vega(),
+        js=_file("page.js"),
+    )
 
 
 def _policies(charts: Mapping[str, Sequence[Chart]]) -> list[str]:
@@ -217,19 +211,8 @@ def _packed(data: bytes) -> str:
     return base64.b64encode(gzip.compress(data, compresslevel=9, mtime=0)).decode()
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    headings, *lines = rows
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in headings)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
-        for line in lines
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
 def _file(name: str) -> str:
-    return files("dlogp_ray.analysis.sparsity.report").joinpath(name).read_text(encoding="utf-8")
+    return files(_HERE).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
