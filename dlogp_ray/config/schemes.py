@@ -4,7 +4,7 @@ A scheme is given by its name alone, or by its name and parameters: ``{scheme: d
 Sources: each class; what they compute is in ``weights.schemes``.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -15,8 +15,23 @@ Strength = Annotated[float, Field(ge=0, le=1e6)]
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 
 
+Need = Literal["logp_old", "entropy_old", "logp_current", "delta_logp", "groups", "advantages"]
+"""What a scheme looks at, besides the mask: fields of ``weights.applying.Texts``."""
+OfWhole = Literal["threshold", "moments"]
+"""What a scheme needs of more than one text: a quantile of all tokens' entropies, or mean and
+standard deviation of log PPL in each group."""
+
+
 class _Scheme(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    looks_at: ClassVar[tuple[Need, ...]]
+    of_whole: ClassVar[OfWhole | None] = None
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it looks at with these parameters."""
+        return self.looks_at
 
 
 class _Clipped(_Scheme):
@@ -31,6 +46,8 @@ class _Clipped(_Scheme):
 class LowProb(_Scheme):
     """1 + α(1 − π_old(y)): more weight on unlikely tokens. arXiv 2603.22117, Eq. 8."""
 
+    looks_at = ("logp_old",)
+
     scheme: Literal["low_prob"] = "low_prob"
     alpha: Strength = 0.2
     """0.2 for Qwen2.5-Math-7B and 0.1 for Qwen3-8B-Base in the paper."""
@@ -39,6 +56,8 @@ class LowProb(_Scheme):
 class Dominate(_Scheme):
     """α·π_old(y) + 1 − α: less weight on unlikely tokens (AR). arXiv 2505.12929."""
 
+    looks_at = ("logp_old",)
+
     scheme: Literal["dominate"] = "dominate"
     alpha: Share = 0.1
     """0.1 to 0.3 in the paper."""
@@ -46,6 +65,9 @@ class Dominate(_Scheme):
 
 class Ppl(_Clipped):
     """1 − α·(log PPL − group mean)/group std: more weight on likely texts. arXiv 2508.02260."""
+
+    looks_at = ("logp_old", "groups")
+    of_whole = "moments"
 
     scheme: Literal["ppl"] = "ppl"
     alpha: Strength
@@ -61,6 +83,9 @@ class Ppl(_Clipped):
 class EntropyTop(_Scheme):
     """1 for the tokens of highest entropy, else 0 (80/20 rule). arXiv 2506.01939."""
 
+    looks_at = ("entropy_old",)
+    of_whole = "threshold"
+
     scheme: Literal["entropy_top"] = "entropy_top"
     rho: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the tokens that is kept."""
@@ -68,6 +93,8 @@ class EntropyTop(_Scheme):
 
 class Divergence(_Scheme):
     """1 + s·(σ(α·KL(π_old‖π_current)) − ½), KL by the estimate k3. arXiv 2603.22446."""
+
+    looks_at = ("logp_old", "logp_current")
 
     scheme: Literal["divergence"] = "divergence"
     scale: Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -78,6 +105,8 @@ class Divergence(_Scheme):
 class Delta(_Clipped):
     """clip(exp(β·Δlog p), low, high), mean 1 within a sample: the direction itself as weight."""
 
+    looks_at = ("delta_logp",)
+
     scheme: Literal["delta"] = "delta"
     beta: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     low: Annotated[float, Field(ge=0)] = 0.5
@@ -87,6 +116,8 @@ class Delta(_Clipped):
 class RsiBand(_Clipped):
     """1 where −log π(y)/H is within [low, high], else 0 (RSI-S). arXiv 2606.31575."""
 
+    looks_at = ("logp_old", "entropy_old")
+
     scheme: Literal["rsi_band"] = "rsi_band"
     low: Annotated[float, Field(ge=0)]
     high: Positive
@@ -94,6 +125,8 @@ class RsiBand(_Clipped):
 
 class FutureKl(_Clipped):
     """clip(exp(Σ_{k≥t} 2^{−(k−t)/h}·Δ_k), low, high), Δ current against old. arXiv 2603.19835."""
+
+    looks_at = ("logp_old", "logp_current")
 
     scheme: Literal["future_kl"] = "future_kl"
     half_life: Positive = 32.0
@@ -105,17 +138,15 @@ class FutureKl(_Clipped):
     """Tokens of negative advantage whose ratio current/old is above this are left out of the sum
     and weigh 1 (3 or 10 in the paper); None leaves none out, and needs no advantage."""
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Advantages too, where tokens may be left out."""
+        return self.looks_at if self.max_ratio is None else (*self.looks_at, "advantages")
+
 
 AnyScheme = LowProb | Dominate | Ppl | EntropyTop | Divergence | Delta | RsiBand | FutureKl
 SCHEMES: dict[str, type[AnyScheme]] = {
-    "low_prob": LowProb,
-    "dominate": Dominate,
-    "ppl": Ppl,
-    "entropy_top": EntropyTop,
-    "divergence": Divergence,
-    "delta": Delta,
-    "rsi_band": RsiBand,
-    "future_kl": FutureKl,
+    kind.model_fields["scheme"].default: kind for kind in get_args(AnyScheme)
 }
 
 

@@ -44,9 +44,9 @@ from dlogp_ray.scoring.products import float32_slowdown
 from dlogp_ray.scoring.scorer import Arrays, PairScorer
 from dlogp_ray.scoring.unit import table_columns
 from dlogp_ray.tables.noise import NoiseFloor, Rounding, Spread, Spreads
-from dlogp_ray.tables.scores import STATISTICS
+from dlogp_ray.tables.scores import COLUMNS, STATISTICS
 
-_CHANGE = ("delta_logp", "kl_rl_base", "kl_base_rl", "js")
+_CHANGE = tuple(column.name for column in COLUMNS if column.change)
 """Columns that are 0 where two policies are equal."""
 Scored = dict[str, Arrays]
 """By policy, the statistics of some tokens."""

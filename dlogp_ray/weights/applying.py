@@ -1,4 +1,4 @@
-"""Schemes by their configs: what each needs, and the weights of a batch of texts.
+"""Schemes by their configs: the weights of a batch of texts.
 
 The same function weighs a trainer's batch and a table's rows. They differ in what the quantiles and
 the groups' means are of: of the batch (``whole_of_batch``), or of all rows (``weights.whole``).
@@ -21,12 +21,14 @@ from dlogp_ray.config.schemes import (
     EntropyTop,
     FutureKl,
     LowProb,
+    OfWhole,
     Ppl,
     RsiBand,
 )
 from dlogp_ray.weights import schemes
 from dlogp_ray.weights.schemes import Tensor, upper_quantile_rank
 
+Given = Mapping[str, Any]
 Gather = Callable[[Tensor], Tensor]
 """Values of this process -> those of all processes, one after another."""
 
@@ -67,26 +69,6 @@ class Whole:
     threshold: float | None = None
     mean: Float[Tensor, " b"] | None = None
     std: Float[Tensor, " b"] | None = None
-
-
-def needs(scheme: AnyScheme) -> tuple[str, ...]:
-    """Fields of ``Texts`` that a scheme looks at, besides the mask."""
-    match scheme:
-        case LowProb() | Dominate():
-            return ("logp_old",)
-        case Ppl():
-            return ("logp_old", "groups")
-        case EntropyTop():
-            return ("entropy_old",)
-        case RsiBand():
-            return ("logp_old", "entropy_old")
-        case Delta():
-            return ("delta_logp",)
-        case Divergence():
-            return ("logp_old", "logp_current")
-        case FutureKl():
-            signed = () if scheme.max_ratio is None else ("advantages",)
-            return ("logp_old", "logp_current", *signed)
 
 
 def weigh(
@@ -137,69 +119,99 @@ def whole_of_batch(
         ValueError: Something that it needs is not there.
     """
     _check(scheme, texts)
-    if isinstance(scheme, EntropyTop):
-        entropy = _detached(texts.entropy_old)
-        xp = array_api_compat.array_namespace(entropy)
-        values = xp.sort(gather(xp.astype(entropy, xp.float32)[texts.mask != 0]))
-        if not len(values):
-            return Whole(threshold=0.0)
-        return Whole(threshold=float(values[upper_quantile_rank(len(values), scheme.rho)]))
-    if isinstance(scheme, Ppl):
-        xp = array_api_compat.array_namespace(texts.mask)
-        some = xp.any(texts.mask != 0, axis=1)  # a text without tokens has no perplexity
-        own = schemes.log_ppl(texts.logp_old, texts.mask)[some]
-        groups: Any = texts.groups
-        mean, std = _moments(gather(own), gather(groups[some]), groups)
-        return Whole(mean=mean, std=std)
-    return Whole()
+    of_whole = scheme.of_whole
+    return _OF_BATCH[of_whole](scheme, texts, gather) if of_whole else Whole()
+
+
+def _threshold_of_batch(scheme: EntropyTop, texts: Texts, gather: Gather) -> Whole:
+    entropy = _detached(texts.entropy_old)
+    xp = array_api_compat.array_namespace(entropy)
+    values = xp.sort(gather(xp.astype(entropy, xp.float32)[texts.mask != 0]))
+    if not len(values):
+        return Whole(threshold=0.0)
+    return Whole(threshold=float(values[upper_quantile_rank(len(values), scheme.rho)]))
+
+
+def _moments_of_batch(scheme: Ppl, texts: Texts, gather: Gather) -> Whole:
+    xp = array_api_compat.array_namespace(texts.mask)
+    some = xp.any(texts.mask != 0, axis=1)  # a text without tokens has no perplexity
+    own = schemes.log_ppl(texts.logp_old, texts.mask)[some]
+    groups: Any = texts.groups
+    mean, std = _moments(gather(own), gather(groups[some]), groups)
+    return Whole(mean=mean, std=std)
+
+
+_OF_BATCH: Mapping[OfWhole, Callable[[Any, Texts, Gather], Whole]] = {
+    "threshold": _threshold_of_batch,
+    "moments": _moments_of_batch,
+}
 
 
 def undefined(scheme: AnyScheme, texts: Texts, whole: Whole) -> int:
     """How many tokens weigh 1 for want of a definition: no spread in the group, or no entropy."""
-    counts = texts.mask != 0
-    if isinstance(scheme, Ppl) and whole.std is not None:
-        counts = counts & ~(whole.std > scheme.min_spread)[:, None]
-    elif isinstance(scheme, RsiBand) and texts.entropy_old is not None:
-        counts = counts & ~(texts.entropy_old > 0)
-    else:
-        return 0
-    return int(counts.sum())
+    where = _UNDEFINED.get(type(scheme), _nowhere)(scheme, texts, whole)
+    return 0 if where is None else int(((texts.mask != 0) & where).sum())
+
+
+def _nowhere(scheme: AnyScheme, texts: Texts, whole: Whole) -> None:
+    return None
+
+
+def _without_spread(scheme: Ppl, texts: Texts, whole: Whole) -> Tensor | None:
+    return None if whole.std is None else ~(whole.std > scheme.min_spread)[:, None]
+
+
+def _without_entropy(scheme: RsiBand, texts: Texts, whole: Whole) -> Tensor | None:
+    return None if texts.entropy_old is None else ~(texts.entropy_old > 0)
+
+
+_UNDEFINED: Mapping[type[AnyScheme], Callable[[Any, Texts, Whole], Tensor | None]] = {
+    Ppl: _without_spread,
+    RsiBand: _without_entropy,
+}
+"""Where a scheme has no definition."""
 
 
 def _weights(scheme: AnyScheme, texts: Texts, whole: Whole) -> Float[Tensor, "b t"]:
     _check(scheme, texts)
-    given = scheme.model_dump(exclude={"scheme"})
-    mask = texts.mask
-    match scheme:
-        case LowProb():
-            return schemes.low_prob(texts.logp_old, mask, **given)
-        case Dominate():
-            return schemes.dominate(texts.logp_old, mask, **given)
-        case Ppl():
-            return schemes.ppl(texts.logp_old, mask, mean=whole.mean, std=whole.std, **given)
-        case EntropyTop():
-            return schemes.entropy_top(texts.entropy_old, mask, threshold=_threshold(whole))
-        case RsiBand():
-            return schemes.rsi_band(texts.logp_old, texts.entropy_old, mask, **given)
-        case Delta():
-            return schemes.delta(texts.delta_logp, mask, **given)
-        case Divergence():
-            kl = schemes.k3(texts.logp_old, texts.logp_current)
-            return schemes.divergence(kl, mask, **given)
-        case FutureKl():
-            return schemes.future_kl(
-                texts.logp_old, texts.logp_current, mask, advantages=texts.advantages, **given
-            )
+    return APPLIED[type(scheme)](scheme, texts, whole, scheme.model_dump(exclude={"scheme"}))
 
 
-def _threshold(whole: Whole) -> float:
+def _entropy_top(scheme: EntropyTop, texts: Texts, whole: Whole, given: Given) -> Tensor:
     if whole.threshold is None:
         raise ValueError("entropy_top: expected the threshold of a batch or a table, got none")
-    return whole.threshold
+    return schemes.entropy_top(texts.entropy_old, texts.mask, threshold=whole.threshold)
+
+
+def _divergence(scheme: Divergence, texts: Texts, whole: Whole, given: Given) -> Tensor:
+    kl = schemes.k3(texts.logp_old, texts.logp_current)
+    return schemes.divergence(kl, texts.mask, **given)
+
+
+def _future_kl(scheme: FutureKl, texts: Texts, whole: Whole, given: Given) -> Tensor:
+    of = {"advantages": texts.advantages, **given}
+    return schemes.future_kl(texts.logp_old, texts.logp_current, texts.mask, **of)
+
+
+APPLIED: Mapping[type[AnyScheme], Callable[[Any, Texts, Whole, Given], Tensor]] = {
+    LowProb: lambda _, texts, __, given: schemes.low_prob(texts.logp_old, texts.mask, **given),
+    Dominate: lambda _, texts, __, given: schemes.dominate(texts.logp_old, texts.mask, **given),
+    Ppl: lambda _, texts, whole, given: schemes.ppl(
+        texts.logp_old, texts.mask, mean=whole.mean, std=whole.std, **given
+    ),
+    EntropyTop: _entropy_top,
+    RsiBand: lambda _, texts, __, given: schemes.rsi_band(
+        texts.logp_old, texts.entropy_old, texts.mask, **given
+    ),
+    Delta: lambda _, texts, __, given: schemes.delta(texts.delta_logp, texts.mask, **given),
+    Divergence: _divergence,
+    FutureKl: _future_kl,
+}
+"""Scheme -> its weights, of (scheme, texts, whole, its parameters by name)."""
 
 
 def _check(scheme: AnyScheme, texts: Texts) -> None:
-    missing = [name for name in needs(scheme) if getattr(texts, name) is None]
+    missing = [name for name in scheme.needs if getattr(texts, name) is None]
     if missing:
         raise ValueError(f"{scheme.scheme} needs {', '.join(missing)} of the texts, and got none")
 

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int, Shaped
 
 from dlogp_ray.config import BASE, AnyScheme
-from dlogp_ray.config.schemes import EntropyTop, Ppl
+from dlogp_ray.config.schemes import OfWhole
 from dlogp_ray.errors import Refused
 from dlogp_ray.status import Status
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA, WeightsSummary
 from dlogp_ray.weights import schemes as pure
-from dlogp_ray.weights.applying import Texts, Whole, needs, undefined, weigh
+from dlogp_ray.weights.applying import Texts, Whole, undefined, weigh
 from dlogp_ray.weights.whole import Counts, GroupSums
 
 _IDENTITY = ("sample_id", "group_id", "generator", "status", "error", "token_hash", "prompt_hash")
@@ -47,6 +47,11 @@ class Weighing:
     temperature: float = 1.0
 
     @property
+    def of_whole(self) -> set[OfWhole | None]:
+        """What schemes need of more than one text."""
+        return {scheme.of_whole for scheme in self.schemes}
+
+    @property
     def columns(self) -> dict[str, str]:
         """What schemes look at -> the column of the scores table that it is.
 
@@ -59,7 +64,7 @@ class Weighing:
             "logp_current": "logp_rl",
             "delta_logp": "delta_logp",
         }
-        wanted = {need for one in self.schemes for need in needs(one)}
+        wanted = {need for one in self.schemes for need in one.needs}
         return {role: column for role, column in names.items() if role in wanted}
 
     @property
@@ -193,11 +198,10 @@ class Rows:
 
 def first_pass(rows: Rows, weighing: Weighing) -> tuple[Counts, GroupSums, GroupSums]:
     """What adds up before anything is weighed: entropies, log PPL and rewards by group."""
-    kinds = {type(one) for one in weighing.schemes}
-    signed = any("advantages" in needs(one) for one in weighing.schemes)
+    signed = any("advantages" in one.needs for one in weighing.schemes)
     return (
-        Counts.of(rows.entropies()) if EntropyTop in kinds else Counts.merge([]),
-        _perplexities(rows) if Ppl in kinds else GroupSums.merge([]),
+        Counts.of(rows.entropies()) if "threshold" in weighing.of_whole else Counts.merge([]),
+        _perplexities(rows) if "moments" in weighing.of_whole else GroupSums.merge([]),
         GroupSums.of(rows.groups, rows.rewards) if signed else GroupSums.merge([]),
     )
 
@@ -236,9 +240,9 @@ def _per_text(
     rows: Rows, weighing: Weighing, whole: WholeTable
 ) -> dict[str, Shaped[np.ndarray, " r"]]:
     found: dict[str, np.ndarray] = {}
-    if any(isinstance(one, Ppl) for one in weighing.schemes) and whole.log_ppl:
+    if "moments" in weighing.of_whole and whole.log_ppl:
         found["mean"], found["std"] = whole.log_ppl.moments(rows.groups)
-    if any("advantages" in needs(one) for one in weighing.schemes) and whole.reward:
+    if any("advantages" in one.needs for one in weighing.schemes) and whole.reward:
         mean, _ = whole.reward.moments(rows.groups)
         found["advantages"] = rows.rewards - mean
     return found
@@ -250,7 +254,7 @@ def _whole_of(
     per_text: Mapping[str, Shaped[np.ndarray, " r"]],
     index: Int[np.ndarray, " b"],
 ) -> Whole:
-    if isinstance(scheme, Ppl):
+    if scheme.of_whole == "moments":
         return Whole(mean=per_text["mean"][index], std=per_text["std"][index])
     return Whole(threshold=whole.threshold)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dlogp_ray.config import WeightsConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.weights.applying import Texts, needs, weigh_batch
+from dlogp_ray.weights.applying import Texts, weigh_batch
 from dlogp_ray.weights.table import Missing, PerToken
 
 _IN_THE_LOSS = {"logp_old", "logp_current"}
@@ -116,7 +116,7 @@ def register_reweighted_loss(name: str, schemes: Sequence[Any], *, mean_one: boo
         {"schemes": schemes, "mean_one": mean_one}, source="register_reweighted_loss"
     )
     for one in config.schemes:
-        if unknown := set(needs(one)) - _IN_THE_LOSS - {"advantages"}:
+        if unknown := set(one.needs) - _IN_THE_LOSS - {"advantages"}:
             raise Refused(
                 f"{one.scheme} needs {', '.join(sorted(unknown))}, which verl's policy loss is not "
                 "given; make a table with `dlogp reweight`"

@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from dlogp_ray.config import SCHEMES, Scheme
-from dlogp_ray.weights.applying import Texts, Whole, needs, weigh, weigh_batch, whole_of_batch
+from dlogp_ray.weights.applying import Texts, Whole, weigh, weigh_batch, whole_of_batch
 
 ANY: TypeAdapter[Any] = TypeAdapter(Scheme)
 PPL = ANY.validate_python({"scheme": "ppl", "alpha": 0.1})
@@ -85,7 +85,7 @@ def test_what_a_scheme_needs_is_named() -> None:
     given["divergence"] = {"scale": 1, "alpha": 1}
     for name in SCHEMES:
         scheme = ANY.validate_python({"scheme": name, **given.get(name, {})})
-        with pytest.raises(ValueError, match=f"{name} needs {', '.join(needs(scheme))} of"):
+        with pytest.raises(ValueError, match=f"{name} needs {', '.join(scheme.needs)} of"):
             weigh([scheme], nothing, {})
     with pytest.raises(ValueError, match="threshold"):
         weigh([TOP], texts(), {TOP: Whole()})

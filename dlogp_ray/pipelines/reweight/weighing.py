@@ -5,7 +5,6 @@ from dlogp_ray.config import BASE, AnyScheme, ReweightConfig
 from dlogp_ray.errors import Refused
 from dlogp_ray.tables.kinds import SCORES
 from dlogp_ray.tables.run import Run
-from dlogp_ray.weights.applying import needs
 from dlogp_ray.weights.rollouts import by_others
 from dlogp_ray.weights.rows import Weighing
 
@@ -37,7 +36,7 @@ def weighing_of(run: Run, config: ReweightConfig) -> Weighing:
             "that generated the texts"
         )
     rl = config.rl or (policy if policy in compared else "")
-    wanted = {need for one in config.schemes for need in needs(one)}
+    wanted = {need for one in config.schemes for need in one.needs}
     two = sorted(wanted & {"delta_logp", "logp_current"})
     if not rl:
         if two and len(compared) > 1:
@@ -80,7 +79,7 @@ def _check_columns(run: Run, weighing: Weighing, scored: tuple[str, ...]) -> Non
     alone = len(scored) == 1
     sampled = run.info.config.statistics == "sampled"
     for one in weighing.schemes:
-        of = needs(one)
+        of = one.needs
         if alone and {"delta_logp", "logp_current"} & set(of):
             raise Refused(
                 f"{one.scheme} compares two policies, and run {run.uri} scored "
@@ -132,4 +131,4 @@ def _generating(run: Run, generators: list[str], scored: tuple[str, ...]) -> str
 
 
 def _looks_at_old(scheme: AnyScheme) -> bool:
-    return bool({"logp_old", "entropy_old"} & set(needs(scheme)))
+    return bool({"logp_old", "entropy_old"} & set(scheme.needs))

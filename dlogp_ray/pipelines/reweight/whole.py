@@ -9,7 +9,6 @@ from dlogp_ray.config.schemes import EntropyTop
 from dlogp_ray.pipelines.reweight.stages import rows_of
 from dlogp_ray.pipelines.run.for_tables import added_up
 from dlogp_ray.tables.objects import TableObject
-from dlogp_ray.weights.applying import needs
 from dlogp_ray.weights.rows import Weighing, first_pass
 from dlogp_ray.weights.whole import Counts, GroupSums, quantile, quantile_upper
 
@@ -43,7 +42,7 @@ def look_at_all(
         Damaged: An object can't be read.
         Refused: A text has no reward where a scheme looks at rewards.
     """
-    wanted = {need for one in weighing.schemes for need in needs(one)}
+    wanted = {need for one in weighing.schemes for need in one.needs}
     top = next((one for one in weighing.schemes if isinstance(one, EntropyTop)), None)
     if not top and not wanted & {*_GROUPS.values()}:
         return OfAllRows(None, {})

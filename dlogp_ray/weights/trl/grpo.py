@@ -18,7 +18,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from dlogp_ray.config import AnyScheme, WeightsConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.weights.applying import Texts, Whole, needs, weigh, whole_of_batch
+from dlogp_ray.weights.applying import Texts, Whole, weigh, whole_of_batch
 from dlogp_ray.weights.schemes import mean_one
 
 
@@ -48,7 +48,7 @@ class ReweightedGRPOTrainer(GRPOTrainer):
             {"schemes": schemes, "mean_one": mean_one}, source="ReweightedGRPOTrainer"
         )
         self.schemes, self.mean_one = config.schemes, config.mean_one
-        if any("delta_logp" in needs(one) for one in self.schemes):
+        if any("delta_logp" in one.needs for one in self.schemes):
             raise Refused(
                 "schemes: delta compares two policies that were scored beforehand; make a table "
                 "with `dlogp reweight` and train with it (ReplayGRPOTrainer)"
@@ -60,8 +60,8 @@ class ReweightedGRPOTrainer(GRPOTrainer):
         if any("pixel_values" in name or name == "num_images" for name in output):
             raise ValueError("ReweightedGRPOTrainer weighs texts; the batch has images")
         mask = loss_mask(output)
-        ahead = [one for one in self.schemes if "logp_current" not in needs(one)]
-        entropy_too = any("entropy_old" in needs(one) for one in ahead)
+        ahead = [one for one in self.schemes if "logp_current" not in one.needs]
+        entropy_too = any("entropy_old" in one.needs for one in ahead)
         logp, entropy = self._scored(output, entropy=entropy_too)
         output["logp_old"] = logp
         output["loss_weights"] = torch.ones_like(logp)
@@ -85,7 +85,7 @@ class ReweightedGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         mask = loss_mask(inputs)
         weights = inputs["loss_weights"]
-        on = [one for one in self.schemes if "logp_current" in needs(one)]
+        on = [one for one in self.schemes if "logp_current" in one.needs]
         if on:
             texts = Texts(
                 mask=mask,

@@ -32,17 +32,12 @@ from dlogp_ray.analysis.vega import (
     spec,
     tooltip,
 )
+from dlogp_ray.tables.scores import OF
 
-STATISTICS = {
-    "delta_logp": "Δlog p (nats)",
-    "kl_rl_base": "KL(RL ‖ base) (nats)",
-    "js": "Jensen-Shannon divergence (nats)",
-    "entropy_base": "entropy of the base (nats)",
-}
-_MAGNITUDES = {
-    "abs_delta_logp": "|Δlog p|",
-    "kl_rl_base": "KL(RL ‖ base)",
-    "js": "JS",
+_SHOWN = ("delta_logp", "kl_rl_base", "js", "entropy_base")
+"""Statistics that have a histogram of their own."""
+_MAGNITUDES = {"abs_delta_logp": f"|{OF['delta_logp'].label}|"} | {
+    name: OF[name].label for name in ("kl_rl_base", "js")
 }
 _DIRECTIONS = {"lowered": "#d08030", "unresolved": "#98a1ab", "raised": "#3f8fd6"}
 """Of colours that the colour-blind can tell apart, on white and on black."""
@@ -64,7 +59,7 @@ def charts(tables: Mapping[str, pa.Table]) -> dict[str, list[Chart]]:
     found: dict[str, Sequence[Chart | None]] = {
         "How far, and in which direction": [
             direction(figures),
-            *(histogram(histograms, name) for name in STATISTICS),
+            *(histogram(histograms, name) for name in _SHOWN),
         ],
         "How sparsely": [
             *(above(figures, name) for name in _MAGNITUDES),
@@ -171,7 +166,7 @@ def histogram(rows: Rows, statistic: str) -> Chart | None:
         for row in mine
     ]
     encoding = {
-        "x": number("x", STATISTICS[statistic], **logarithmic("~e") if log else {}),
+        "x": number("x", OF[statistic].axis, **logarithmic("~e") if log else {}),
         "y": number("share", "share of tokens in the bin", **logarithmic("~e")),
         "color": series(),
         "tooltip": tooltip(("series", None), ("low", ".3~g"), ("high", ".3~g"))
@@ -184,8 +179,8 @@ def histogram(rows: Rows, statistic: str) -> Chart | None:
     if floor and floor > least:
         layers.append(below_noise(least if log else max(-floor, least), floor))
     return Chart(
-        STATISTICS[statistic].split(" (")[0],
-        f"Tokens by {STATISTICS[statistic]}, on a log scale. {noise}",
+        OF[statistic].title or OF[statistic].label,
+        f"Tokens by {OF[statistic].axis}, on a log scale. {noise}",
         spec(values, layers),
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dlogp_ray.analysis.vega import Chart
+from dlogp_ray.tables.scores import OF, Statistic
 
 _HERE = "dlogp_ray.analysis.sparsity.report"
 _TEMPLATES = Environment(
@@ -28,31 +29,27 @@ class Measure:
 
     Attributes:
         name: A column.
-        label: For people.
         full: From here on the shade is full; below 0 for what is at most 0.
         least: Below it there is no shade, on a logarithmic scale.
         scale: Of the shade, linear or log.
-        change: 0 where the policies agree: what lies within the noise floor is unresolved.
         signed: Two colours, for values above and below 0.
     """
 
     name: str
-    label: str
     full: float
     least: float = 0.0
     scale: str = "linear"
-    change: bool = False
     signed: bool = False
 
 
 MEASURES = (
-    Measure("delta_logp", "Δlog p", full=2.0, change=True, signed=True),
-    Measure("kl_rl_base", "KL(RL ‖ base)", full=1.0, least=1e-4, scale="log", change=True),
-    Measure("js", "JS", full=0.5, least=1e-4, scale="log", change=True),
-    Measure("entropy_base", "entropy of the base", full=3.0),
-    Measure("entropy_rl", "entropy of RL", full=3.0),
-    Measure("rank_base", "rank in the base", full=100.0, least=0.5, scale="log"),
-    Measure("logp_base", "log p of the base", full=-6.0),
+    Measure("delta_logp", full=2.0, signed=True),
+    Measure("kl_rl_base", full=1.0, least=1e-4, scale="log"),
+    Measure("js", full=0.5, least=1e-4, scale="log"),
+    Measure("entropy_base", full=3.0),
+    Measure("entropy_rl", full=3.0),
+    Measure("rank_base", full=100.0, least=0.5, scale="log"),
+    Measure("logp_base", full=-6.0),
 )
 
 
@@ -131,8 +128,7 @@ def page(
         "policies": _policies(charts),
         "charts": {title: [asdict(chart) for chart in some] for title, some in charts.items()},
         "measures": [
-            asdict(one) | {"floor": heading.floors.get(one.name, 0.0) if one.change else 0.0}
-            for one in measures
+            asdict(measure) | _as_declared(OF[measure.name], heading.floors) for measure in measures
         ],
         "samples": list(_described(samples)),
         "vocabulary": [_surface(surface, int(one)) for one in ids],
@@ -148,6 +144,12 @@ def page(
         vega=_vega(),
         js=_file("page.js"),
     )
+
+
+def _as_declared(column: Statistic, floors: Mapping[str, float]) -> dict[str, Any]:
+    """Its label, and up to where it is unresolved."""
+    floor = floors.get(column.name, 0.0) if column.change else 0.0
+    return {"label": column.label, "change": column.change, "floor": floor}
 
 
 def _policies(charts: Mapping[str, Sequence[Chart]]) -> list[str]:
