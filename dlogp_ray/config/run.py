@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dlogp_ray.config.job import JobConfig, RunOn, Uri
+from dlogp_ray.config.trust import Trust
 
 BASE = "base"
 """The name of the policy that the others are compared with."""
@@ -150,6 +151,11 @@ class RunConfig(JobConfig):
                 f"there are {', '.join(self.policies)}"
             )
         return self
+
+    @property
+    def trust(self) -> Trust:
+        """What of the checkpoints may be run."""
+        return Trust(self.trust_remote_code, self.allow_pickle)
 
     @property
     def compared(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dlogp_ray import store
 from dlogp_ray.config import InterveneConfig, ScoreConfig
+from dlogp_ray.config.trust import NO_TRUST
 from dlogp_ray.corpus.units import encode_units
 from dlogp_ray.decoding.grading import VERIFIERS
 from dlogp_ray.errors import Refused
@@ -56,7 +57,7 @@ def repair(
         source=run.path("run.json"),
     )
     own_verifier = isinstance(config, InterveneConfig) and config.verifier not in VERIFIERS
-    if (config.trust_remote_code or config.allow_pickle or own_verifier) and not trusted:
+    if (config.trust != NO_TRUST or own_verifier) and not trusted:
         raise Refused(
             f"{run.path('run.json')} says trust_remote_code or allow_pickle, or names a verifier "
             "that is not ours: doing units again would run code that it names. If the run is your "

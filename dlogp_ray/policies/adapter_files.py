@@ -48,7 +48,6 @@ def resolve_adapter(
     revision: str | None = None,
     *,
     base: Checkpoint,
-    allow_pickle: bool = False,
 ) -> Checkpoint:
     """Find the adapter's files and check that they may be loaded.
 
@@ -59,7 +58,8 @@ def resolve_adapter(
     label = f"policy {name} ({source})"
     if find_spec("peft") is None:
         raise Refused(f"{label}: an adapter needs peft; pip install peft")
-    checkpoint = Checkpoint(name, source, local_folder(name, source, revision), base)
+    folder = local_folder(name, source, revision)
+    checkpoint = Checkpoint(name, source, folder, base, trust=base.trust)
     if not (checkpoint.folder / ADAPTER_CONFIG).is_file():
         raise Refused(
             f"{label}: expected an adapter as peft saves it, but there is no {ADAPTER_CONFIG} in "
@@ -69,7 +69,7 @@ def resolve_adapter(
     if not (checkpoint.folder / WEIGHTS).is_file():
         if not (checkpoint.folder / PICKLED).is_file():
             raise Refused(f"{label}: there are no weights ({WEIGHTS}) in {checkpoint.folder}")
-        if not allow_pickle:
+        if not base.trust.pickle:
             raise Refused(
                 f"{label}: the weights are pickled ({PICKLED}), and unpickling runs code. "
                 "Convert them to safetensors, or set allow_pickle: true if you trust them"

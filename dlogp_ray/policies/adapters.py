@@ -31,8 +31,6 @@ def load_policies(
     dtype: str | Mapping[str, str] = "auto",
     device: str = "cpu",
     device_map: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
 ) -> dict[str, Policy]:
     """Load all policies of a job, by name; adapters share the weights of their base.
 
@@ -41,8 +39,6 @@ def load_policies(
         dtype: Of all, or by policy; an adapter's is its base's.
         device: Where they are held, as torch names it.
         device_map: Where each is held instead, as transformers names it.
-        trust_remote_code: Run Python code that comes with a checkpoint.
-        allow_pickle: Load checkpoints that hold no safetensors file.
 
     Raises:
         Refused: One can't be loaded, or an adapter does not fit its base.
@@ -59,8 +55,6 @@ def load_policies(
             dtype=dtype if isinstance(dtype, str) else dtype[name],
             device=device,
             device_map=device_map,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
         )
         for name, checkpoint in checkpoints.items()
         if checkpoint.base is None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dlogp_ray import store
+from dlogp_ray.config.trust import NO_TRUST, Trust
 from dlogp_ray.errors import InputChanged, Refused
 
 WEIGHTS = "*.safetensors"
@@ -45,6 +46,7 @@ class Checkpoint:
         folder: The local folder with config, weights and tokenizer.
         base: Of an adapter, the policy on whose weights it is; it has the config.
         known: Its files when they were hashed; None before that.
+        trust: What of it may be run.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Checkpoint:
     folder: Path
     base: "Checkpoint | None" = None
     known: Files | None = None
+    trust: Trust = NO_TRUST
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -217,8 +220,7 @@ def resolve(
     source: str,
     revision: str | None = None,
     *,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
+    trust: Trust = NO_TRUST,
 ) -> Checkpoint:
     """Find the checkpoint's files and check that they may be loaded.
 
@@ -226,7 +228,7 @@ def resolve(
         Refused: The checkpoint is missing or incomplete, is pickled, needs remote code, or
             contradicts its revision.
     """
-    checkpoint = Checkpoint(name, source, local_folder(name, source, revision))
+    checkpoint = Checkpoint(name, source, local_folder(name, source, revision), trust=trust)
     label = f"policy {name} ({source})"
     if (checkpoint.folder / ADAPTER_CONFIG).is_file():
         # transformers would load the model that it names.
@@ -239,13 +241,13 @@ def resolve(
             f"{label}: expected a folder in Hugging Face format, but there is no config.json in "
             f"{checkpoint.folder}"
         )
-    if not trust_remote_code:
+    if not trust.remote_code:
         _refuse_remote_code(label, checkpoint)
     if not any(checkpoint.folder.glob(WEIGHTS)):
         pickled = [path.name for kind in PICKLED for path in checkpoint.folder.glob(kind)]
         if not pickled:
             raise Refused(f"{label}: there are no weights (*.safetensors) in {checkpoint.folder}")
-        if not allow_pickle:
+        if not trust.pickle:
             raise Refused(
                 f"{label}: the weights are pickled ({pickled[0]}), and unpickling runs code. "
                 "Convert them to safetensors, or set allow_pickle: true if you trust them"

@@ -19,8 +19,6 @@ def load_model(
     dtype: str = "auto",
     device: str = "cpu",
     device_map: str | dict[str, str] | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
 ) -> Any:
     """The checkpoint's ``AutoModelForCausalLM``, frozen.
 
@@ -29,17 +27,13 @@ def load_model(
         dtype: Of the weights; "auto" is what they were saved in.
         device: Where they go, as torch names it.
         device_map: Where they go instead, if one device is too small, as transformers names it.
-        trust_remote_code: Run Python code that comes with the checkpoint.
-        allow_pickle: Load it where it holds no safetensors file.
 
     Raises:
         Refused: It can't be loaded, or weights are missing.
         InputChanged: Its files are not those that were hashed.
     """
     with checkpoint.held_open() as folder:
-        return _load_model(
-            checkpoint, folder, dtype, device, device_map, trust_remote_code, allow_pickle
-        )
+        return _load_model(checkpoint, folder, dtype, device, device_map)
 
 
 def _load_model(
@@ -48,8 +42,6 @@ def _load_model(
     dtype: str,
     device: str,
     device_map: str | dict[str, str] | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
 ) -> Any:
     from transformers import AutoModelForCausalLM
 
@@ -60,8 +52,8 @@ def _load_model(
             folder,
             dtype=getattr(torch, wanted),
             device_map=device_map,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=None if allow_pickle else True,
+            trust_remote_code=checkpoint.trust.remote_code,
+            use_safetensors=None if checkpoint.trust.pickle else True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are named below
         )

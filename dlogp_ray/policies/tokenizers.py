@@ -7,13 +7,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from dlogp_ray.config.trust import NO_TRUST, Trust
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.checkpoint import Checkpoint
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 
 
-def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """The checkpoint's tokenizer; of an adapter without one, its base's.
 
     Raises:
@@ -23,21 +24,21 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     label = f"policy {checkpoint.name} ({checkpoint.source})"
     if not any((checkpoint.folder / name).is_file() for name in _FILES):
         if checkpoint.base is not None:
-            return load_tokenizer(checkpoint.base, trust_remote_code=trust_remote_code)
+            return load_tokenizer(checkpoint.base)
         raise Refused(
             f"{label}: there is no tokenizer in the folder, so that nothing shows that its token "
             "ids mean what the other policies' do; copy the tokenizer files of the policy there"
         )
     with checkpoint.held_open(weights=False) as folder:
-        return load_tokenizer_folder(folder, label, trust_remote_code=trust_remote_code)
+        return load_tokenizer_folder(folder, label, checkpoint.trust)
 
 
-def load_tokenizer_folder(folder: Path, label: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer_folder(folder: Path, label: str, trust: Trust = NO_TRUST) -> Any:
     """The tokenizer in ``folder``; ``label`` names it in errors."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code)
     except Exception as error:
         raise Refused(f"{label}: its tokenizer can't be loaded: {error}") from error
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from conftest import make_adapter, make_policy_folder, make_tokenizer
 from safetensors.torch import load_file, save_file
 
+from dlogp_ray.config.trust import Trust
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies import adapter_files
 from dlogp_ray.policies import checkpoint as checkpoint_module
@@ -433,7 +435,7 @@ def test_pickled_weights_need_consent(base: Path, adapter: Path) -> None:
     under = resolve("base", str(base))
     with pytest.raises(Refused, match=r"pickled \(adapter_model\.bin\).*allow_pickle: true"):
         resolve_adapter("rl", str(adapter), base=under)
-    allowed = resolve_adapter("rl", str(adapter), base=under, allow_pickle=True)
+    allowed = resolve_adapter("rl", str(adapter), base=replace(under, trust=Trust(pickle=True)))
     after = scores(load_policies({"base": under, "rl": allowed}))
     np.testing.assert_array_equal(after["rl"]["logp"], before["rl"]["logp"])
 

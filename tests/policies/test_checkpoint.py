@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 from conftest import make_policy_folder
 
+from dlogp_ray.config.trust import Trust
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies import checkpoint as checkpoint_module
 from dlogp_ray.policies.checkpoint import resolve
@@ -84,14 +85,14 @@ def test_pickled_weights_need_consent(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(Refused, match=r"pickled \(pytorch_model\.bin\).*allow_pickle: true"):
         resolve("p", str(folder))
-    assert resolve("p", str(folder), allow_pickle=True).folder == folder
+    assert resolve("p", str(folder), trust=Trust(pickle=True)).folder == folder
 
 
 def test_remote_code_needs_consent(folder: Path) -> None:
     change_config(folder, model_type="mystery", auto_map={"AutoModelForCausalLM": "code.Model"})
     with pytest.raises(Refused, match=r"'mystery' needs Python code.*trust_remote_code: true"):
         resolve("p", str(folder))
-    assert resolve("p", str(folder), trust_remote_code=True).folder == folder
+    assert resolve("p", str(folder), trust=Trust(remote_code=True)).folder == folder
 
 
 def test_an_unknown_model_type_is_refused_by_name(folder: Path) -> None:

@@ -57,7 +57,7 @@ class AnswerUnit:
         self._held = hold_policies(job, dtypes, device, threads, spread=spread)
         self.policies = self._held.policies
         checkpoint = job.checkpoint(config.tokenizer_policy)
-        self._tokenizer = load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
+        self._tokenizer = load_tokenizer(checkpoint)
         ends = checkpoint.end_tokens(self._tokenizer)
         self.decoder = PairedDecoder(
             self.policies[BASE],

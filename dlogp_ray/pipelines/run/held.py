@@ -78,7 +78,5 @@ def hold_policies(
         dtype=dtypes,
         device=device,
         device_map=SPREAD if spread else None,
-        trust_remote_code=job.config.trust_remote_code,
-        allow_pickle=job.config.allow_pickle,
     )
     return Held(policies, seen, device)

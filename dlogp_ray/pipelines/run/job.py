@@ -87,8 +87,7 @@ class PolicyJob(Job):
             self.config.policies[name],
             self.config.policies.get(BASE),
             self.known,
-            trust_remote_code=self.config.trust_remote_code,
-            allow_pickle=self.config.allow_pickle,
+            trust=self.config.trust,
         )
 
     def dtypes(self, device: str) -> dict[str, str]:
@@ -111,6 +110,5 @@ class PolicyJob(Job):
             self.config.prompt_format,
             self.append_eos,
             self.max_tokens,
-            self.config.trust_remote_code,
-            self.config.allow_pickle,
+            self.config.trust,
         )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from dlogp_ray import store
 from dlogp_ray.config import BASE, PolicySource, RunConfig
+from dlogp_ray.config.trust import Trust
 from dlogp_ray.corpus.text import TextTokenizer
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.adapter_files import resolve_adapter
@@ -25,8 +26,7 @@ def resolve_source(
     base: PolicySource | None,
     known: KnownFiles = (),
     *,
-    trust_remote_code: bool,
-    allow_pickle: bool,
+    trust: Trust,
 ) -> Checkpoint:
     """The files of a config's entry.
 
@@ -35,8 +35,7 @@ def resolve_source(
         source: The entry.
         base: The one that an adapter needs.
         known: Policy -> its files, where they have been hashed.
-        trust_remote_code: As the config says.
-        allow_pickle: The same.
+        trust: As the config says.
     """
     files = dict(known).get(name)
     if source.adapter is None or base is None:
@@ -44,16 +43,11 @@ def resolve_source(
             name,
             source.address,
             source.revision,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
+            trust=trust,
         )
         return replace(found, known=files)
-    under = resolve_source(
-        BASE, base, None, known, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
-    )
-    adapter = resolve_adapter(
-        name, source.adapter, source.revision, base=under, allow_pickle=allow_pickle
-    )
+    under = resolve_source(BASE, base, None, known, trust=trust)
+    adapter = resolve_adapter(name, source.adapter, source.revision, base=under)
     return replace(adapter, known=files)
 
 
@@ -67,8 +61,7 @@ def text_tokenizer(
     prompt_format: Any,
     append_eos: bool,
     max_tokens: int | None,
-    trust_remote_code: bool,
-    allow_pickle: bool,
+    trust: Trust,
 ) -> TextTokenizer:
     """What text rows go through; loaded once a process and run.
 
@@ -76,18 +69,15 @@ def text_tokenizer(
         run_uri: Of the run: its files are its own, and another run may find others there.
         name: Of the policy whose tokenizer it is.
         source: Its entry.
-        base: As for ``resolve_source``, like the next and the last two.
+        base: As for ``resolve_source``, like the next and the last.
         known: The same.
         prompt_format: How a text prompt becomes tokens.
         append_eos: Whether text responses end with an end-of-sequence token.
         max_tokens: What a row's text may have.
-        trust_remote_code: As the config says.
-        allow_pickle: The same.
+        trust: As the config says.
     """
-    checkpoint = resolve_source(
-        name, source, base, known, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
-    )
-    tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
+    checkpoint = resolve_source(name, source, base, known, trust=trust)
+    tokenizer = load_tokenizer(checkpoint)
     return TextTokenizer(
         tokenizer,
         prompt_format=prompt_format,
@@ -110,16 +100,12 @@ def checked_checkpoints(config: RunConfig, *, append_eos: bool = False) -> dict[
             name,
             source,
             config.policies.get(BASE),
-            trust_remote_code=config.trust_remote_code,
-            allow_pickle=config.allow_pickle,
+            trust=config.trust,
         )
         for name, source in config.policies.items()
     }
     checkpoints = {name: replace(one, known=one.know()) for name, one in checkpoints.items()}
-    tokenizers = {
-        name: load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
-        for name, checkpoint in checkpoints.items()
-    }
+    tokenizers = {name: load_tokenizer(checkpoint) for name, checkpoint in checkpoints.items()}
     check_same(tokenizers)
     for name, checkpoint in checkpoints.items():
         highest = max(tokenizers[name].get_vocab().values(), default=-1)
