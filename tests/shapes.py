@@ -11,10 +11,13 @@ from typing import Any
 
 import jaxtyping
 import torch
+from beartype import BeartypeConf, beartype
 
-ROOMS = ("policies", "scoring", "decoding", "weights")
+ROOMS = ("policies", "scoring", "decoding", "weights", "analysis", "corpus")
 FIRST, THEN = 50, 32
 """So many calls are checked, and of the others each that is a multiple."""
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+"""An int is a float, as for type checkers."""
 calls = Counter[str]()
 """Of a function, since its test began."""
 
@@ -29,6 +32,8 @@ def install() -> None:
             return partial(sparing, typechecker=typechecker)
         if isinstance(fn, type):
             return plain(fn, typechecker=typechecker)
+        if any("Self" in str(hint) for hint in fn.__annotations__.values()):
+            return fn  # which beartype knows within a class that it decorates alone
         if "<locals>" in fn.__qualname__:
             # Defined anew with each call of the function around it, and to add a check takes as
             # long as many. What is defined is what pickles by value, too: no layer of ours.
@@ -37,7 +42,7 @@ def install() -> None:
 
     jaxtyping.jaxtyped = sparing
     jaxtyping.install_import_hook(
-        [f"dlogp_ray.{room}" for room in ROOMS], typechecker="beartype.beartype"
+        [f"dlogp_ray.{room}" for room in ROOMS], typechecker="shapes.checked"
     )
 
 

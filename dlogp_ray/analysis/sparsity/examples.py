@@ -62,7 +62,7 @@ class Examples:
         """
         if self.rows is None:
             return pa.table({})
-        places: Counter[tuple[str, ...]] = Counter()
+        places: Counter[tuple[str | None, ...]] = Counter()
         turns = []
         for whose in _groups(self.rows):
             turns.append(places[whose])
@@ -81,8 +81,8 @@ class Examples:
 
 def _first(rows: pa.Table) -> pa.Table:
     rows = rows.sort_by([("rank", "ascending"), ("sample_id", "ascending")])
-    seen: Counter[tuple[str, ...]] = Counter()
-    tokens: Counter[tuple[str, ...]] = Counter()
+    seen: Counter[tuple[str | None, ...]] = Counter()
+    tokens: Counter[tuple[str | None, ...]] = Counter()
     kept = []
     for index, (whose, length) in enumerate(zip(_groups(rows), _lengths(rows), strict=True)):
         if seen[whose] < PER_GROUP and tokens[whose] < TOKENS_PER_GROUP:
@@ -98,7 +98,7 @@ def _lengths(rows: pa.Table) -> list[int]:
     return lengths
 
 
-def _groups(rows: pa.Table) -> list[tuple[str, ...]]:
+def _groups(rows: pa.Table) -> list[tuple[str | None, ...]]:
     return list(zip(*(rows[name].to_pylist() for name in _WHOSE), strict=True))
 
 
