@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import house
 import pytest
 import torch
 import typer
@@ -17,21 +18,59 @@ from dlogp_ray.decoding.rules import Intervention, Seen
 from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.intervene.plan import plan_intervene
 from dlogp_ray.pipelines.intervene.wanted import wanted_interventions
+from dlogp_ray.status import Status
 from dlogp_ray.tables.generations import GENERATIONS_SCHEMA
-from dlogp_ray.tables.scores import scores_schema
+from dlogp_ray.tables.scores import COLUMNS, Statistic, scores_schema
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cluster", "dlogp_ray", "jobs", "tests")
+PAGES = sorted(
+    path
+    for folder in (ROOT, *(path.parent for path in (ROOT / "dlogp_ray").rglob("README.md")))
+    for path in folder.glob("README.md")
+)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def fenced(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def page(room: str) -> str:
+    return (ROOT / "dlogp_ray" / room / "README.md").read_text(encoding="utf-8")
+
+
+def fenced(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    assert len(README.encode()) <= 12_000
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there.read_text(encoding="utf-8")), target
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {one.replace(" ", "-") for one in words}
+
+
+def test_the_house_is_drawn_as_it_stands() -> None:
+    """``python tests/house.py`` writes it."""
+    _, drawn, _ = house.parts()
+    assert drawn.strip() == house.tree().strip()
 
 
 def test_the_score_job_s_file_shows_every_field_with_its_default() -> None:
-    shown = yaml.safe_load(fenced("yaml")[0])
+    shown = yaml.safe_load(fenced("yaml", page("config"))[0])
     assert set(shown) == set(ScoreConfig.model_fields)
     required = {name: shown[name] for name in ("corpus", "policies", "output", "run_id")}
     config = ScoreConfig.from_mapping(shown)
@@ -39,7 +78,7 @@ def test_the_score_job_s_file_shows_every_field_with_its_default() -> None:
 
 
 def test_the_intervene_job_s_file_shows_every_field_of_its_own_with_its_default() -> None:
-    shown = yaml.safe_load(fenced("yaml")[1])
+    shown = yaml.safe_load(fenced("yaml", page("config"))[1])
     assert set(shown) >= set(InterveneConfig.model_fields) - set(RunConfig.model_fields)
     names = ("problems", "policies", "output", "run_id", "rules")
     config = InterveneConfig.from_mapping(shown)
@@ -48,8 +87,14 @@ def test_the_intervene_job_s_file_shows_every_field_of_its_own_with_its_default(
     assert len(labels) == 2 + 7 + 2 + 1 + 2 + 1 + 1
 
 
+def test_the_shortest_job_is_one() -> None:
+    shown = yaml.safe_load(fenced("yaml")[0])
+    assert set(shown) == {"corpus", "policies", "output", "run_id"}
+    ScoreConfig.from_mapping(shown)
+
+
 def python_with(word: str) -> str:
-    (code,) = (code for code in fenced("python") if word in code)
+    (code,) = (code for code in fenced("python", page("decoding")) if word in code)
     return code
 
 
@@ -91,7 +136,11 @@ def test_a_processor_gives_padded_prompts_what_they_have_alone() -> None:
 
 
 def test_every_column_of_the_generations_is_explained() -> None:
-    section = README.split("What comes out: `generations")[1].split("The primary policy drafts")[0]
+    section = (
+        page("decoding")
+        .split("What comes out: `generations")[1]
+        .split("The primary policy drafts")[0]
+    )
     assert set(GENERATIONS_SCHEMA.names) - set(re.findall(r"`(\w+)`", section)) <= {
         "sample_id",
         "generator",
@@ -99,14 +148,35 @@ def test_every_column_of_the_generations_is_explained() -> None:
 
 
 def test_every_column_is_explained() -> None:
-    explained = set(
-        re.findall(r"`(\w+)`", README.split("### What comes out")[1].split("Views:")[0])
-    )
+    explained = set(re.findall(r"`(\w+)`", page("tables").split("Views:")[0]))
     assert set(scores_schema({}).names) - explained == set()
 
 
+def test_statistics_are_explained_as_they_are_declared() -> None:
+    """A line for each thing that columns say, with their units."""
+    lines: dict[str, list[Statistic]] = {}
+    for column in sorted(COLUMNS, key=lambda column: order(column.name)):
+        lines.setdefault(column.what, []).append(column)
+    for what, columns in lines.items():
+        names = ", ".join(f"`{column.name}`" for column in columns)
+        units = [column.unit for column in columns]
+        unit = units[0] if len(set(units)) == 1 else ", ".join(units)
+        assert f"| {names} | {unit} | {what} |".replace("|  |", "| |") in page("tables")
+
+
+def order(name: str) -> int:
+    return page("tables").index(f"`{name}`")
+
+
+def test_every_status_of_a_row_is_listed() -> None:
+    told = page("pipelines").split("Rows are rejected as")[1].split("`dlogp show`")[0]
+    others = {Status.OK, Status.UNFIT, Status.NOT_GRADED, Status.OTHER_GENERATOR}
+    others |= {Status.DUPLICATE_PROBLEM_ID}  # of problems, of answers and of weights
+    assert set(re.findall(r"`(\w+)`", told)) == {*Status} - others
+
+
 def test_every_column_of_the_weights_and_every_scheme_is_explained() -> None:
-    section = README.split("## Weights for trainers")[1].split("## How fast")[0]
+    section = page("weights").split("## In a trainer")[0]
     explained = set(re.findall(r"`(\w+)`", section))
     assert set(WEIGHTS_SCHEMA.names) - explained == set()
     for name, scheme in SCHEMES.items():
@@ -118,22 +188,18 @@ def test_every_column_of_the_weights_and_every_scheme_is_explained() -> None:
 
 
 def test_every_exit_code_is_explained() -> None:
-    table = README.split("### Exit codes")[1].split("Rows are rejected")[0]
+    table = page("pipelines").split("## Exit codes")[1].split("Rows are rejected")[0]
     listed = {
         int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.M) for code in row.split(",")
     }
     assert listed == {int(code) for code in ExitCode}
 
 
-def test_every_command_and_file_of_the_tree_is_there() -> None:
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_every_command_is_one(path: Path) -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {name for name in re.findall(r"^dlogp (\w+)", README, re.MULTILINE)} <= set(commands)
-    tree = README.split("## Files")[1]
-    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
-    modules = {path.name for path in (ROOT / "dlogp_ray").rglob("*.py") if "demo" not in path.parts}
-    missing = {name for name in modules - {"__init__.py"} if name not in tree}
-    assert missing == set()
-    assert set(re.findall(r"(\w+\.py)\b", tree)) <= {path.name for path in files}
+    text = path.read_text(encoding="utf-8")
+    assert {name for name in re.findall(r"^dlogp (\w+)", text, re.MULTILINE)} <= set(commands)
 
 
 @pytest.mark.parametrize("code", fenced("json")[:1])

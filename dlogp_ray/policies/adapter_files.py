@@ -39,7 +39,9 @@ _IN_FRONT = frozenset(
 """Kinds that peft can't merge: they are vectors in front of what is read."""
 _BY_TEXT = frozenset("XLORA POLY LILY SHADOW alora_invocation_tokens arrow_config".split())
 """Kinds, and options of LoRA, that peft can't merge, or merges into another model (XLORA)."""
-MERGE = 'merge it into its base (README, "Merging an adapter") and give the folder as path'
+MERGE = (
+    'merge it into its base (policies/README.md, "Merging an adapter") and give the folder as path'
+)
 
 
 def resolve_adapter(

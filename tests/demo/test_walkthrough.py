@@ -93,8 +93,9 @@ def check_table(run: Run, corpus: Path) -> dict[str, float]:
 
 def train_as_the_readme_says(run: Run, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands and its code, on this run: weights, a lookup, a training."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    section = readme.split("## Weights for trainers")[1].split("## How fast")[0]
+    room = Path(__file__).parents[2] / "dlogp_ray" / "weights"
+    readme = (room / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Does it help?")[0]
     monkeypatch.chdir(corpus.parent)
     for command in re.findall(r"^dlogp (reweight demo-runs/.*)", section, re.MULTILINE):
         words = command.replace("demo-runs/demo-2000", run.uri).split()

@@ -218,7 +218,8 @@ def test_sums_merge_in_any_number_of_parts() -> None:
 
 
 def test_the_readme_s_questions_have_answers(run: Run, found: Any) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    room = Path(__file__).parents[2] / "dlogp_ray" / "analysis"
+    readme = (room / "README.md").read_text(encoding="utf-8")
     (recipes,) = re.findall(r"^```sql\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     queries = [part for part in recipes.split(";\n") if part.strip()]
     assert len(queries) == 10

@@ -13,6 +13,7 @@ from conftest import make_adapter, make_policy_folder
 from peft.tuners.lora.config import ArrowConfig, BdLoraConfig, KasaConfig, LoraGAConfig
 from transformers import AutoModelForCausalLM
 
+import dlogp_ray.policies
 from dlogp_ray.errors import Refused
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.adapters import load_policies
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:UserWarning:torch.*"),
 ]
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README = Path(dlogp_ray.policies.__file__).with_name("README.md").read_text(encoding="utf-8")
 (MERGING,) = re.findall(r"^```python\n([^`]*merge_and_unload.*?)^```", README, re.M | re.S)
 LOADING = next(line for line in MERGING.splitlines() if line.startswith("model = "))
 ATTENTION = ["q_proj", "v_proj"]
@@ -145,7 +146,9 @@ def test_where_merging_is_advised_it_is_the_same_model(
 ) -> None:
     adapter = tmp_path / "adapter"
     expected = logp(trained(base, adapter, REFUSED[name]()))
-    assert 'merge it into its base (README, "Merging an adapter")' in refusal(base, adapter)
+    assert 'merge it into its base (policies/README.md, "Merging an adapter")' in refusal(
+        base, adapter
+    )
     monkeypatch.chdir(tmp_path)
     exec(MERGING, {"base": base, "adapter": adapter})
     assert_same(policy_logp(tmp_path / "merged"), expected)
@@ -205,7 +208,7 @@ def test_a_start_that_can_t_be_repeated_is_merged_where_it_was_trained(
     expected = logp(model)
     text = refusal(base, adapter)
     assert f"it began as {start}, which changes the base's weights; in the process that" in text
-    assert 'merge it into its base (README, "Merging an adapter")' in text
+    assert 'merge it into its base (policies/README.md, "Merging an adapter")' in text
     later = peft.PeftModel.from_pretrained(plain(base), str(adapter))
     assert float((logp(later) - expected).abs().max()) > CHANGED_NATS
     monkeypatch.chdir(tmp_path)

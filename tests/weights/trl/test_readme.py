@@ -18,6 +18,7 @@ from dlogp_ray.demo.pair import checkpoint_path
 from dlogp_ray.weights.trl.sft import WeightedSFTTrainer
 
 README = Path(weights.__file__).with_name("README.md").read_text(encoding="utf-8")
+README = README.partition("\n## Weights in trainers\n")[2]
 
 pytestmark = [
     pytest.mark.slow,
