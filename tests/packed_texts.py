@@ -2,7 +2,8 @@
 
 import torch
 
-from dlogp_ray.policies.layout import Layout, Segment
+from dlogp_ray.policies.layout import Layout
+from dlogp_ray.policies.packing import Segment
 from dlogp_ray.policies.policy import Policy
 
 

@@ -14,7 +14,6 @@ d size of a query, e size of a value.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -23,20 +22,7 @@ from torch import Tensor
 
 from dlogp_ray.policies.attend import Softmax, attend, attend_alike, is_exact
 from dlogp_ray.policies.attention import RowPass, visible
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Tokens ``start`` to ``stop`` of the packed row; before them it sees those of ``prefix``."""
-
-    start: int
-    stop: int
-    prefix: tuple[int, int] = (0, 0)
-
-    @property
-    def prefix_length(self) -> int:
-        """Tokens of the prefix."""
-        return self.prefix[1] - self.prefix[0]
+from dlogp_ray.policies.packing import Segment
 
 
 class Past:

@@ -10,15 +10,28 @@ and values, so that no pass has more tokens than the budget.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from dlogp_ray.policies.layout import Segment
-
 TOKEN_BUDGET = {"cpu": 2_048, "cuda": 16_384}
 """Of a pass, where nothing else is asked for, by device: on a CPU the activations of 2,048 tokens
 stay in its last-level cache."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens ``start`` to ``stop`` of the packed row; before them it sees those of ``prefix``."""
+
+    start: int
+    stop: int
+    prefix: tuple[int, int] = (0, 0)
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens of the prefix."""
+        return self.prefix[1] - self.prefix[0]
 
 
 class TokenSequence(NamedTuple):

@@ -20,9 +20,10 @@ from dlogp_ray.policies.attention import RowPass
 from dlogp_ray.policies.checkpoint import Checkpoint
 from dlogp_ray.policies.compiling import compile_layers
 from dlogp_ray.policies.layers import decoder_layers
-from dlogp_ray.policies.layout import Layout, Segment
+from dlogp_ray.policies.layout import Layout
 from dlogp_ray.policies.linear import use_kernel
 from dlogp_ray.policies.loading import load_model
+from dlogp_ray.policies.packing import Segment
 from dlogp_ray.policies.split import Batching, Split
 from dlogp_ray.policies.trial import check_weights, context_of, find_batching
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dlogp_ray.policies.layout import Layout, Past, Segment
+from dlogp_ray.policies.layout import Layout, Past
+from dlogp_ray.policies.packing import Segment
 from dlogp_ray.policies.split import Batching, Split
 from dlogp_ray.policies.twin import FIRST_LIMIT
 

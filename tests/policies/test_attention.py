@@ -12,7 +12,8 @@ from packed_texts import alone, assert_equal_but_for_rounding
 from dlogp_ray.policies import attend as attend_module
 from dlogp_ray.policies.attend import Softmax, attend, attend_alike
 from dlogp_ray.policies.checkpoint import resolve
-from dlogp_ray.policies.layout import Layout, Past, Segment
+from dlogp_ray.policies.layout import Layout, Past
+from dlogp_ray.policies.packing import Segment
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 

@@ -18,8 +18,9 @@ from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.casting import in_dtype
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.layers import layer_lists
-from dlogp_ray.policies.layout import Layout, Segment
+from dlogp_ray.policies.layout import Layout
 from dlogp_ray.policies.lm_head import LmHead
+from dlogp_ray.policies.packing import Segment
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 from dlogp_ray.policies.twin import small_model

@@ -11,8 +11,9 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import resolve
-from dlogp_ray.policies.layout import Layout, Past, Segment
+from dlogp_ray.policies.layout import Layout, Past
 from dlogp_ray.policies.loading import SPREAD, load_model
+from dlogp_ray.policies.packing import Segment
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 
