@@ -434,11 +434,11 @@ def verify(
     """Read a whole run and name what is missing, damaged or changed. The last line is JSON."""
     from dlogp_ray.pipelines.run.progress import counted
     from dlogp_ray.tables.run import open_run
-    from dlogp_ray.tables.verification import Problem, report, verify
+    from dlogp_ray.tables.verification import Fault, report, verify
 
     copied: list[str] = []
 
-    def check() -> list[Problem]:
+    def check() -> list[Fault]:
         found = open_run(run)
         copied.clear()
         with counted("verifying", len(found.committed()), "objects", enabled=progress) as advance:

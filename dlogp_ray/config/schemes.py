@@ -16,7 +16,7 @@ Bound = Annotated[float, Field(allow_inf_nan=False)]
 
 
 Need = Literal["logp_old", "entropy_old", "logp_current", "delta_logp", "groups", "advantages"]
-"""What a scheme looks at, besides the mask: fields of ``weights.applying.Texts``."""
+"""What a scheme looks at, besides the mask: fields of ``weights.applying.SchemeInputs``."""
 OfWhole = Literal["threshold", "moments"]
 """What a scheme needs of more than one text: a quantile of all tokens' entropies, or mean and
 standard deviation of log PPL in each group."""

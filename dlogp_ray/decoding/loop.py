@@ -31,7 +31,7 @@ from dlogp_ray.decoding.distribution import Distribution, Sampling, draw
 from dlogp_ray.decoding.rules import Intervention, Rule, Seen, Side
 from dlogp_ray.decoding.stopping import Stops
 from dlogp_ray.decoding.streams import Purpose
-from dlogp_ray.decoding.texts import Texts
+from dlogp_ray.decoding.texts import PolicyTexts
 from dlogp_ray.policies.policy import Policy
 from dlogp_ray.policies.split import Batching
 
@@ -111,7 +111,9 @@ class PairedDecoder:
     def _decode(self, primary: Side, prompts: deque[Prompt]) -> Iterator[Answer]:
         size = BlockSize(self._block)
         batch = Batch(self._rows, self._max_tokens, self._context)
-        texts = {side: Texts(p, self._rows, self._width) for side, p in self._policies.items()}
+        texts = {
+            side: PolicyTexts(p, self._rows, self._width) for side, p in self._policies.items()
+        }
         drafting, checking = texts[primary], texts["rl" if primary == "base" else "base"]
         waiting: list[Text] = []
         free = list(range(self._rows))
@@ -166,7 +168,7 @@ class PairedDecoder:
         waiting: list[Text],
         prompts: deque[Prompt],
         free: list[int],
-        texts: Iterable[Texts],
+        texts: Iterable[PolicyTexts],
     ) -> np.ndarray:
         """Give the rows that are free what waits, then the next prompts.
 
@@ -199,7 +201,7 @@ class PairedDecoder:
             raise ValueError(f"problem {prompt.problem}: {reason}")
         return batch.begin(prompt)
 
-    def _draft(self, batch: Batch, block: Block, texts: Texts) -> Tensor:
+    def _draft(self, batch: Batch, block: Block, texts: PolicyTexts) -> Tensor:
         """[n, k, v]: the logits that each draft was drawn from."""
         logits = []
         for i in range(block.size):

@@ -18,7 +18,7 @@ _CHUNK = 512
 """Tokens of one text in a pass: scores of a long prompt with itself stay small."""
 
 
-class Texts:
+class PolicyTexts:
     """One policy's keys and values of every row's text.
 
     Args:

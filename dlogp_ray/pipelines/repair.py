@@ -21,11 +21,11 @@ from dlogp_ray.tables.kinds import GENERATIONS, WEIGHTS
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.sealing import quarantine, unseal
 from dlogp_ray.tables.stored import MADE_OTHERWISE
-from dlogp_ray.tables.verification import Problem
+from dlogp_ray.tables.verification import Fault
 
 
 def repair(
-    run: Run, problems: Sequence[Problem], *, trusted: bool = False, progress: bool = True
+    run: Run, problems: Sequence[Fault], *, trusted: bool = False, progress: bool = True
 ) -> ScoreResult | InterveneResult:
     """Put the objects of ``problems`` aside and do their units again.
 

@@ -75,7 +75,7 @@ class _Response(NamedTuple):
     place: int
 
 
-class _Group(NamedTuple):
+class _SharedPrompt(NamedTuple):
     prompt: np.ndarray
     responses: list[_Response]
 
@@ -134,17 +134,19 @@ def places(sequences: Sequence[TokenSequence]) -> np.ndarray:
     return np.cumsum([0, *(len(sequence.response_ids) for sequence in sequences)])
 
 
-def _group_by_prompt(sequences: Sequence[TokenSequence], share: bool) -> list[_Group]:
-    groups: dict[bytes | int, _Group] = {}
+def _group_by_prompt(sequences: Sequence[TokenSequence], share: bool) -> list[_SharedPrompt]:
+    groups: dict[bytes | int, _SharedPrompt] = {}
     for sequence, place in zip(sequences, places(sequences), strict=False):
         prompt = np.asarray(sequence.prompt_ids, dtype=np.int32)
-        group = groups.setdefault(prompt.tobytes() if share else int(place), _Group(prompt, []))
+        group = groups.setdefault(
+            prompt.tobytes() if share else int(place), _SharedPrompt(prompt, [])
+        )
         group.responses.append(_Response(sequence.response_ids[:-1], int(place)))
     return list(groups.values())
 
 
-def _fill(groups: Sequence[_Group], token_budget: int) -> Iterator[list[_Group]]:
-    batch: list[_Group] = []
+def _fill(groups: Sequence[_SharedPrompt], token_budget: int) -> Iterator[list[_SharedPrompt]]:
+    batch: list[_SharedPrompt] = []
     tokens = 0
     for group in groups:
         if batch and tokens + group.tokens > token_budget:
@@ -156,7 +158,7 @@ def _fill(groups: Sequence[_Group], token_budget: int) -> Iterator[list[_Group]]
         yield batch
 
 
-def _side_by_side(groups: Sequence[_Group]) -> Pass:
+def _side_by_side(groups: Sequence[_SharedPrompt]) -> Pass:
     row = _Row()
     for group in groups:
         prompt = row.add(group.prompt)
@@ -168,7 +170,7 @@ def _side_by_side(groups: Sequence[_Group]) -> Pass:
     return row.as_pass()
 
 
-def _through_past(group: _Group, token_budget: int) -> Iterator[Pass]:
+def _through_past(group: _SharedPrompt, token_budget: int) -> Iterator[Pass]:
     prompt = len(group.prompt)
     long = [response for response in group.responses if len(response.fed) > token_budget]
     short = [response for response in group.responses if 0 < len(response.fed) <= token_budget]

@@ -94,7 +94,7 @@ class SlotPass(RowPass):
         self._positions = np.arange(len(before)) + before
         slots.reserve(int(self._positions.max()) + 1)
         self._groups = [
-            _Group(slots, self._rows[alike], starts[alike], int(count))
+            _Alike(slots, self._rows[alike], starts[alike], int(count))
             for count in np.unique(self._counts)
             for alike in (np.flatnonzero(self._counts == count),)
         ]
@@ -135,7 +135,7 @@ class SlotPass(RowPass):
         self._slots.lengths[self._rows] += self._counts
 
 
-class _Group:
+class _Alike:
     """Rows with equally many new tokens."""
 
     def __init__(self, slots: Slots, rows: np.ndarray, starts: np.ndarray, count: int) -> None:

@@ -44,7 +44,7 @@ _SAYS_NOTHING = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Trial:
     """What a trial found.
 
     Attributes:
@@ -60,10 +60,10 @@ class Finding:
     body: int = 0
 
 
-_found: dict[tuple[type, str, str | None, torch.device, torch.dtype], Finding | Unfit] = {}
+_found: dict[tuple[type, str, str | None, torch.device, torch.dtype], Trial | Unfit] = {}
 
 
-def find_batching(split: Split) -> Finding:
+def find_batching(split: Split) -> Trial:
     """Try the architecture of a loaded policy; once for all policies of one.
 
     Raises:
@@ -91,7 +91,7 @@ def context_of(config: Any) -> int:
     return most if isinstance(most, int) and most > 0 else sys.maxsize  # XLNet says -1
 
 
-def _find(split: Split) -> Finding:
+def _find(split: Split) -> Trial:
     """With the first body that the logits come from."""
     with _one_thread():
         twin = twin_of(split.model)
@@ -108,7 +108,7 @@ def _find(split: Split) -> Finding:
     raise AssertionError("a split has a body")
 
 
-def _try_twin(split: Split, twin: Twin, body: int) -> Finding:
+def _try_twin(split: Split, twin: Twin, body: int) -> Trial:
     model = twin.model.to(split.device)
     ids = torch.randperm(model.get_input_embeddings().weight.shape[0], generator=_seeded())
     texts = _texts(ids.repeat(-(-VOCABULARY // len(ids)))[:VOCABULARY], TEXT)
@@ -119,9 +119,9 @@ def _try_twin(split: Split, twin: Twin, body: int) -> Finding:
     longest = twin.longest or sys.maxsize
     _check_dtypes(split, model, texts[0], longest)
     if twin.unseen is None:
-        return Finding(batching, longest=longest, body=body)
+        return Trial(batching, longest=longest, body=body)
     # A row of several texts may be longer than what was seen, whatever its texts are.
-    return Finding(min(batching, Batching.PADDED), twin.unseen - 1, longest, body)
+    return Trial(min(batching, Batching.PADDED), twin.unseen - 1, longest, body)
 
 
 def _check_dtypes(split: Split, twin: Any, text: Tensor, longest: int) -> None:
@@ -154,7 +154,7 @@ def _check_dtypes(split: Split, twin: Any, text: Tensor, longest: int) -> None:
         raise Unfit(f"can't be run in {dtype}: {said(error)}") from error
 
 
-def _try_itself(split: Split, body: int) -> Finding:
+def _try_itself(split: Split, body: int) -> Trial:
     """Short texts decide for texts as short, and never for a row of several."""
     ids = torch.randint(split.lm_head.width, (5 * TEXT,), generator=_seeded())
     special = [i for i in _special_ids(split.model.config) if i < split.lm_head.width]
@@ -166,7 +166,7 @@ def _try_itself(split: Split, body: int) -> Finding:
         longest = TEXT * max(1, min(4, int(spare)))
         texts = _texts(ids[: longest + longest // 2], longest)
         batching = best_batching(lambda: split, texts, may_pack=False)
-    return Finding(batching, longest, context_of(split.model.config), body)
+    return Trial(batching, longest, context_of(split.model.config), body)
 
 
 def _seeded() -> torch.Generator:

@@ -94,7 +94,7 @@ def score_rows(
     chunks: dict[str, list[Statistics]] = {name: [] for name in heads}
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
-        of_base: _Distribution | None = None
+        of_base: _RowLogits | None = None
         for name in ordered:
             logits = heads[name].logits(
                 hidden[name][part],
@@ -103,7 +103,7 @@ def score_rows(
             )
             if temperature != 1.0:
                 logits /= temperature
-            policy = _Distribution(logits, targets[part], common, compiled)
+            policy = _RowLogits(logits, targets[part], common, compiled)
             statistics = policy.sampled() if sampled_only else policy.statistics()
             if of_base is not None and not sampled_only:
                 statistics |= _pair(of_base, policy)
@@ -130,7 +130,7 @@ class _Buffers:
         return area[: rows * width].view(rows, width)
 
 
-class _Distribution:
+class _RowLogits:
     """One policy's logits over a chunk, normalised by the first pass."""
 
     def __init__(
@@ -189,7 +189,7 @@ class _Distribution:
         return (_compile(function) if self.compiled else function)(*tensors)
 
 
-def _pair(base: _Distribution, rl: _Distribution) -> Statistics:
+def _pair(base: _RowLogits, rl: _RowLogits) -> Statistics:
     logit_of_top1 = base.logits.gather(1, rl.top1[:, None]).squeeze(1)
     parts = [
         base._run(

@@ -31,7 +31,7 @@ _KEPT = (
 
 
 @dataclass(frozen=True)
-class _Unit:
+class _ScoredRows:
     """A unit's rows with what was scored of them.
 
     Shapes: n rows, of which m are scored, with t response tokens in all.
@@ -91,7 +91,7 @@ def score_unit(
         identity[name] = pa.array([next(hashes) if there else None for there in ok], pa.string())
     lengths = pc.list_value_length(rows["prompt_ids"].combine_chunks())
     identity["prompt_len"] = pc.if_else(pa.array(ok), lengths, pa.scalar(None, pa.int32()))
-    unit = _Unit(rows, ok, scorer.score(texts), identity)
+    unit = _ScoredRows(rows, ok, scorer.score(texts), identity)
     parts = [_of_policy(unit, policy, base, steps.get(policy), schema) for policy in compared]
     side_by_side = np.arange(len(rows) * len(parts)).reshape(len(parts), -1).T.ravel()
     whole = pa.concat_tables(parts)
@@ -99,7 +99,7 @@ def score_unit(
 
 
 def _of_policy(
-    unit: _Unit, policy: str, base: str | None, step: int | None, schema: pa.Schema
+    unit: _ScoredRows, policy: str, base: str | None, step: int | None, schema: pa.Schema
 ) -> pa.Table:
     """The rows of one policy; where statistics are not fit for the table, rejections instead."""
     n = len(unit.rows)
@@ -135,7 +135,7 @@ def _of_policy(
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _rejected(unit: _Unit, problems: Mapping[int, tuple[Status, str]]) -> dict[str, pa.Array]:
+def _rejected(unit: _ScoredRows, problems: Mapping[int, tuple[Status, str]]) -> dict[str, pa.Array]:
     """Status and error of all rows, where scores of some are not fit."""
     place = np.flatnonzero(unit.ok)
     status, error = (unit.rows[name].to_pylist() for name in ("status", "error"))

@@ -14,7 +14,7 @@ from dlogp_ray.tables.kinds import Kind
 from dlogp_ray.tables.unit_names import unit_name
 
 
-class Summary(Protocol):
+class ObjectSummary(Protocol):
     """What adds up of rows: a model of pydantic."""
 
     @property
@@ -51,7 +51,7 @@ class ObjectFolder:
         rows: pa.Table,
         *,
         rows_in: int,
-        summary: Summary,
+        summary: ObjectSummary,
         special_tokens: Mapping[str, int] | None = None,
     ) -> bool:
         """Create the object of a unit, unless it is there.

@@ -25,7 +25,7 @@ _NAMED = 20
 
 
 @dataclass(frozen=True)
-class Problem:
+class Fault:
     """Something that is wrong.
 
     Attributes:
@@ -45,7 +45,7 @@ def verify(
     run: StoredRun,
     advance: Callable[[], object] = lambda: None,
     copied: Callable[[str], object] = lambda unit: None,
-) -> list[Problem]:
+) -> list[Fault]:
     """Read everything and name what is wrong.
 
     Every object is there with the size, etag and footer of the manifest; its page checksums and
@@ -59,22 +59,22 @@ def verify(
         copied: Called with each unit whose object has another etag than the manifest's and is
             otherwise the one that it lists: a copy of a run, or one that was restored.
     """
-    problems = [Problem(None, f"{name} {what}") for name, what in run.lost_beginnings().items()]
+    problems = [Fault(None, f"{name} {what}") for name, what in run.lost_beginnings().items()]
     committed = run.committed()
     sealed, seal, manifest = run.sealed, None, None
     try:
         seal = run.seal if sealed else None
     except Damaged as error:
-        problems.append(Problem(None, str(error)))
+        problems.append(Fault(None, str(error)))
     try:
         manifest = read_manifest(run.uri, seal) if sealed else None
     except Damaged as error:
-        problems.append(Problem(None, str(error)))
+        problems.append(Fault(None, str(error)))
     listed = {unit: at for at, unit in enumerate(manifest["unit"].to_pylist())} if manifest else {}
     checked = list(committed) if manifest is None else [u for u in listed if u in committed]
     rows_in = _row_counts(run)
 
-    def check(unit: str) -> list[Problem]:
+    def check(unit: str) -> list[Fault]:
         row = None
         if manifest is not None and unit in listed:
             row = manifest.slice(listed[unit], 1).to_pylist()[0]
@@ -82,15 +82,15 @@ def verify(
         if row and not store.same_etag(row["etag"], committed[unit].etag) and not found:
             copied(unit)
         advance()
-        return [Problem(unit, what) for what in found]
+        return [Fault(unit, what) for what in found]
 
     for found in store.map_ahead(check, checked, _READERS):
         problems += found
     if manifest is not None:
-        problems += [Problem(u, "its object is missing") for u in listed if u not in committed]
+        problems += [Fault(u, "its object is missing") for u in listed if u not in committed]
         left_out = set(_late(run, listed))
         problems += [
-            Problem(unit, "is not in the manifest")
+            Fault(unit, "is not in the manifest")
             for unit in committed
             if unit not in listed and unit not in left_out
         ]
@@ -113,7 +113,7 @@ def _late(run: StoredRun, listed: Container[str]) -> list[str]:
 
 
 def report(
-    run: StoredRun, problems: Sequence[Problem], repaired: Sequence[str], copied: Sequence[str] = ()
+    run: StoredRun, problems: Sequence[Fault], repaired: Sequence[str], copied: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, Any]]:
     """What was found: lines for people, and one document.
 
@@ -252,15 +252,15 @@ def _of_rows(run: StoredRun, table: pa.Table, footer: Footer, rows_in: int | Non
     return problems
 
 
-def _of_totals(run: StoredRun, seal: Mapping[str, Any], manifest: pa.Table) -> list[Problem]:
+def _of_totals(run: StoredRun, seal: Mapping[str, Any], manifest: pa.Table) -> list[Fault]:
     missing = run.planned - len(manifest)
     wrong = contradictions(manifest, seal)
     if (said := seal.get("units_missing")) != missing:
         wrong.append(f"_SUCCESS says that {said} units are missing, and the manifest {missing}")
-    return [Problem(None, what) for what in wrong]
+    return [Fault(None, what) for what in wrong]
 
 
-def _duplicates(run: StoredRun, units: list[str]) -> list[Problem]:
+def _duplicates(run: StoredRun, units: list[str]) -> list[Fault]:
     """(sample_id, policy) that occur more than once among rows that were not rejected for that."""
     if not units:
         return []
@@ -273,9 +273,9 @@ def _duplicates(run: StoredRun, units: list[str]) -> list[Problem]:
             """
         ).fetchall()
     problems = [
-        Problem(None, f"sample_id {sample!r} of policy {policy} occurs in {', '.join(where)}")
+        Fault(None, f"sample_id {sample!r} of policy {policy} occurs in {', '.join(where)}")
         for sample, policy, where in found[:_NAMED]
     ]
     if len(found) > _NAMED:
-        problems.append(Problem(None, f"and {len(found) - _NAMED} more sample ids occur twice"))
+        problems.append(Fault(None, f"and {len(found) - _NAMED} more sample ids occur twice"))
     return problems

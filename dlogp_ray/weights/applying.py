@@ -34,7 +34,7 @@ Gather = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Texts:
+class SchemeInputs:
     """What schemes look at; torch or NumPy. What no scheme needs may be None.
 
     Attributes:
@@ -73,7 +73,7 @@ class Whole:
 
 def weigh(
     chosen: Sequence[AnyScheme],
-    texts: Texts,
+    texts: SchemeInputs,
     whole: Mapping[AnyScheme, Whole],
     *,
     mean_one: bool = False,
@@ -95,7 +95,7 @@ def weigh(
 
 def weigh_batch(
     chosen: Sequence[AnyScheme],
-    texts: Texts,
+    texts: SchemeInputs,
     *,
     mean_one: bool = False,
     gather: Gather = lambda values: values,
@@ -106,7 +106,7 @@ def weigh_batch(
 
 
 def whole_of_batch(
-    scheme: AnyScheme, texts: Texts, gather: Gather = lambda values: values
+    scheme: AnyScheme, texts: SchemeInputs, gather: Gather = lambda values: values
 ) -> Whole:
     """What a scheme needs of more than one text, taken from a batch.
 
@@ -123,7 +123,7 @@ def whole_of_batch(
     return _OF_BATCH[of_whole](scheme, texts, gather) if of_whole else Whole()
 
 
-def _threshold_of_batch(scheme: EntropyTop, texts: Texts, gather: Gather) -> Whole:
+def _threshold_of_batch(scheme: EntropyTop, texts: SchemeInputs, gather: Gather) -> Whole:
     entropy = _detached(texts.entropy_old)
     xp = array_api_compat.array_namespace(entropy)
     values = xp.sort(gather(xp.astype(entropy, xp.float32)[texts.mask != 0]))
@@ -132,7 +132,7 @@ def _threshold_of_batch(scheme: EntropyTop, texts: Texts, gather: Gather) -> Who
     return Whole(threshold=float(values[upper_quantile_rank(len(values), scheme.rho)]))
 
 
-def _moments_of_batch(scheme: Ppl, texts: Texts, gather: Gather) -> Whole:
+def _moments_of_batch(scheme: Ppl, texts: SchemeInputs, gather: Gather) -> Whole:
     xp = array_api_compat.array_namespace(texts.mask)
     some = xp.any(texts.mask != 0, axis=1)  # a text without tokens has no perplexity
     own = schemes.log_ppl(texts.logp_old, texts.mask)[some]
@@ -141,59 +141,59 @@ def _moments_of_batch(scheme: Ppl, texts: Texts, gather: Gather) -> Whole:
     return Whole(mean=mean, std=std)
 
 
-_OF_BATCH: Mapping[OfWhole, Callable[[Any, Texts, Gather], Whole]] = {
+_OF_BATCH: Mapping[OfWhole, Callable[[Any, SchemeInputs, Gather], Whole]] = {
     "threshold": _threshold_of_batch,
     "moments": _moments_of_batch,
 }
 
 
-def undefined(scheme: AnyScheme, texts: Texts, whole: Whole) -> int:
+def undefined(scheme: AnyScheme, texts: SchemeInputs, whole: Whole) -> int:
     """How many tokens weigh 1 for want of a definition: no spread in the group, or no entropy."""
     where = _UNDEFINED.get(type(scheme), _nowhere)(scheme, texts, whole)
     return 0 if where is None else int(((texts.mask != 0) & where).sum())
 
 
-def _nowhere(scheme: AnyScheme, texts: Texts, whole: Whole) -> None:
+def _nowhere(scheme: AnyScheme, texts: SchemeInputs, whole: Whole) -> None:
     return None
 
 
-def _without_spread(scheme: Ppl, texts: Texts, whole: Whole) -> Tensor | None:
+def _without_spread(scheme: Ppl, texts: SchemeInputs, whole: Whole) -> Tensor | None:
     return None if whole.std is None else ~(whole.std > scheme.min_spread)[:, None]
 
 
-def _without_entropy(scheme: RsiBand, texts: Texts, whole: Whole) -> Tensor | None:
+def _without_entropy(scheme: RsiBand, texts: SchemeInputs, whole: Whole) -> Tensor | None:
     return None if texts.entropy_old is None else ~(texts.entropy_old > 0)
 
 
-_UNDEFINED: Mapping[type[AnyScheme], Callable[[Any, Texts, Whole], Tensor | None]] = {
+_UNDEFINED: Mapping[type[AnyScheme], Callable[[Any, SchemeInputs, Whole], Tensor | None]] = {
     Ppl: _without_spread,
     RsiBand: _without_entropy,
 }
 """Where a scheme has no definition."""
 
 
-def _weights(scheme: AnyScheme, texts: Texts, whole: Whole) -> Float[Tensor, "b t"]:
+def _weights(scheme: AnyScheme, texts: SchemeInputs, whole: Whole) -> Float[Tensor, "b t"]:
     _check(scheme, texts)
     return APPLIED[type(scheme)](scheme, texts, whole, scheme.model_dump(exclude={"scheme"}))
 
 
-def _entropy_top(scheme: EntropyTop, texts: Texts, whole: Whole, given: Given) -> Tensor:
+def _entropy_top(scheme: EntropyTop, texts: SchemeInputs, whole: Whole, given: Given) -> Tensor:
     if whole.threshold is None:
         raise ValueError("entropy_top: expected the threshold of a batch or a table, got none")
     return schemes.entropy_top(texts.entropy_old, texts.mask, threshold=whole.threshold)
 
 
-def _divergence(scheme: Divergence, texts: Texts, whole: Whole, given: Given) -> Tensor:
+def _divergence(scheme: Divergence, texts: SchemeInputs, whole: Whole, given: Given) -> Tensor:
     kl = schemes.k3(texts.logp_old, texts.logp_current)
     return schemes.divergence(kl, texts.mask, **given)
 
 
-def _future_kl(scheme: FutureKl, texts: Texts, whole: Whole, given: Given) -> Tensor:
+def _future_kl(scheme: FutureKl, texts: SchemeInputs, whole: Whole, given: Given) -> Tensor:
     of = {"advantages": texts.advantages, **given}
     return schemes.future_kl(texts.logp_old, texts.logp_current, texts.mask, **of)
 
 
-APPLIED: Mapping[type[AnyScheme], Callable[[Any, Texts, Whole, Given], Tensor]] = {
+APPLIED: Mapping[type[AnyScheme], Callable[[Any, SchemeInputs, Whole, Given], Tensor]] = {
     LowProb: lambda _, texts, __, given: schemes.low_prob(texts.logp_old, texts.mask, **given),
     Dominate: lambda _, texts, __, given: schemes.dominate(texts.logp_old, texts.mask, **given),
     Ppl: lambda _, texts, whole, given: schemes.ppl(
@@ -210,7 +210,7 @@ APPLIED: Mapping[type[AnyScheme], Callable[[Any, Texts, Whole, Given], Tensor]] 
 """Scheme -> its weights, of (scheme, texts, whole, its parameters by name)."""
 
 
-def _check(scheme: AnyScheme, texts: Texts) -> None:
+def _check(scheme: AnyScheme, texts: SchemeInputs) -> None:
     missing = [name for name in scheme.needs if getattr(texts, name) is None]
     if missing:
         raise ValueError(f"{scheme.scheme} needs {', '.join(missing)} of the texts, and got none")

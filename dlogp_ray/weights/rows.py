@@ -18,7 +18,7 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.status import Status
 from dlogp_ray.tables.weights import WEIGHTS_SCHEMA, WeightsSummary
 from dlogp_ray.weights import schemes as pure
-from dlogp_ray.weights.applying import Texts, Whole, undefined, weigh
+from dlogp_ray.weights.applying import SchemeInputs, Whole, undefined, weigh
 from dlogp_ray.weights.whole import Counts, GroupSums
 
 _IDENTITY = ("sample_id", "group_id", "generator", "status", "error", "token_hash", "prompt_hash")
@@ -173,7 +173,7 @@ class Rows:
         entropies: np.ndarray = self.values["entropy_old"][self.mask]
         return entropies
 
-    def blocks(self) -> Iterator[tuple[Int[np.ndarray, " b"], Texts]]:
+    def blocks(self) -> Iterator[tuple[Int[np.ndarray, " b"], SchemeInputs]]:
         """The texts, padded, those of one length together.
 
         Yields:
@@ -193,7 +193,7 @@ class Rows:
             there = place < self.lengths[index][:, None]
             token = np.where(there, starts[index][:, None] + place, 0)
             picked = {role: _padded(flat, token, there) for role, flat in self.values.items()}
-            yield index, Texts(mask=_padded(self.mask, token, there), **picked)
+            yield index, SchemeInputs(mask=_padded(self.mask, token, there), **picked)
 
 
 def first_pass(rows: Rows, weighing: Weighing) -> tuple[Counts, GroupSums, GroupSums]:
@@ -224,9 +224,9 @@ def weigh_rows(
     for index, texts in rows.blocks():
         of = {one: _whole_of(one, whole, per_text, index) for one in weighing.schemes}
         if "advantages" in per_text:
-            texts = Texts(**{**vars(texts), "advantages": per_text["advantages"][index]})
+            texts = SchemeInputs(**{**vars(texts), "advantages": per_text["advantages"][index]})
         if "mean" in per_text:  # only that there are groups: their moments are at hand
-            texts = Texts(**{**vars(texts), "groups": index})
+            texts = SchemeInputs(**{**vars(texts), "groups": index})
         found = weigh(weighing.schemes, texts, of, mean_one=weighing.mean_one)
         nowhere += sum(undefined(one, texts, of[one]) for one in weighing.schemes)
         lengths = rows.lengths[index]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dlogp_ray.config import WeightsConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.weights.applying import Texts, weigh_batch
+from dlogp_ray.weights.applying import SchemeInputs, weigh_batch
 from dlogp_ray.weights.table import Missing, PerToken
 
 _IN_THE_LOSS = {"logp_old", "logp_current"}
@@ -132,7 +132,7 @@ def register_reweighted_loss(name: str, schemes: Sequence[Any], *, mean_one: boo
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        texts = Texts(
+        texts = SchemeInputs(
             mask=response_mask,
             logp_old=old_log_prob,
             logp_current=log_prob.detach(),

@@ -25,7 +25,7 @@ from dlogp_ray.decoding.batch import Answer, Prompt
 from dlogp_ray.decoding.distribution import Distribution, Sampling, draw
 from dlogp_ray.decoding.loop import PairedDecoder
 from dlogp_ray.decoding.rules import Intervention
-from dlogp_ray.decoding.texts import Texts
+from dlogp_ray.decoding.texts import PolicyTexts
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.policy import Policy
 
@@ -143,7 +143,7 @@ def at_once(policy: Policy, count: int) -> float:
     """Tokens/s of passes of ``count`` tokens a text: what drafting (1) and checking can reach."""
     width = policy.lm_head.width
     rows, ids = np.arange(TEXTS), np.random.default_rng(0).integers(2, width, (TEXTS, TOKENS))
-    texts = Texts(policy, TEXTS, width)
+    texts = PolicyTexts(policy, TEXTS, width)
     texts.logits(rows, ids, TOKENS // 2)
     passes, started = 0, time.perf_counter()
     while time.perf_counter() - started < PASSES_S:

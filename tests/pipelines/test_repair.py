@@ -8,7 +8,7 @@ from run_records import intervene_info, score_info
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.repair import repair
 from dlogp_ray.tables.run import begin_run
-from dlogp_ray.tables.verification import Problem
+from dlogp_ray.tables.verification import Fault
 
 
 @pytest.mark.parametrize("field", ["trust_remote_code", "allow_pickle"])
@@ -25,7 +25,7 @@ def test_code_that_a_run_asks_for_is_not_run_unless_the_run_is_trusted(
     info = score_info(1, {"config": config})
     run = begin_run(str(tmp_path / "r"), info, {"units.parquet": b"units"})
     before = sorted(tmp_path.rglob("*"))
-    problem = Problem("part-00000000", "its object is missing")
+    problem = Fault("part-00000000", "its object is missing")
     with pytest.raises(Refused, match=r"would run code .* --trust-run"):
         repair(run, [problem])
     assert sorted(tmp_path.rglob("*")) == before
@@ -45,7 +45,7 @@ def test_a_verifier_that_a_run_names_is_not_run_unless_the_run_is_trusted(tmp_pa
         "verifier": f"{evil}:grade",
     }
     run = begin_run(str(tmp_path / "r"), intervene_info(1, {"config": config}), {})
-    problem = Problem("part-00000000", "its object is missing")
+    problem = Fault("part-00000000", "its object is missing")
     with pytest.raises(Refused, match=r"a verifier that is not ours: .* --trust-run"):
         repair(run, [problem])
     assert not (tmp_path / "ran").exists()

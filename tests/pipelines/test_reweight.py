@@ -136,7 +136,35 @@ def test_groups_are_of_all_rows(run: Run) -> None:
 
 
 def test_advantages_are_against_the_group(run: Run) -> None:
-    assert made(run, "future_kl").summary.tokens == made(run, "delta").summary.tokens > 0
+    """By a loop over tokens: those that are left out are of texts below their group's mean."""
+    half_life, ratio = 4.0, 1.2
+    scheme = {"scheme": "future_kl", "half_life": half_life, "max_ratio": ratio}
+    found = made(run, scheme | {"low": 0.5, "high": 2.0})
+    weights = {row["sample_id"]: row["loss_weights"] for row in rows_of(open_run(found.table))}
+    scores = rows_of(run)
+    rewards: dict[str, list[float]] = {}
+    for row in scores:
+        rewards.setdefault(row["group_id"], []).append(row["reward"])
+    left_out = {True: 0, False: 0}
+    for row in scores:
+        below = row["reward"] < np.mean(rewards[row["group_id"]])
+        carried, expected = 0.0, []
+        tokens = list(zip(row["logp_base"], row["logp_rl"], row["response_mask"], strict=True))
+        for old, current, counts in reversed(tokens):
+            shift = current - old
+            too_far = shift > np.log(ratio)
+            left_out[below] += counts and too_far
+            taken = counts and not (below and too_far)
+            carried = carried * 2 ** (-1 / half_life) + (shift if taken else 0.0)
+            expected.append(min(max(np.exp(carried), 0.5), 2.0) if taken else 1.0)
+        # Sums of float32 over as many tokens as a half-life of 4 lets count.
+        np.testing.assert_allclose(weights[row["sample_id"]], expected[::-1], rtol=1e-5)
+    assert min(left_out.values()) > 100  # either sign would be seen
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = run.dataset().to_table().to_pylist()
+    return rows
 
 
 def test_what_was_found_of_all_rows_is_there_before_the_record(tmp_path: Path) -> None:
@@ -188,11 +216,13 @@ def test_texts_of_another_policy_are_left_out(tmp_path: Path) -> None:
     # Δlog p is the same whoever wrote.
     assert made(scores, "delta").summary.status == {"ok": 3 * SAMPLES}
     rl = made(scores, "low_prob", policy="rl", name="of-rl")
-    rows = open_run(rl.table).dataset().to_table().to_pylist()
-    written = [row for row in rows if row["generator"] == "rl"]
-    logp = scores.sql("SELECT logp_rl FROM scores WHERE generator = 'rl'").fetchall()
-    p = np.exp(np.float64(logp[0][0][0]))
-    assert written[0]["loss_weights"][0] in (pytest.approx(1 + 0.2 * (1 - p)), 1.0)
+    weights = {row["sample_id"]: row["loss_weights"] for row in rows_of(open_run(rl.table))}
+    written = [row for row in rows_of(scores) if row["generator"] == "rl"]
+    assert len(written) == SAMPLES
+    for row in written:
+        p = np.exp(np.array(row["logp_rl"], np.float64))
+        expected = np.where(row["response_mask"], 1 + 0.2 * (1 - p), 1.0)
+        np.testing.assert_allclose(weights[row["sample_id"]], expected, rtol=1e-6)
     # A generator that is none of the policies' names: the name of its policy is the user's word.
     alone = made_up_run(str(tmp_path / "s"), [unit(0, generator="elsewhere")])
     assert made(alone, "low_prob", policy="base").summary.status == {"ok": SAMPLES}

@@ -13,7 +13,8 @@ from conftest import make_adapter, make_policy_folder
 from torch._dynamo.utils import counters
 from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
-from dlogp_ray.policies import compiling, statistics
+from dlogp_ray.policies import compiling
+from dlogp_ray.scoring import statistics
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import resolve

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dlogp_ray.policies import statistics
 from dlogp_ray.policies.lm_head import LmHead
+from dlogp_ray.scoring import statistics
 from dlogp_ray.scoring.statistics import Statistics, chunk_rows, score_rows
 
 LN2 = math.log(2)

@@ -21,7 +21,7 @@ from dlogp_ray.tables.encoding import encode_object, encode_table, footer_bytes
 from dlogp_ray.tables.run import Run, begin_run, open_run
 from dlogp_ray.tables.scores import STATISTIC_FIELDS, scores_schema
 from dlogp_ray.tables.sealing import seal
-from dlogp_ray.tables.verification import Problem, report, verify
+from dlogp_ray.tables.verification import Fault, report, verify
 
 POLICIES = ("rl-1", "rl-2")
 ROWS = 5  # of the corpus in each unit
@@ -423,5 +423,5 @@ def test_an_id_that_was_rejected_as_a_duplicate_is_no_problem(run: Run) -> None:
 
 
 def test_a_problem_is_one_line() -> None:
-    assert str(Problem("part-00000001", "is missing")) == "part-00000001: is missing"
-    assert str(Problem(None, "is damaged")) == "run: is damaged"
+    assert str(Fault("part-00000001", "is missing")) == "part-00000001: is missing"
+    assert str(Fault(None, "is damaged")) == "run: is damaged"

@@ -8,17 +8,17 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from dlogp_ray.config import SCHEMES, Scheme
-from dlogp_ray.weights.applying import Texts, Whole, weigh, weigh_batch, whole_of_batch
+from dlogp_ray.weights.applying import SchemeInputs, Whole, weigh, weigh_batch, whole_of_batch
 
 ANY: TypeAdapter[Any] = TypeAdapter(Scheme)
 PPL = ANY.validate_python({"scheme": "ppl", "alpha": 0.1})
 TOP = ANY.validate_python({"scheme": "entropy_top", "rho": 0.4})
 
 
-def texts(rows: slice = slice(None), kind: Any = torch.tensor) -> Texts:
+def texts(rows: slice = slice(None), kind: Any = torch.tensor) -> SchemeInputs:
     rng = np.random.default_rng(0)
     mask = rng.random((6, 9)) < 0.8
-    return Texts(
+    return SchemeInputs(
         mask=kind(mask[rows]),
         logp_old=kind(-rng.exponential(1, (6, 9)).astype(np.float32)[rows]),
         entropy_old=kind(rng.exponential(1, (6, 9)).astype(np.float32)[rows]),
@@ -47,7 +47,7 @@ def test_a_text_without_tokens_has_no_part_in_its_group() -> None:
     """It has no perplexity: the others weigh as without it, and it has no weight to get."""
     logp = torch.tensor([[-1.0, -3.0], [-0.5, -0.5], [0.0, 0.0], [0.0, 0.0]])
     mask = torch.tensor([[1, 1], [1, 1], [0, 0], [0, 0]])
-    batch = Texts(mask=mask, logp_old=logp, groups=torch.tensor([0, 0, 0, 1]))
+    batch = SchemeInputs(mask=mask, logp_old=logp, groups=torch.tensor([0, 0, 0, 1]))
     # log PPL 2 and 0.5: mean 1.25, deviation 0.75 * sqrt 2.
     apart = 0.1 * 0.75 / (0.75 * 2**0.5)
     expected = [[1 - apart] * 2, [1 + apart] * 2, [1.0, 1.0], [1.0, 1.0]]
@@ -59,7 +59,7 @@ def test_processes_share_quantiles_and_groups() -> None:
     whole = weigh_batch([PPL, TOP], texts())
     parts = [texts(slice(0, 4)), texts(slice(4, 6))]
 
-    def values(one: Texts) -> dict[int, Any]:
+    def values(one: SchemeInputs) -> dict[int, Any]:
         """What each process gives, by its size: entropies, log PPL, groups."""
         seen: list[Any] = []
 
@@ -80,7 +80,7 @@ def test_processes_share_quantiles_and_groups() -> None:
 
 
 def test_what_a_scheme_needs_is_named() -> None:
-    nothing = Texts(mask=torch.ones(1, 2))
+    nothing = SchemeInputs(mask=torch.ones(1, 2))
     given = {"ppl": {"alpha": 1}, "rsi_band": {"low": 0, "high": 1}}
     given["divergence"] = {"scale": 1, "alpha": 1}
     for name in SCHEMES:
@@ -92,7 +92,7 @@ def test_what_a_scheme_needs_is_named() -> None:
 
 
 def test_a_batch_without_tokens_has_weights() -> None:
-    empty = Texts(mask=torch.zeros(2, 3), entropy_old=torch.ones(2, 3))
+    empty = SchemeInputs(mask=torch.zeros(2, 3), entropy_old=torch.ones(2, 3))
     assert weigh_batch([TOP], empty).tolist() == [[1.0] * 3] * 2
 
 

@@ -18,7 +18,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from dlogp_ray.config import AnyScheme, WeightsConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.weights.applying import Texts, Whole, weigh, whole_of_batch
+from dlogp_ray.weights.applying import SchemeInputs, Whole, weigh, whole_of_batch
 from dlogp_ray.weights.schemes import mean_one
 
 
@@ -70,7 +70,7 @@ class ReweightedGRPOTrainer(GRPOTrainer):
         first = self.accelerator.process_index * len(mask)
         model: Any = self.model
         generations: Any = self.num_generations if model.training else self.num_generations_eval
-        texts = Texts(
+        texts = SchemeInputs(
             mask=mask,
             logp_old=logp,
             entropy_old=entropy,
@@ -87,7 +87,7 @@ class ReweightedGRPOTrainer(GRPOTrainer):
         weights = inputs["loss_weights"]
         on = [one for one in self.schemes if "logp_current" in one.needs]
         if on:
-            texts = Texts(
+            texts = SchemeInputs(
                 mask=mask,
                 logp_old=inputs["logp_old"],
                 logp_current=self._scored(inputs, entropy=False)[0],

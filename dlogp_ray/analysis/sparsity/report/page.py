@@ -24,7 +24,7 @@ _MANTISSA_BITS = 12
 
 
 @dataclass(frozen=True)
-class Measure:
+class Shade:
     """What a token is shaded by.
 
     Attributes:
@@ -43,13 +43,13 @@ class Measure:
 
 
 MEASURES = (
-    Measure("delta_logp", full=2.0, signed=True),
-    Measure("kl_rl_base", full=1.0, least=1e-4, scale="log"),
-    Measure("js", full=0.5, least=1e-4, scale="log"),
-    Measure("entropy_base", full=3.0),
-    Measure("entropy_rl", full=3.0),
-    Measure("rank_base", full=100.0, least=0.5, scale="log"),
-    Measure("logp_base", full=-6.0),
+    Shade("delta_logp", full=2.0, signed=True),
+    Shade("kl_rl_base", full=1.0, least=1e-4, scale="log"),
+    Shade("js", full=0.5, least=1e-4, scale="log"),
+    Shade("entropy_base", full=3.0),
+    Shade("entropy_rl", full=3.0),
+    Shade("rank_base", full=100.0, least=0.5, scale="log"),
+    Shade("logp_base", full=-6.0),
 )
 
 
