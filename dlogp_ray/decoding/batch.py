@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from dlogp_ray.decoding.block_size import LARGEST
 from dlogp_ray.decoding.rules import Intervention
@@ -98,20 +99,20 @@ class Text:
 
     Attributes:
         prompt: Whose answer it is.
-        members: [m'] the interventions that have come to it, as the batch counts them.
-        ids: [length] the answer so far.
-        fired: [m', length] where each member's rule fired.
-        changed: [length] where the token is not the draft.
-        close: [m'] close draws of each member.
+        members: [w] the interventions that have come to it, as the batch counts them.
+        ids: [t] the answer so far.
+        fired: [w, t] where each member's rule fired.
+        changed: [t] where the token is not the draft.
+        close: [w] close draws of each member.
         stopped: Whether the answer has ended by itself.
     """
 
     prompt: Prompt
-    members: np.ndarray
-    ids: np.ndarray
-    fired: np.ndarray
-    changed: np.ndarray
-    close: np.ndarray
+    members: Int[np.ndarray, " w"]
+    ids: Int[np.ndarray, " t"]
+    fired: Bool[np.ndarray, "w t"]
+    changed: Bool[np.ndarray, " t"]
+    close: Int[np.ndarray, " w"]
     stopped: bool = False
 
 
@@ -129,13 +130,13 @@ class Block:
         token: [n, m] that token.
     """
 
-    drafts: np.ndarray
-    close: np.ndarray
-    ends: np.ndarray
-    fired: np.ndarray
-    redrawn_close: np.ndarray
-    place: np.ndarray
-    token: np.ndarray
+    drafts: Int[np.ndarray, "n k"]
+    close: Bool[np.ndarray, "n k"]
+    ends: Int[np.ndarray, " n"]
+    fired: Bool[np.ndarray, "n m k"]
+    redrawn_close: Bool[np.ndarray, "n m k"]
+    place: Int[np.ndarray, "n m"]
+    token: Int[np.ndarray, "n m"]
     ahead: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -201,29 +202,29 @@ class Batch:
         return len(self.prompts)
 
     @property
-    def rows(self) -> np.ndarray:
+    def rows(self) -> Int[np.ndarray, " n"]:
         """[n] the rows in use."""
         return np.arange(len(self))
 
     @property
-    def answered(self) -> np.ndarray:
+    def answered(self) -> Int[np.ndarray, " n"]:
         """[n] tokens of each answer so far."""
         return self.lengths[: len(self)] - self.prompt_lengths[: len(self)]
 
     @property
-    def left(self) -> np.ndarray:
+    def left(self) -> Int[np.ndarray, " n"]:
         """[n] tokens that each answer may still have."""
         return self._limits[: len(self)] - self.lengths[: len(self)]
 
     @property
-    def replaced(self) -> np.ndarray:
+    def replaced(self) -> Int[np.ndarray, " n"]:
         """[n] how many tokens of each answer so far are not the draft."""
-        so_far = np.arange(self._changed.shape[1]) < self.answered[:, None]
+        so_far = np.arange(self._changed.shape[1]) < self.answered[:, None]  # [n, capacity]
         counts: np.ndarray = (self._changed[: len(self)] & so_far).sum(1)
         return counts
 
     @property
-    def finished(self) -> np.ndarray:
+    def finished(self) -> Int[np.ndarray, " ended"]:
         """The rows whose answers have ended."""
         return np.flatnonzero(self._stopped[: len(self)] | (self.left == 0))
 
@@ -308,7 +309,7 @@ class Batch:
     def most_alike(self, row: int, others: Sequence[int]) -> tuple[int, int]:
         """Which of some other rows begins most as this one does, and how many tokens long."""
         length = int(self.lengths[row])
-        equal = self.tokens[others, :length] == self.tokens[row, :length]
+        equal = self.tokens[others, :length] == self.tokens[row, :length]  # [others, length]
         shared = np.where(equal.all(1), length, equal.argmin(1))
         shared = np.minimum(shared, self.lengths[others])
         best = int(shared.argmax())
@@ -321,7 +322,7 @@ class Batch:
 
     def draft(self, block: Block) -> None:
         """Put a block's drafts behind the texts, which do not become longer."""
-        columns = self.lengths[: len(self), None] + block.ahead
+        columns = self.lengths[: len(self), None] + block.ahead  # [n, k]
         self.tokens[self.rows[:, None], columns] = block.drafts
 
     def answer_ids(self, row: int) -> np.ndarray:
@@ -340,10 +341,10 @@ class Batch:
         rows = self.rows
         self.draft(block)
         answered = self.answered
-        grown, final = block.ends.copy(), block.drafts[rows, block.ends - 1]
+        grown, final = block.ends.copy(), block.drafts[rows, block.ends - 1]  # [n] each
         branches: list[Text] = []
         members = self.members[: len(self)]
-        parted = members & (block.place < block.ends[:, None])
+        parted = members & (block.place < block.ends[:, None])  # [n, m]
         for row in np.flatnonzero(parted.any(1)).tolist():
             staying = np.flatnonzero(members[row] & ~parted[row])
             groups: dict[tuple[int, int], list[int]] = {}
@@ -358,12 +359,12 @@ class Batch:
                 branches.append(self._branch(row, np.array(some), block, place, token))
             self.members[row] = False
             self.members[row, staying] = True
-        columns = answered[:, None] + block.ahead
+        columns = answered[:, None] + block.ahead  # [n, k]
         self._fired[rows[:, None], :, columns] = block.fired.transpose(0, 2, 1)
-        kept = block.ahead < grown[:, None]
-        close = (block.close[:, None] | block.redrawn_close) & kept[:, None]
+        kept = block.ahead < grown[:, None]  # [n, k]
+        close = (block.close[:, None] | block.redrawn_close) & kept[:, None]  # [n, m, k]
         self._close[: len(self)] += close.sum(2)
-        last = answered + grown - 1
+        last = answered + grown - 1  # [n]
         self._changed[rows[:, None], columns] = False
         self._changed[rows, last] = final != block.drafts[rows, grown - 1]
         self.lengths[: len(self)] += grown

@@ -23,6 +23,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dlogp_ray.decoding.batch import Answer, Batch, Block, Prompt, Text, why_not
@@ -169,7 +170,7 @@ class PairedDecoder:
         prompts: deque[Prompt],
         free: list[int],
         texts: Iterable[PolicyTexts],
-    ) -> np.ndarray:
+    ) -> Int[np.ndarray, " new"]:
         """Give the rows that are free what waits, then the next prompts.
 
         Returns:
@@ -201,17 +202,17 @@ class PairedDecoder:
             raise ValueError(f"problem {prompt.problem}: {reason}")
         return batch.begin(prompt)
 
-    def _draft(self, batch: Batch, block: Block, texts: PolicyTexts) -> Tensor:
+    def _draft(self, batch: Batch, block: Block, texts: PolicyTexts) -> Float[Tensor, "n k v"]:
         """[n, k, v]: the logits that each draft was drawn from."""
         logits = []
         for i in range(block.size):
-            logits.append(texts.logits(batch.rows, batch.tokens, 1))
+            logits.append(texts.logits(batch.rows, batch.tokens, 1))  # [n, v]
             numbers = batch.numbers(Purpose.DRAFT, batch.rows, np.full(len(batch), i))
             block.drafts[:, i], block.close[:, i] = self._draw(logits[-1], numbers)
             batch.draft(block)
         return torch.stack(logits, 1)
 
-    def _first_end(self, batch: Batch, block: Block) -> np.ndarray:
+    def _first_end(self, batch: Batch, block: Block) -> Int[np.ndarray, " n"]:
         """[n] drafts up to where each answer would end by itself, k where it would not."""
         ends: np.ndarray = np.minimum(self._stops.first_token(block.drafts) + 1, block.size)
         if self._stops.strings:
@@ -222,7 +223,7 @@ class PairedDecoder:
                     ends[row] = min(ends[row], end - len(answer))
         return ends
 
-    def _ended(self, batch: Batch) -> np.ndarray:
+    def _ended(self, batch: Batch) -> Int[np.ndarray, " ended"]:
         """Rows whose last token ends the answer."""
         last = batch.tokens[batch.rows, batch.lengths[: len(batch)] - 1]
         found: np.ndarray = np.isin(last, self._stops.tokens)
@@ -231,23 +232,28 @@ class PairedDecoder:
         return np.flatnonzero(found)
 
     def _check(
-        self, batch: Batch, block: Block, primary: Side, mine: Tensor, other: Tensor
+        self,
+        batch: Batch,
+        block: Block,
+        primary: Side,
+        mine: Float[Tensor, "n k v"],
+        other: Float[Tensor, "nk v"],
     ) -> None:
         """Ask each rule about all drafts of its rows, once for all of its thresholds."""
         n, k = block.drafts.shape
         device = mine.device
-        drafts = torch.from_numpy(block.drafts).to(device)
-        gate = torch.from_numpy(
+        drafts = torch.from_numpy(block.drafts).to(device)  # [n, k]
+        gate = torch.from_numpy(  # [n, k]
             batch.numbers(Purpose.GATE, batch.rows[:, None], block.ahead[None])
         ).to(device)
-        members = batch.members[:n]
+        members = batch.members[:n]  # [n, m]
         both = _pair(primary, mine.flatten(0, 1), other)
         every = Seen(*both, primary, drafts.view(-1, 1), gate.view(-1, 1))
         by_rule: dict[Rule, list[int]] = {}
         for number in np.flatnonzero(members.any(0)).tolist():
             by_rule.setdefault(batch.interventions[number].definition, []).append(number)
         for rule, numbers in by_rule.items():
-            rows = np.flatnonzero(members[:, numbers].any(1))
+            rows = np.flatnonzero(members[:, numbers].any(1))  # [r] who asks this rule
             seen = every
             if 2 * len(rows) < n:
                 some = torch.from_numpy(rows).to(device)
@@ -257,41 +263,48 @@ class PairedDecoder:
                     drafts[some].view(-1, 1),
                     gate[some].view(-1, 1),
                 )
-            value = rule.statistic(seen)
+            value = rule.statistic(seen)  # [n or r times k, 1]
             for number in numbers:
                 fired = batch.interventions[number].beyond(value).expand(len(value), 1)
-                found = fired.view(-1, k).cpu().numpy()
+                found = fired.view(-1, k).cpu().numpy()  # [n or r, k]
                 block.fired[rows, number] = found if seen is not every else found[rows]
 
     def _redraw(
-        self, batch: Batch, block: Block, primary: Side, mine: Tensor, other: Tensor
+        self,
+        batch: Batch,
+        block: Block,
+        primary: Side,
+        mine: Float[Tensor, "n k v"],
+        other: Float[Tensor, "nk v"],
     ) -> None:
         """Draw again where a rule fires, place by place, until the token is another one."""
         n, k = block.drafts.shape
         other = other.view(mine.shape)
-        active = batch.members[:n].copy()
+        active = batch.members[:n].copy()  # [n, m] whose text is the draft so far
         by_gamma: dict[float | None, list[int]] = {}
         for number in np.flatnonzero(active.any(0)).tolist():
             by_gamma.setdefault(batch.interventions[number].gamma, []).append(number)
         for place in range(k):
-            fires = active & block.fired[:, :, place] & (place < block.ends)[:, None]
+            fires = active & block.fired[:, :, place] & (place < block.ends)[:, None]  # [n, m]
             for numbers in by_gamma.values():
-                rows = np.flatnonzero(fires[:, numbers].any(1))
+                rows = np.flatnonzero(fires[:, numbers].any(1))  # [r]
                 if not len(rows):
                     continue
                 at = torch.from_numpy(rows).to(mine.device)
                 base, rl = _pair(primary, mine[at, place], other[at, place])
                 logits = _redraw_logits(batch.interventions[numbers[0]], base, rl, batch, rows)
                 stream = batch.numbers(Purpose.REDRAW, rows, np.full(len(rows), place))
-                tokens, close = self._draw(logits, stream)
-                grid = np.ix_(rows, np.array(numbers))
+                tokens, close = self._draw(logits, stream)  # [r] each
+                grid = np.ix_(rows, np.array(numbers))  # [r, m of this γ]
                 changes = fires[grid] & (tokens != block.drafts[rows, place])[:, None]
                 block.redrawn_close[rows[:, None], numbers, place] = fires[grid] & close[:, None]
                 block.place[grid] = np.where(changes, place, block.place[grid])
                 block.token[grid] = np.where(changes, tokens[:, None], block.token[grid])
                 active[grid] &= ~changes
 
-    def _draw(self, logits: Tensor, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(
+        self, logits: Float[Tensor, "r v"], numbers: Float[np.ndarray, " r"]
+    ) -> tuple[Int[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
         probabilities = self._sampling.apply(logits)
         ids, close = draw(probabilities, torch.from_numpy(numbers).to(logits.device))
         return ids.cpu().numpy(), close.cpu().numpy()
@@ -309,7 +322,9 @@ def _in_use(batch: Batch) -> list[Intervention]:
     return [batch.interventions[i] for i in np.flatnonzero(batch.members[: len(batch)].any(0))]
 
 
-def _pair(primary: Side, mine: Tensor, other: Tensor) -> tuple[Distribution, Distribution]:
+def _pair(
+    primary: Side, mine: Float[Tensor, "r v"], other: Tensor
+) -> tuple[Distribution, Distribution]:
     """Base and RL."""
     one, two = Distribution(mine), Distribution(other.reshape(mine.shape))
     return (one, two) if primary == "base" else (two, one)

@@ -14,13 +14,13 @@ from torch._dynamo.utils import counters
 from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
 from dlogp_ray.policies import compiling
-from dlogp_ray.scoring import statistics
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.adapters import load_policies
 from dlogp_ray.policies.checkpoint import resolve
 from dlogp_ray.policies.compiling import given_up, with_room
 from dlogp_ray.policies.packing import TokenSequence
 from dlogp_ray.policies.policy import Policy
+from dlogp_ray.scoring import statistics
 from dlogp_ray.scoring.scorer import PairScorer
 
 TORCH_S_OWN = 8
