@@ -415,7 +415,7 @@ def test_what_the_installed_peft_does_not_know_is_refused_by_name(
     """What it knows: test_merging.py."""
     change_config(adapter, **options)
     with pytest.raises(
-        Refused, match=rf"policy rl .*{named}.*merge it into its base \(dlogp_ray/policies/README"
+        Refused, match=rf"policy rl .*{named}.*merge it into its base \(policies/README"
     ):
         load(base, rl=adapter)
 
