@@ -11,8 +11,8 @@ from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.encoding import Footer, encode_object
 from dlogp_ray.tables.info import InterveneInfo, ReweightInfo, ScoreInfo
 from dlogp_ray.tables.kinds import GENERATIONS, SCORES, WEIGHTS
+from dlogp_ray.tables.object_names import unit_name
 from dlogp_ray.tables.stored import StoredRun
-from dlogp_ray.tables.unit_names import unit_name
 
 _COMMON = {"created": "", "config": {}, "fingerprint": {}, "versions": {}, "compared": []}
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlogp_ray import store
+from dlogp_ray.tables.object_names import UNITS
 from dlogp_ray.tables.run import Run
 
 _WINDOW = 20
@@ -112,6 +113,6 @@ def watch(
 
 def _tokens_of_units(run: Run) -> npt.NDArray[np.int64]:
     """Prompt and response tokens of each unit, about."""
-    data = run.beginning("units.parquet")
+    data = run.beginning(UNITS)
     found: npt.NDArray[np.int64] = pq.read_table(pa.BufferReader(data))["tokens"].to_numpy()
     return found

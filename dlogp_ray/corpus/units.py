@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dlogp_ray import store
-from dlogp_ray.tables.unit_names import unit_name
+from dlogp_ray.tables.object_names import unit_name
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dlogp_ray import store
 from dlogp_ray.config import InterveneConfig, ScoreConfig
 from dlogp_ray.config.trust import NO_TRUST
-from dlogp_ray.corpus.units import encode_units
 from dlogp_ray.decoding.grading import VERIFIERS
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.intervene.intervene import intervene
 from dlogp_ray.pipelines.intervene.plan import IntervenePlan, plan_intervene
 from dlogp_ray.pipelines.intervene.result import InterveneResult
-from dlogp_ray.pipelines.score.plan import plan_score
+from dlogp_ray.pipelines.score.plan import ScorePlan, plan_score
 from dlogp_ray.pipelines.score.result import ScoreResult
 from dlogp_ray.pipelines.score.score import score
 from dlogp_ray.tables.fingerprint import check_fingerprint, check_schema
 from dlogp_ray.tables.kinds import GENERATIONS, WEIGHTS
+from dlogp_ray.tables.object_names import RECORD, UNITS
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.sealing import quarantine, unseal
 from dlogp_ray.tables.stored import MADE_OTHERWISE
@@ -54,7 +54,7 @@ def repair(
     config = kind.from_mapping(
         run.info.config.model_dump(mode="json", exclude_unset=True)
         | {"output": output, "run_id": run_id},
-        source=run.path("run.json"),
+        source=run.path(RECORD),
     )
     own_verifier = isinstance(config, InterveneConfig) and config.verifier not in VERIFIERS
     if (config.trust != NO_TRUST or own_verifier) and not trusted:
@@ -63,12 +63,11 @@ def repair(
             "that is not ours: doing units again would run code that it names. If the run is your "
             "own, say --trust-run"
         )
+    plan: IntervenePlan | ScorePlan
     plan = plan_intervene(config) if isinstance(config, InterveneConfig) else plan_score(config)
     check_fingerprint(run, plan.fingerprint)
     check_schema(run, plan.fingerprint)
-    begun = {"units.parquet": encode_units(plan.units)}
-    if isinstance(plan, IntervenePlan):
-        begun |= plan.records
+    begun = {UNITS: plan.encoded(plan.units), **plan.records}
     lost = [name for name in run.lost_beginnings() if name in begun]
     for name in lost:
         if hashlib.sha256(begun[name]).hexdigest() != run.hashes[name]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dlogp_ray import store
-from dlogp_ray.tables.unit_names import unit_index, unit_name
+from dlogp_ray.tables.object_names import unit_index, unit_name
 
 _SCHEMA = pa.schema({"index": pa.int64(), "size_bytes": pa.int64(), "etag": pa.string()})
 _BATCH = 10_000

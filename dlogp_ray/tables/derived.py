@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged, Refused
 from dlogp_ray.tables.encoding import encode_table
+from dlogp_ray.tables.object_names import SEAL
 from dlogp_ray.tables.record import HASH, record_hash, with_hash
 from dlogp_ray.tables.source import source_hash
 from dlogp_ray.tables.stored import StoredRun, read_info
@@ -134,6 +135,6 @@ def figures(run: StoredRun, analysis: str) -> pa.Table:
 def weights_tables(run: StoredRun) -> dict[str, StoredRun]:
     """The sealed weights tables beside a run's table, by name."""
     filesystem, path = store.open_store(run.path("weights"))
-    names = sorted(name.split("/")[-2] for name in filesystem.glob(f"{path}/*/_SUCCESS"))
+    names = sorted(name.split("/")[-2] for name in filesystem.glob(f"{path}/*/{SEAL}"))
     uris = {name: run.path(f"weights/{name}") for name in names}
     return {name: StoredRun(uri, read_info(uri)) for name, uri in uris.items()}

@@ -11,7 +11,7 @@ from dlogp_ray import store
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.encoding import Footer, encode_object
 from dlogp_ray.tables.kinds import Kind
-from dlogp_ray.tables.unit_names import unit_name
+from dlogp_ray.tables.object_names import unit_name
 
 
 class ObjectSummary(Protocol):

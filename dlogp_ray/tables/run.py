@@ -17,8 +17,9 @@ from dlogp_ray.errors import Refused
 from dlogp_ray.tables import derived
 from dlogp_ray.tables.fingerprint import check_fingerprint
 from dlogp_ray.tables.info import RunInfo
+from dlogp_ray.tables.object_names import RECORD
 from dlogp_ray.tables.record import with_hash
-from dlogp_ray.tables.stored import RECORD, StoredRun, read_info
+from dlogp_ray.tables.stored import StoredRun, read_info
 
 _CHECKED = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)

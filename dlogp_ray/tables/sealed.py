@@ -16,11 +16,9 @@ import pyarrow.parquet as pq
 
 from dlogp_ray import store
 from dlogp_ray.errors import Damaged
+from dlogp_ray.tables.object_names import MANIFEST, SEAL, unit_index
 from dlogp_ray.tables.record import HASH, record_hash, with_hash
-from dlogp_ray.tables.unit_names import unit_index
 
-MANIFEST = "manifest.parquet"
-SEAL = "_SUCCESS"
 _OF_MANIFEST = "manifest_sha256"
 """In ``_SUCCESS``; one that has none, nor a hash of itself, was written before they were kept."""
 _BATCH = 1_000

@@ -11,8 +11,9 @@ from dlogp_ray import store
 from dlogp_ray.errors import Refused
 from dlogp_ray.tables.committed import Committed
 from dlogp_ray.tables.encoding import encode_table
+from dlogp_ray.tables.object_names import MANIFEST, SEAL
 from dlogp_ray.tables.sample_ids import sample_ids
-from dlogp_ray.tables.sealed import MANIFEST, SEAL, encode_seal, totals
+from dlogp_ray.tables.sealed import encode_seal, totals
 from dlogp_ray.tables.stored import StoredRun
 
 _BATCH = 1_000

@@ -31,12 +31,11 @@ from dlogp_ray.tables.info import SCHEMA, RunInfo, ScoreInfo
 from dlogp_ray.tables.kinds import KINDS, Kind
 from dlogp_ray.tables.noise import NoiseFloor, Rounding
 from dlogp_ray.tables.object_folder import ObjectFolder
+from dlogp_ray.tables.object_names import RECORD, SEAL, UNITS, unit_index
 from dlogp_ray.tables.objects import TableObject
 from dlogp_ray.tables.record import HASH, hash_of, record_hash
-from dlogp_ray.tables.sealed import SEAL, Counted, add_up, read_manifest, read_seal
-from dlogp_ray.tables.unit_names import unit_index
+from dlogp_ray.tables.sealed import Counted, add_up, read_manifest, read_seal
 
-RECORD = "run.json"
 MADE_OTHERWISE = "was made from something else"
 _READERS = 16
 _FOOTER_BYTES = 64 * 1024
@@ -192,7 +191,7 @@ class StoredRun:
     @property
     def hashes(self) -> dict[str, str | None]:
         """Record that the run began with -> SHA-256."""
-        return {"units.parquet": self.info.units.sha256, **self.info.records}
+        return {UNITS: self.info.units.sha256, **self.info.records}
 
     @property
     def planned(self) -> int:

@@ -13,10 +13,10 @@ from dlogp_ray import store
 from dlogp_ray.errors import Damaged
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.encoding import Footer, check_lists, footer_bytes, read_footer
+from dlogp_ray.tables.object_names import UNITS, unit_index
 from dlogp_ray.tables.sample_ids import sample_ids
 from dlogp_ray.tables.sealed import contradictions, read_manifest
 from dlogp_ray.tables.stored import StoredRun
-from dlogp_ray.tables.unit_names import unit_index
 
 _READERS = 4
 """Objects in memory at once: of 64 MB as stored, some 200 MB each."""
@@ -163,7 +163,7 @@ def _row_counts(run: StoredRun) -> Callable[[str], int | None]:
     samples = 2 if run.info.config.pairs else 1
     columns = ["format", "start", "stop"]
     try:
-        data = pa.BufferReader(store.read(run.path("units.parquet")))
+        data = pa.BufferReader(store.read(run.path(UNITS)))
         units = pq.read_table(data, columns=columns).to_batches()
     except (FileNotFoundError, pa.ArrowException):
         units = []

@@ -11,8 +11,8 @@ from dlogp_ray import store
 from dlogp_ray.analysis.watching import Progress, watch
 from dlogp_ray.corpus.units import SCHEMA, Units, encode_units
 from dlogp_ray.errors import Damaged
+from dlogp_ray.tables.object_names import unit_name
 from dlogp_ray.tables.run import Run, begin_run
-from dlogp_ray.tables.unit_names import unit_name
 
 TOKENS = [100, 200, 300, 400]
 

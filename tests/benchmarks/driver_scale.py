@@ -36,9 +36,9 @@ from dlogp_ray.pipelines.score.plan import ScorePlan, plan_score
 from dlogp_ray.pipelines.score.probe import Probe
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.encoding import Footer, encode_object
+from dlogp_ray.tables.object_names import unit_name
 from dlogp_ray.tables.run import Run, begin_run
 from dlogp_ray.tables.scores import scores_schema
-from dlogp_ray.tables.unit_names import unit_name
 
 MB = 2**20
 ROWS_A_FILE = 10_000

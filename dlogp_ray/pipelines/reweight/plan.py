@@ -18,16 +18,16 @@ from dlogp_ray.pipelines.reweight.weighing import weighing_of
 from dlogp_ray.pipelines.reweight.whole import OfAllRows, look_at_all
 from dlogp_ray.pipelines.run.executor import Executor, Stages
 from dlogp_ray.pipelines.run.placement import Placement
-from dlogp_ray.pipelines.run.plan import UNITS, Ready, RunPlan
+from dlogp_ray.pipelines.run.plan import Ready, RunPlan
 from dlogp_ray.pipelines.run.progress import Advancing, CountedUnits
 from dlogp_ray.pipelines.run.record import common_info
 from dlogp_ray.tables.encoding import encode_table
 from dlogp_ray.tables.info import SCHEMA, RecordedWhole, ReweightInfo
 from dlogp_ray.tables.kinds import WEIGHTS
+from dlogp_ray.tables.object_names import UNITS, unit_index
 from dlogp_ray.tables.objects import TableObject
 from dlogp_ray.tables.run import Run, open_run
 from dlogp_ray.tables.source import source_hash
-from dlogp_ray.tables.unit_names import unit_index
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,30 @@ def _receipts(
     # Of units that were lost before they came to a stage.
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
 
+    receipts = _receipts_of(job, stages, placement, units, watch)
+    # A lost unit is recorded with its cause. Ray Data logs its exception too, and a handler that
+    # keeps that, as monitoring does, keeps the actor, with its CPUs.
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield from receipts.iter_rows()
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+        raise Ended(
+            _refusal(watch) or f"Ray ended the job: {type(error).__name__}: {error}"
+        ) from None
+    finally:
+        logger.setLevel(level)
+        # A cycle of Ray's exceptions keeps an actor that was restarted, with its CPUs: the next
+        # execution of this process would wait for them.
+        del receipts
+        gc.collect()
+
+
+def _receipts_of(
+    job: Job, stages: Stages, placement: Placement, units: Sequence[Unit], watch: Any
+) -> Any:
+    """The stages as a dataset of Ray's: a row a unit, which nothing has run yet."""
     most = min(placement.max_actors, len(units))
     # A reader and a writer for each actor: each is a process, with imports of its own. Where there
     # are none, it is they who work.
@@ -168,24 +192,7 @@ def _receipts(
             max_restarts=-1,
             max_task_retries=0,
         )
-    receipts = done.map(stages.write, **io)
-    # A lost unit is recorded with its cause. Ray Data logs its exception too, and a handler that
-    # keeps that, as monitoring does, keeps the actor, with its CPUs.
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield from receipts.iter_rows()
-    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-        raise Ended(
-            _refusal(watch) or f"Ray ended the job: {type(error).__name__}: {error}"
-        ) from None
-    finally:
-        logger.setLevel(level)
-        # A cycle of Ray's exceptions keeps an actor that was restarted, with its CPUs: the next
-        # execution of this process would wait for them.
-        del receipts
-        gc.collect()
+    return done.map(stages.write, **io)
 
 
 def _refusal(watch: Any) -> str | None:

@@ -13,6 +13,7 @@ from dlogp_ray.config import RunConfig
 from dlogp_ray.config.job import RunOn
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.run import session
+from dlogp_ray.tables.object_names import SEAL
 
 _RAY_COSTS = 20_000
 """What a job through Ray takes longer than one in this process, beside its units, in ``_PIECE``.
@@ -81,5 +82,5 @@ def begin(config: RunConfig) -> RunOn:
 
 def _sealed(run_uri: str) -> bool:
     with suppress(OSError):  # met again, and said, where the run is opened
-        return store.exists(f"{run_uri}/_SUCCESS")
+        return store.exists(f"{run_uri}/{SEAL}")
     return False

@@ -23,12 +23,13 @@ from dlogp_ray.pipelines.run.executor import Executor, Where
 from dlogp_ray.pipelines.run.failures import Failure, Failures
 from dlogp_ray.pipelines.run.loop import Outcome, do_units
 from dlogp_ray.pipelines.run.placement import Placement
-from dlogp_ray.pipelines.run.plan import UNITS, AnyJob, RunPlan
+from dlogp_ray.pipelines.run.plan import AnyJob, RunPlan
 from dlogp_ray.pipelines.run.progress import counted
 from dlogp_ray.pipelines.run.stop import StopRequest
 from dlogp_ray.tables.calls import deaths, read_calls
 from dlogp_ray.tables.fingerprint import check_fingerprint
 from dlogp_ray.tables.info import PolicyRunInfo
+from dlogp_ray.tables.object_names import UNITS
 from dlogp_ray.tables.run import Run, begin_run, find_run
 from dlogp_ray.tables.sealing import seal
 

@@ -12,11 +12,11 @@ from dlogp_ray.pipelines.run.job import Job, PolicyJob
 from dlogp_ray.pipelines.run.placement import Placement
 from dlogp_ray.pipelines.run.progress import Advancing, UnitProgress
 from dlogp_ray.tables.info import RunInfo
+from dlogp_ray.tables.object_names import UNITS
 from dlogp_ray.tables.run import Run
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 AnyPolicyJob = TypeVar("AnyPolicyJob", bound=PolicyJob)
-UNITS = "units.parquet"
 
 
 @dataclass(frozen=True)

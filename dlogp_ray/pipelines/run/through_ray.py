@@ -20,6 +20,7 @@ from dlogp_ray.pipelines.run.job import Job
 from dlogp_ray.pipelines.run.placement import Node, Placement, missing_now, place_actors
 from dlogp_ray.pipelines.run.room import wait_for_room
 from dlogp_ray.tables.calls import this_call
+from dlogp_ray.tables.object_names import RECORD
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class ThroughRay:
         if stages.actor is not None:
             count, cpus, gpus = placement.min_actors, placement.cpus, placement.gpus
             wait_for_room(count, cpus, gpus, self._timeout_s)
-        with store.asked_now_and_then(f"{job.run_uri}/run.json"):
+        with store.asked_now_and_then(f"{job.run_uri}/{RECORD}"):
             yield Chain(job, stages, placement)
 
 

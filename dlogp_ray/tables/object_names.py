@@ -1,7 +1,9 @@
-"""What units are called: ``part-00000042``, so that names sort as units do."""
+"""What a run's objects are called; a unit's ``part-00000042``, so that names sort as units do."""
 
 import re
 
+RECORD, UNITS = "run.json", "units.parquet"
+MANIFEST, SEAL = "manifest.parquet", "_SUCCESS"
 _NAME = re.compile(r"part-(\d{8}|[1-9]\d{8,})")
 
 
