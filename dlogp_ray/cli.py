@@ -538,7 +538,8 @@ def bench(
     config = BenchConfig.from_mapping(values, source="bench")
     from rich.console import Console
 
-    from dlogp_ray.bench.run import print_bench, run_bench, write_bench
+    from dlogp_ray.bench.result import print_bench, write_bench
+    from dlogp_ray.bench.run import run_bench
     from dlogp_ray.pipelines.run.stop import stop_on_sigterm
 
     with stop_on_sigterm("nothing was written"):

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import dlogp_ray
 from dlogp_ray.analysis.curve import first_to_reach_rl
-from dlogp_ray.bench.run import PACKAGES, hardware, versions
+from dlogp_ray.bench.machine import PACKAGES, hardware, versions
 from dlogp_ray.config import InterveneConfig
 from dlogp_ray.demo.pair import checkpoint_path, rl_name
 from dlogp_ray.demo.task import MAX_RESPONSE_TOKENS, held_out_problems

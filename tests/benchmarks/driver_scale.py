@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import dlogp_ray
-from dlogp_ray.bench.run import PACKAGES, hardware, versions
+from dlogp_ray.bench.machine import PACKAGES, hardware, versions
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.corpus.units import encode_units
 from dlogp_ray.demo.pair import checkpoint_path, rl_name

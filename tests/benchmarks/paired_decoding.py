@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dlogp_ray.bench.run import PACKAGES, hardware, versions
+from dlogp_ray.bench.machine import PACKAGES, hardware, versions
 from dlogp_ray.decoding.batch import Answer, Prompt
 from dlogp_ray.decoding.distribution import Distribution, Sampling, draw
 from dlogp_ray.decoding.loop import PairedDecoder

@@ -19,7 +19,7 @@ from typing import Any
 
 import dlogp_ray
 from dlogp_ray import store
-from dlogp_ray.bench.run import PACKAGES, hardware, versions
+from dlogp_ray.bench.machine import PACKAGES, hardware, versions
 from dlogp_ray.bench.texts import make_texts
 from dlogp_ray.bench.workers import Workers
 from dlogp_ray.config import BenchConfig, ScoreConfig

@@ -18,7 +18,7 @@ import psutil
 import ray
 from score_tables import made_up_run, score_rows
 
-from dlogp_ray.bench.run import PACKAGES, hardware, versions
+from dlogp_ray.bench.machine import PACKAGES, hardware, versions
 from dlogp_ray.config import SparsityConfig
 from dlogp_ray.pipelines.run import session
 from dlogp_ray.pipelines.sparsity.sparsity import sparsity

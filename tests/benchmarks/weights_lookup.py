@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlogp_ray.bench.run import hardware
+from dlogp_ray.bench.machine import hardware
 
 ROWS_A_UNIT = 50_000
 
