@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from dlogp_ray.pipelines.run.placement import Placement
 from dlogp_ray.pipelines.run.plan import AnyJob, RunPlan
 from dlogp_ray.pipelines.run.progress import counted
 from dlogp_ray.pipelines.run.stop import StopRequest
-from dlogp_ray.tables.calls import deaths, read_calls
+from dlogp_ray.tables.calls import Call, deaths, read_calls
 from dlogp_ray.tables.fingerprint import check_fingerprint
 from dlogp_ray.tables.info import PolicyRunInfo
 from dlogp_ray.tables.object_names import UNITS
@@ -69,75 +69,122 @@ def make_run(
         StoreFailed: The run's own records can't be read or written.
         Stopped: SIGTERM came; what is committed stays.
     """
-    job, units = plan.job, plan.units
-    run = existing_run(job.run_uri, plan.fingerprint)
+    units = plan.units
+    run = existing_run(plan.job.run_uri, plan.fingerprint)
     if run is not None and store.exists(run.path(UNITS)):
         units = plan.own_units(run)
-    outcome, failures, failed = Outcome(), Failures(job.run_uri), dict[str, Failure]()
     if run is not None and run.sealed:
         for name in run.hashes:
             run.beginning(name)
         run.objects()
         clock.lap("plan")
-        return Made(run, outcome, {})
+        return Made(run, Outcome(), {})
     missing = units if run is None else _missing(run, units, progress=progress)
-    call = None
+    making, call = _Making(plan, where, clock, stop, progress), None
     if run is None or len(missing):
+        run, call = making.do(run, units, missing)
+    failed = making.settle(run, units, call)
+    return Made(run, making.outcome, failed)
+
+
+class _Making(Generic[AnyJob]):
+    """One call's work on a run."""
+
+    def __init__(
+        self,
+        plan: RunPlan[AnyJob],
+        where: Where,
+        clock: Clock,
+        stop: StopRequest,
+        progress: bool,
+    ) -> None:
+        self._plan, self._where, self._clock = plan, where, clock
+        self._stop, self._progress = stop, progress
+        self.outcome, self._failures = Outcome(), Failures(plan.job.run_uri)
+
+    def do(self, run: Run | None, units: Units, missing: Units) -> tuple[Run, Call]:
+        """Do what is missing of a run that is there or begins here.
+
+        Args:
+            run: That exists, if any.
+            units: All of the run.
+            missing: Those without an object.
+
+        Returns:
+            The run, and what is recorded of this call.
+        """
+        plan, clock, uri = self._plan, self._clock, self._plan.job.run_uri
         tokens, left = missing.tokens, len(missing)
-        say("planned", run=job.run_uri, units=len(units), missing=left, tokens=tokens)
+        say("planned", run=uri, units=len(units), missing=left, tokens=tokens)
         died = Counter[str]()
         if run is not None:
             died = deaths(read_calls(run.uri), {unit.name for unit in missing})
         clock.lap("plan")
         with session.kept():
-            executor = where.tried(job, tokens, died)
+            executor = self._where.tried(plan.job, tokens, died)
             clock.lap("start")
-            ready = plan.prepare(executor, missing, run, progress=progress)
+            ready = plan.prepare(executor, missing, run, progress=self._progress)
             clock.lap(plan.preparing)
             if ready.noise_s:
                 clock.move(ready.noise_s, plan.preparing, "noise floor")
-            executor = where.done(executor, ready.seconds)
+            executor = self._where.done(executor, ready.seconds)
             clock.lap("start")
             placement = plan.place(executor, ready)
-            with _store_failures(job.run_uri):
-                begun = {UNITS: plan.encoded(units), **plan.records}
-                run = begin_run(job.run_uri, ready.info, begun)
-                job = replace(plan.recorded(run), origin=run.origin)
-                if isinstance(run.info, PolicyRunInfo):
-                    # Another call may have begun it, with other threads: they round otherwise.
-                    placement = replace(placement, threads=run.info.engine.threads)
-                _say_doing(run, placement, executor)
-                before = run.planned - len(missing)
-                with recorded(lambda: executor.call, run, clock, plan.doing, before, stop):
-                    do_units(
-                        job,
-                        plan.stages,
-                        executor,
-                        placement,
-                        missing,
-                        stop,
-                        outcome,
-                        failed=failures.add,
-                        bar=plan.progress(left, tokens, enabled=progress),
-                    )
-        call = executor.call
+            with _store_failures(uri):
+                run = begin_run(uri, ready.info, {UNITS: plan.encoded(units), **plan.records})
+                self._do_units(run, missing, executor, placement)
         clock.lap(plan.doing)
-    with _store_failures(run.uri):
-        plan.check_sources()
-        run.check_there()
-        committed = run.committed()
-        failed = failures.settle(committed)
-        if not outcome.ended:  # each was there, was tried, or has failed
-            there = np.isin(units.index, committed.index)
-            gone = (unit for unit in units.take(~there) if unit.name not in failed)
-            failed |= {unit.name: Failure(unit, _GONE, 0) for unit in gone}
-        # Units that Ray's end left untried have not failed.
-        if len(committed) == run.planned or (plan.partial and not outcome.ended):
-            seal(run, partial=plan.partial)
-        clock.lap("seal")
-        if call is not None:
-            record_end(call, run.uri, clock, outcome.created)
-    return Made(run, outcome, failed)
+        return run, executor.call
+
+    def _do_units(self, run: Run, missing: Units, executor: Executor, placement: Placement) -> None:
+        plan = self._plan
+        job = replace(plan.recorded(run), origin=run.origin)
+        if isinstance(run.info, PolicyRunInfo):
+            # Another call may have begun it, with other threads: they round otherwise.
+            placement = replace(placement, threads=run.info.engine.threads)
+        _say_doing(run, placement, executor)
+        before = run.planned - len(missing)
+        with recorded(lambda: executor.call, run, self._clock, plan.doing, before, self._stop):
+            do_units(
+                job,
+                plan.stages,
+                executor,
+                placement,
+                missing,
+                self._stop,
+                self.outcome,
+                failed=self._failures.add,
+                bar=plan.progress(len(missing), missing.tokens, enabled=self._progress),
+            )
+
+    def settle(self, run: Run, units: Units, call: Call | None) -> Mapping[str, Failure]:
+        """Seal the run where it is whole, or as whole as it gets and that is asked for.
+
+        Args:
+            run: That was worked on.
+            units: All of it.
+            call: What is recorded of this call, where it did anything.
+
+        Returns:
+            The units that this call could not do.
+        """
+        plan, outcome = self._plan, self.outcome
+        with _store_failures(run.uri):
+            plan.check_sources()
+            run.check_there()
+            committed = run.committed()
+            failed = self._failures.settle(committed)
+            if not outcome.ended:  # each was there, was tried, or has failed
+                there = np.isin(units.index, committed.index)
+                gone = (unit for unit in units.take(~there) if unit.name not in failed)
+                failed |= {unit.name: Failure(unit, _GONE, 0) for unit in gone}
+            # Units that Ray's end left untried have not failed.
+            if len(committed) == run.planned or (plan.partial and not outcome.ended):
+                seal(run, partial=plan.partial)
+            self._clock.lap("seal")
+            if call is not None:
+                record_end(call, run.uri, self._clock, outcome.created)
+        return failed
 
 
 def existing_run(uri: str, fingerprint: Mapping[str, Any]) -> Run | None:
