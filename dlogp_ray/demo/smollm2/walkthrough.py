@@ -68,19 +68,21 @@ def run_demo(output: Path, problems: int) -> int:
     make_corpus(
         corpus, (BASE_NAME, RL_NAME), partial(_sample, base=base, problems=problems), console
     )
-    policies = {
-        BASE: str(base),
-        "rl": {"adapter": str(adapter_path()), "step": accuracies()["recipe"]["steps"]},
+    common = {
+        "policies": {
+            BASE: str(base),
+            "rl": {"adapter": str(adapter_path()), "step": accuracies()["recipe"]["steps"]},
+        },
+        "output": str(output),
+        "temperature": TEMPERATURE,
+        "dtype": DTYPE,
     }
     scored = score(
         ScoreConfig.from_mapping(
-            {
+            common
+            | {
                 "corpus": str(corpus),
-                "policies": policies,
-                "output": str(output),
                 "run_id": f"smollm2-{problems}",
-                "temperature": TEMPERATURE,
-                "dtype": DTYPE,
                 "carry": {"prompt": "string"},
                 "unit_tokens": UNIT_TOKENS,
             }
@@ -99,15 +101,12 @@ def run_demo(output: Path, problems: int) -> int:
     )
     answered = intervene(
         InterveneConfig.from_mapping(
-            {
+            common
+            | {
                 "problems": str(_write_problems(output, problems)),
-                "policies": policies,
-                "output": str(output),
                 "run_id": f"smollm2-{problems}-intervene",
                 "rules": RULES,
                 "verifier": "dlogp_ray.demo.smollm2.task:is_right",
-                "temperature": TEMPERATURE,
-                "dtype": DTYPE,
                 "max_tokens": MAX_RESPONSE_TOKENS,
             }
         )
@@ -128,11 +127,7 @@ def run_demo(output: Path, problems: int) -> int:
         "intervene": answered.as_json(),
         "reweight": weighed.as_json(),
     }
-    console.print(
-        json.dumps(documents),
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(json.dumps(documents), highlight=False, soft_wrap=True)
     return answered.exit_code or ExitCode.OK
 
 

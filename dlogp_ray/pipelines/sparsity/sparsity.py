@@ -7,10 +7,12 @@ dlogp_ray.sparsity(SparsityConfig(run="runs/my-run", by="correct"))
 It is made anew each time: what comes out follows from the run and the columns named, to the byte.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+
+import pyarrow as pa
 
 from dlogp_ray import store
 from dlogp_ray.analysis.sparsity.groups import Grouped
@@ -71,24 +73,7 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     surface = _surfaces(run)
     training = training_tables(whole, floors, surface)
     tables = sparsity_tables(whole, config.by, floors, surface) | training
-    result = SparsityResult(
-        run=run.uri,
-        folder=folder,
-        sealed=run.sealed,
-        units=run.planned,
-        units_read=len(objects),
-        groups=len(whole.groups),
-        samples=sum(one.samples for one in whole.groups.values()),
-        tokens=sum(one.tokens for one in whole.groups.values()),
-        alone=whole.alone,
-        unresolved_nats=floors.get("delta_logp"),
-        noise_lacks=run.noise.lacks if run.noise else None,
-        single=sorted(str(group) for group, one in whole.groups.items() if one.samples == 1),
-        empty=[str(group) for group in whole.empty],
-        tables={name: len(table) for name, table in tables.items()},
-        seconds=0.0,
-        spent={},
-    )
+    result = _counted(run, folder, whole, len(objects), tables)
     html = report(
         title=run.uri.rsplit("/", 1)[-1],
         noise=run.noise.in_words() if run.noise else "The run has no noise floor.",
@@ -109,6 +94,31 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     write_derived(run, folder, ANALYSIS, tables, said)
     run.check_there()
     return result
+
+
+def _counted(
+    run: Run, folder: str, whole: Grouped, units_read: int, tables: Mapping[str, pa.Table]
+) -> SparsityResult:
+    """What was read and made; its time comes with the end."""
+    floors = run.noise.floors if run.noise else {}
+    return SparsityResult(
+        run=run.uri,
+        folder=folder,
+        sealed=run.sealed,
+        units=run.planned,
+        units_read=units_read,
+        groups=len(whole.groups),
+        samples=sum(sums.samples for sums in whole.groups.values()),
+        tokens=sum(sums.tokens for sums in whole.groups.values()),
+        alone=whole.alone,
+        unresolved_nats=floors.get("delta_logp"),
+        noise_lacks=run.noise.lacks if run.noise else None,
+        single=sorted(str(group) for group, sums in whole.groups.items() if sums.samples == 1),
+        empty=[str(group) for group in whole.empty],
+        tables={name: len(table) for name, table in tables.items()},
+        seconds=0.0,
+        spent={},
+    )
 
 
 def _footer(run: Run, result: SparsityResult) -> str:
