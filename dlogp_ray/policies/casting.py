@@ -28,9 +28,9 @@ def in_dtype(model: Any, dtype: torch.dtype, *, head: bool = False) -> Iterator[
         dtype: Of everything from the embeddings to the last hidden states.
         head: Whether the lm head is cast as well, throughout.
     """
-    layers = {layer for one in layer_lists(model) for layer in one}
+    layers = {layer for stack in layer_lists(model) for layer in stack}
     apart = layers if head else layers | {model.get_output_embeddings()}
-    inside = {module for one in apart for module in one.modules()}
+    inside = {module for apart_module in apart for module in apart_module.modules()}
     tables = _tables(model)
     around = _Cast((m for m in model.modules() if m not in inside | tables), dtype)
     casts = [around]
@@ -54,9 +54,9 @@ def _tables(model: Module) -> set[Module]:
     """Embeddings, but for those that peft makes other tables of, as a whole, at every forward."""
     adapted = {
         module
-        for one in model.modules()
-        if type(one).__module__.startswith("peft.")
-        for module in one.modules()
+        for wrapper in model.modules()
+        if type(wrapper).__module__.startswith("peft.")
+        for module in wrapper.modules()
     }
     return {m for m in model.modules() if isinstance(m, Embedding) and m not in adapted}
 

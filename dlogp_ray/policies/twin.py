@@ -90,11 +90,13 @@ def twin_of(model: Any) -> Twin | None:
 def small_model(model: Any) -> Any | None:
     """A small model with every kind of layer that a model has, and its limits; None for none."""
     kinds = _kinds_of_layers(model)
-    wanted = {kind for one in kinds for kind in one}
-    least = max((_covering(one) for one in kinds), default=1)
+    wanted = {kind for of_layer in kinds for kind in of_layer}
+    least = max((_covering(of_layer) for of_layer in kinds), default=1)
     for layers in (max(2, least), 2 * least + 2):
         small = _narrow(type(model), model.config, layers)
-        if small is not None and wanted <= {k for one in _kinds_of_layers(small) for k in one}:
+        if small is not None and wanted <= {
+            k for of_layer in _kinds_of_layers(small) for k in of_layer
+        }:
             return small
     return None
 

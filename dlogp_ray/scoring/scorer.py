@@ -236,10 +236,10 @@ class PairScorer:
         self._check_lengths(sequences)
         if self._batching is Batching.PACKED:
             pasts: dict[str, Past] = {}
-            for one in plan_passes(sequences, token_budget, share_prompts=self._share_prompts):
-                hidden = self._run_packed(one, pasts)
-                if len(one.where):
-                    yield hidden, one.where
+            for packed in plan_passes(sequences, token_budget, share_prompts=self._share_prompts):
+                hidden = self._run_packed(packed, pasts)
+                if len(packed.where):
+                    yield hidden, packed.where
         else:
             lengths = [len(s.prompt_ids) + len(s.response_ids) for s in sequences]
             starts = places(sequences).tolist()
@@ -260,18 +260,18 @@ class PairScorer:
                     f"the policies take {self._longest}",
                 )
 
-    def _run_packed(self, one: Pass, pasts: dict[str, Past]) -> dict[str, Tensor]:
-        ids = torch.from_numpy(one.ids.astype(np.int64)).to(self._device)
-        rows = torch.from_numpy(one.rows).to(self._device)
+    def _run_packed(self, packed: Pass, pasts: dict[str, Past]) -> dict[str, Tensor]:
+        ids = torch.from_numpy(packed.ids.astype(np.int64)).to(self._device)
+        rows = torch.from_numpy(packed.rows).to(self._device)
         hidden = {}
         for name, policy in self._policies.items():
-            if not one.capacity:
-                layout = Layout(one.segments)
+            if not packed.capacity:
+                layout = Layout(packed.segments)
             else:
-                if one.past_length == 0:
-                    pasts[name] = Past(one.capacity)
-                pasts[name].length = one.past_length
-                layout = Layout(one.segments, pasts[name], keep=one.keep)
+                if packed.past_length == 0:
+                    pasts[name] = Past(packed.capacity)
+                pasts[name].length = packed.past_length
+                layout = Layout(packed.segments, pasts[name], keep=packed.keep)
             hidden[name] = policy.hidden_packed(ids, layout)[rows]
         return hidden
 

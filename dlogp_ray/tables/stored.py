@@ -276,7 +276,7 @@ class StoredRun:
         """The same for who reads ``footers``, which are checked then: unit -> its version."""
         if not self.sealed:
             return self.committed()
-        return {one.unit: one.entry for one in self.objects()}
+        return {item.unit: item.entry for item in self.objects()}
 
     def _object(self, unit: str, entry: store.Entry) -> TableObject:
         return TableObject(unit, self.object_uri(unit), entry)
@@ -399,5 +399,5 @@ def _told(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(
-        f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()[:5]
     )

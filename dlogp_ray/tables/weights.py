@@ -76,18 +76,20 @@ class WeightsSummary(BaseModel):
     @classmethod
     def merge(cls, parts: Iterable[Self]) -> Self:
         """The sum of several."""
-        whole = list(parts)
+        parts = list(parts)
         status: dict[str, int] = {}
-        for one in whole:
-            for name, rows in one.status.items():
+        for part in parts:
+            for name, rows in part.status.items():
                 status[name] = status.get(name, 0) + rows
         return cls(
             status=status,
-            tokens=sum(one.tokens for one in whole),
-            changed=sum(one.changed for one in whole),
-            total=sum(one.total for one in whole),
-            undefined=sum(one.undefined for one in whole),
-            other_temperature=sum(one.other_temperature for one in whole),
-            least=min((one.least for one in whole if one.least is not None), default=None),
-            greatest=max((one.greatest for one in whole if one.greatest is not None), default=None),
+            tokens=sum(part.tokens for part in parts),
+            changed=sum(part.changed for part in parts),
+            total=sum(part.total for part in parts),
+            undefined=sum(part.undefined for part in parts),
+            other_temperature=sum(part.other_temperature for part in parts),
+            least=min((part.least for part in parts if part.least is not None), default=None),
+            greatest=max(
+                (part.greatest for part in parts if part.greatest is not None), default=None
+            ),
         )

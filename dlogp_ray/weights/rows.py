@@ -64,7 +64,7 @@ class Weighing:
             "logp_current": "logp_rl",
             "delta_logp": "delta_logp",
         }
-        wanted = {need for one in self.schemes for need in one.needs}
+        wanted = {need for scheme in self.schemes for need in scheme.needs}
         return {role: column for role, column in names.items() if role in wanted}
 
     @property
@@ -198,7 +198,7 @@ class Rows:
 
 def first_pass(rows: Rows, weighing: Weighing) -> tuple[Counts, GroupSums, GroupSums]:
     """What adds up before anything is weighed: entropies, log PPL and rewards by group."""
-    signed = any("advantages" in one.needs for one in weighing.schemes)
+    signed = any("advantages" in scheme.needs for scheme in weighing.schemes)
     return (
         Counts.of(rows.entropies()) if "threshold" in weighing.of_whole else Counts.merge([]),
         _perplexities(rows) if "moments" in weighing.of_whole else GroupSums.merge([]),
@@ -222,13 +222,13 @@ def weigh_rows(
     per_text = _per_text(rows, weighing, whole)
     nowhere = 0
     for index, texts in rows.blocks():
-        of = {one: _whole_of(one, whole, per_text, index) for one in weighing.schemes}
+        of = {scheme: _whole_of(scheme, whole, per_text, index) for scheme in weighing.schemes}
         if "advantages" in per_text:
             texts = SchemeInputs(**{**vars(texts), "advantages": per_text["advantages"][index]})
         if "mean" in per_text:  # only that there are groups: their moments are at hand
             texts = SchemeInputs(**{**vars(texts), "groups": index})
         found = weigh(weighing.schemes, texts, of, mean_one=weighing.mean_one)
-        nowhere += sum(undefined(one, texts, of[one]) for one in weighing.schemes)
+        nowhere += sum(undefined(scheme, texts, of[scheme]) for scheme in weighing.schemes)
         lengths = rows.lengths[index]
         there = np.arange(found.shape[1]) < lengths[:, None]
         token = starts[index][:, None] + np.arange(found.shape[1])
@@ -242,7 +242,7 @@ def _per_text(
     found: dict[str, np.ndarray] = {}
     if "moments" in weighing.of_whole and whole.log_ppl:
         found["mean"], found["std"] = whole.log_ppl.moments(rows.groups)
-    if any("advantages" in one.needs for one in weighing.schemes) and whole.reward:
+    if any("advantages" in scheme.needs for scheme in weighing.schemes) and whole.reward:
         mean, _ = whole.reward.moments(rows.groups)
         found["advantages"] = rows.rewards - mean
     return found

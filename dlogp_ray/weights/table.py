@@ -201,7 +201,7 @@ class PerToken:
             WrongTokens: The tokens of one are not those of the table.
         """
         found = self.of(sample_ids, response_ids, prompt_ids=prompt_ids)
-        return np.array([one.sum(dtype=np.float64) for one in found])
+        return np.array([weights.sum(dtype=np.float64) for weights in found])
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
@@ -269,7 +269,7 @@ class PerToken:
         """The values of all tokens one after another, and how many each sample has."""
         if len(sample_ids) != len(response_ids):
             raise ValueError(f"got {len(sample_ids)} sample ids for {len(response_ids)} responses")
-        names = [str(one) for one in sample_ids]
+        names = [str(sample_id) for sample_id in sample_ids]
         if missing not in get_args(Missing):
             raise ValueError(f"missing: expected {' or '.join(get_args(Missing))}, got {missing!r}")
         rows = self._found(names)

@@ -115,11 +115,11 @@ def register_reweighted_loss(name: str, schemes: Sequence[Any], *, mean_one: boo
     config = WeightsConfig.from_mapping(
         {"schemes": schemes, "mean_one": mean_one}, source="register_reweighted_loss"
     )
-    for one in config.schemes:
-        if unknown := set(one.needs) - _IN_THE_LOSS - {"advantages"}:
+    for scheme in config.schemes:
+        if unknown := set(scheme.needs) - _IN_THE_LOSS - {"advantages"}:
             raise Refused(
-                f"{one.scheme} needs {', '.join(sorted(unknown))}, which verl's policy loss is not "
-                "given; make a table with `dlogp reweight`"
+                f"{scheme.scheme} needs {', '.join(sorted(unknown))}, which verl's policy loss "
+                "is not given; make a table with `dlogp reweight`"
             )
     plain = core_algos.get_policy_loss_fn("vanilla")
 
@@ -146,7 +146,7 @@ def _sample_ids(columns: Any, rollouts: int) -> list[str]:
     """The id of each row, with the number of the rollout where there are several."""
     given = columns.get("sample_id")
     if given is None:
-        given = [(one or {}).get("sample_id") for one in columns.get("extra_info", [])]
+        given = [(extra or {}).get("sample_id") for extra in columns.get("extra_info", [])]
     names = [None if name is None else str(name) for name in given]
     if not names or None in names:
         raise Refused(

@@ -95,15 +95,15 @@ class AnswerUnit:
                 [("group_id", "ascending"), ("sample_id", "ascending")]
             )
             lengths: Counter[str] = Counter()
-            for one in rows:
-                lengths[one["policy"]] += one["length"]
+            for generation in rows:
+                lengths[generation["policy"]] += generation["length"]
             return row | {
                 "payload": to_bytes(table),
                 "seconds": time.monotonic() - started,
                 "counts": {
                     "tokens": lengths.total(),
                     "response_tokens": lengths,
-                    "rows": Counter((one["policy"], one["status"]) for one in rows),
+                    "rows": Counter((g["policy"], g["status"]) for g in rows),
                 },
             }
 
@@ -112,8 +112,8 @@ class AnswerUnit:
     def _rows(self, problems: pa.Table) -> Iterator[Row]:
         # A rate may come to a threshold that is asked for as well.
         wanted: dict[Intervention, list[Wanted]] = {}
-        for one in self._job.interventions:
-            wanted.setdefault(one.intervention, []).append(one)
+        for variant in self._job.interventions:
+            wanted.setdefault(variant.intervention, []).append(variant)
         rows = {row["problem_id"]: row for row in problems.to_pylist()}
         parsed = {name: json.loads(row["row"]) for name, row in rows.items()}
         grades: dict[tuple[str, bytes], Mapping[str, Any]] = {}
@@ -124,8 +124,8 @@ class AnswerUnit:
                 text = self._tokenizer.decode(answer.ids.tolist(), skip_special_tokens=True)
                 found = grade(self._verify, parsed[problem], text)
                 grades[key] = {"correct": found.correct, "error": found.error}
-            for one in wanted[answer.intervention]:
-                yield self._row(answer, one, grades[key])
+            for variant in wanted[answer.intervention]:
+                yield self._row(answer, variant, grades[key])
 
     def _row(self, answer: Answer, wanted: Wanted, found: Mapping[str, Any]) -> Row:
         prompt, config = answer.prompt, self._job.config

@@ -49,9 +49,11 @@ def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[st
     rules = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("intervention", "threshold", "fired in the calibration"):
         rules.add_column(heading, justify="left" if heading == "intervention" else "right")
-    for one in found.interventions:
-        threshold = "" if one.threshold is None else f"{one.threshold:.4g}"
-        rules.add_row(one.label, threshold, "" if one.reached is None else f"{one.reached:.2%}")
+    for variant in found.interventions:
+        threshold = "" if variant.threshold is None else f"{variant.threshold:.4g}"
+        rules.add_row(
+            variant.label, threshold, "" if variant.reached is None else f"{variant.reached:.2%}"
+        )
     print_whole(rules, console)
     for left in found.left_out:
         console.print(f"left out: {left.label}: {left.reason}", highlight=False, soft_wrap=True)
@@ -64,6 +66,6 @@ def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[st
         "answers": units.tokens,
         "actors": preview.placement.max_actors,
         "answers_per_s_per_actor": found.answers_per_s,
-        "interventions": [asdict(one) for one in found.interventions],
-        "left_out": {one.label: one.reason for one in found.left_out},
+        "interventions": [asdict(variant) for variant in found.interventions],
+        "left_out": {left.label: left.reason for left in found.left_out},
     }

@@ -66,9 +66,9 @@ class Calibrated:
     def as_info(self) -> dict[str, Any]:
         """What of it ``run.json`` says."""
         return {
-            "interventions": [asdict(one) for one in self.interventions],
-            "left_out": [asdict(one) for one in self.left_out],
-            "compared": [one.label for one in self.interventions],
+            "interventions": [asdict(variant) for variant in self.interventions],
+            "left_out": [asdict(left) for left in self.left_out],
+            "compared": [variant.label for variant in self.interventions],
             "calibration_tokens": self.tokens,
         }
 
@@ -91,13 +91,13 @@ def calibrate(
     base, rl = unit.policies[BASE], unit.policies[job.config.rl]
     some = problems.slice(0, job.config.calibration_problems).to_pylist()
     found: dict[str, Wanted | LeftOut] = {
-        one.label: one for one in job.interventions if one.calibrated
+        variant.label: variant for variant in job.interventions if variant.calibrated
     }
     speeds, tokens = list[float](), dict[str, int]()
     sides: tuple[Side, ...] = ("base", "rl")
     for primary in sides:
-        missing = [one for one in job.interventions if one.primary == primary]
-        missing = [one for one in missing if not one.calibrated]
+        missing = [variant for variant in job.interventions if variant.primary == primary]
+        missing = [variant for variant in missing if not variant.calibrated]
         if speeds and not missing:
             continue
         never = (Intervention("never", primary=primary),)
@@ -106,15 +106,19 @@ def calibrate(
         answers = list(unit.decoder.decode(wanted))
         speeds.append(len(answers) / (time.monotonic() - started))
         tokens[primary] = sum(len(answer.ids) for answer in answers)
-        rules = {one.rule: RULES[one.rule] for one in missing if not RULES[one.rule].is_rate}
+        rules = {
+            variant.rule: RULES[variant.rule]
+            for variant in missing
+            if not RULES[variant.rule].is_rate
+        }
         statistics = rule_statistics(base, rl, primary, answers, rules) if rules else {}
-        for one in missing:
-            found[one.label] = _with_threshold(one, statistics)
-    in_order = [found[one.label] for one in job.interventions]
+        for variant in missing:
+            found[variant.label] = _with_threshold(variant, statistics)
+    in_order = [found[variant.label] for variant in job.interventions]
     _try_extrapolation(unit, some[:_TRIED], in_order)
     calibrated = Calibrated(
-        interventions=tuple(one for one in in_order if isinstance(one, Wanted)),
-        left_out=tuple(one for one in in_order if isinstance(one, LeftOut)),
+        interventions=tuple(variant for variant in in_order if isinstance(variant, Wanted)),
+        left_out=tuple(left for left in in_order if isinstance(left, LeftOut)),
         dtype=job.dtype or job.dtypes(placement.device),
         threads=placement.threads,
         answers_per_s=min(speeds),
@@ -131,8 +135,10 @@ def _try_extrapolation(
     Raises:
         Refused: A distribution is not finite.
     """
-    some = [one for one in wanted if isinstance(one, Wanted) and one.gamma is not None]
-    interventions = tuple(dict.fromkeys(one.intervention for one in some))
+    with_gamma = [
+        variant for variant in wanted if isinstance(variant, Wanted) and variant.gamma is not None
+    ]
+    interventions = tuple(dict.fromkeys(variant.intervention for variant in with_gamma))
     prompts = [Prompt(STREAM + p["problem_id"], p["prompt_ids"], interventions) for p in problems]
     try:
         for _ in unit.decoder.decode(prompts):
@@ -141,21 +147,21 @@ def _try_extrapolation(
         raise Refused(f"rules: {str(error).replace(STREAM, '')}") from None
 
 
-def _with_threshold(one: Wanted, statistics: Mapping[str, np.ndarray]) -> Wanted | LeftOut:
-    assert one.rate is not None
-    if RULES[one.rule].is_rate:
-        return replace(one, threshold=one.rate, reached=one.rate)
-    found = threshold(RULES[one.rule], statistics[one.rule], one.rate)
+def _with_threshold(variant: Wanted, statistics: Mapping[str, np.ndarray]) -> Wanted | LeftOut:
+    assert variant.rate is not None
+    if RULES[variant.rule].is_rate:
+        return replace(variant, threshold=variant.rate, reached=variant.rate)
+    found = threshold(RULES[variant.rule], statistics[variant.rule], variant.rate)
     if found.value is None:
-        return LeftOut(one.label, found.reason or "")
-    return replace(one, threshold=found.value, reached=found.reached)
+        return LeftOut(variant.label, found.reason or "")
+    return replace(variant, threshold=found.value, reached=found.reached)
 
 
 def as_calibrated(info: InterveneInfo) -> Calibrated:
     """What a run's record says was found when it began."""
     return Calibrated(
         interventions=interventions_of(info),
-        left_out=tuple(LeftOut(one.label, one.reason) for one in info.left_out),
+        left_out=tuple(LeftOut(left.label, left.reason) for left in info.left_out),
         dtype=info.engine.dtype,
         threads=info.engine.threads,
         answers_per_s=info.engine.answers_per_s,
@@ -165,4 +171,4 @@ def as_calibrated(info: InterveneInfo) -> Calibrated:
 
 def interventions_of(info: InterveneInfo) -> tuple[Wanted, ...]:
     """As a run's record has them."""
-    return tuple(Wanted(**one.model_dump()) for one in info.interventions)
+    return tuple(Wanted(**variant.model_dump()) for variant in info.interventions)

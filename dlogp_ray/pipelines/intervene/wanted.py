@@ -55,7 +55,7 @@ def wanted_interventions(config: InterveneConfig) -> Iterator[Wanted]:
     for rule in config.rules:
         for gamma in rule.gammas or (None,):
             found += _of_rule(rule, gamma)
-    labels = [one.label for one in found]
+    labels = [variant.label for variant in found]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise Refused(f"rules: {', '.join(twice)}: there twice; each intervention is tried once")
@@ -65,13 +65,13 @@ def wanted_interventions(config: InterveneConfig) -> Iterator[Wanted]:
 def _of_rule(rule: RuleConfig, gamma: float | None) -> Iterator[Wanted]:
     ends = "" if rule.primary == "base" else " backward"
     ends += "" if gamma is None else f" gamma={gamma:.15g}"
-    one = Wanted("", rule.rule, primary=rule.primary, gamma=gamma)
+    variant = Wanted("", rule.rule, primary=rule.primary, gamma=gamma)
     if not rule.thresholds and not rule.rates:
-        yield replace(one, label=f"{rule.rule}{ends}")
+        yield replace(variant, label=f"{rule.rule}{ends}")
     for threshold in rule.thresholds:
-        yield replace(one, label=f"{rule.rule} tau={threshold:.15g}{ends}", threshold=threshold)
+        yield replace(variant, label=f"{rule.rule} tau={threshold:.15g}{ends}", threshold=threshold)
     for rate in rule.rates:
-        yield replace(one, label=f"{rule.rule} {rate:.15g}{ends}", rate=rate)
+        yield replace(variant, label=f"{rule.rule} {rate:.15g}{ends}", rate=rate)
 
 
 def check_wanted(wanted: Sequence[Wanted]) -> None:
@@ -81,12 +81,16 @@ def check_wanted(wanted: Sequence[Wanted]) -> None:
         Refused: One has none; they are named.
     """
     wrong = []
-    for one in wanted:
+    for variant in wanted:
         # A threshold that is yet to be calibrated: any that the rule can have.
-        tried = one if one.calibrated else replace(one, threshold=RULES[one.rule].possible)
+        tried = (
+            variant
+            if variant.calibrated
+            else replace(variant, threshold=RULES[variant.rule].possible)
+        )
         try:
             _ = tried.intervention
         except ValueError as error:
-            wrong.append(f"{one.label}: {error}")
+            wrong.append(f"{variant.label}: {error}")
     if wrong:
         raise Refused("rules:\n" + "\n".join(f"  {line}" for line in wrong))

@@ -133,7 +133,7 @@ def plan_reweight(config: ReweightConfig) -> ReweightPlan:
     fingerprint = {
         SCHEMA: WEIGHTS.schema_version,
         "scores": source_hash(run),
-        "schemes": [one.model_dump() for one in weighing.schemes],
+        "schemes": [scheme.model_dump() for scheme in weighing.schemes],
         "policy": weighing.policy,
         "rl": weighing.rl,
         "mean_one": weighing.mean_one,
@@ -148,19 +148,19 @@ def _units(run: Run, objects: Sequence[TableObject]) -> Units:
     """A unit for each object, with the version that it has."""
     listed = run.manifest().select(["unit", "tokens"])
     tokens = dict(zip(*(column.to_pylist() for column in listed.columns), strict=True))
-    entries = [one.entry for one in objects]
-    index = [unit_index(one.unit) for one in objects]
+    entries = [scored.entry for scored in objects]
+    index = [unit_index(scored.unit) for scored in objects]
     n = len(objects)
     return Units(
         pa.table(
             {
                 "index": pa.array(index, pa.int64()),
-                "file": [one.uri for one in objects],
+                "file": [scored.uri for scored in objects],
                 "format": ["scores"] * n,
                 "compression": pa.nulls(n, pa.string()),
                 "start": [0] * n,
                 "stop": [0] * n,
-                "tokens": pa.array([tokens[one.unit] for one in objects], pa.int64()),
+                "tokens": pa.array([tokens[scored.unit] for scored in objects], pa.int64()),
                 "size_bytes": [entry.size for entry in entries],
                 "file_bytes": [entry.size for entry in entries],
                 "version": [entry.etag for entry in entries],

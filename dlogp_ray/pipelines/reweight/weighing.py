@@ -36,7 +36,7 @@ def weighing_of(run: Run, config: ReweightConfig) -> Weighing:
             "that generated the texts"
         )
     rl = config.rl or (policy if policy in compared else "")
-    wanted = {need for one in config.schemes for need in one.needs}
+    wanted = {need for scheme in config.schemes for need in scheme.needs}
     two = sorted(wanted & {"delta_logp", "logp_current"})
     if not rl:
         if two and len(compared) > 1:
@@ -78,16 +78,16 @@ def _check_columns(run: Run, weighing: Weighing, scored: tuple[str, ...]) -> Non
     """
     alone = len(scored) == 1
     sampled = run.info.config.statistics == "sampled"
-    for one in weighing.schemes:
-        of = one.needs
+    for scheme in weighing.schemes:
+        of = scheme.needs
         if alone and {"delta_logp", "logp_current"} & set(of):
             raise Refused(
-                f"{one.scheme} compares two policies, and run {run.uri} scored "
+                f"{scheme.scheme} compares two policies, and run {run.uri} scored "
                 f"{scored[0]} alone; score the corpus with the base and the other policy"
             )
         if "logp_current" in of and weighing.policy != BASE:
             raise Refused(
-                f"{one.scheme} compares π_old with the current policy: from a table that is "
+                f"{scheme.scheme} compares π_old with the current policy: from a table that is "
                 f"possible where π_old was scored as {BASE} and the current policy as the other; "
                 f"here π_old is {weighing.policy}. Score with π_old as {BASE}, or weigh on the fly "
                 "in the trainer"
@@ -95,7 +95,7 @@ def _check_columns(run: Run, weighing: Weighing, scored: tuple[str, ...]) -> Non
         if sampled and "entropy_old" in of:
             column = weighing.columns["entropy_old"]
             raise Refused(
-                f"{one.scheme} needs {column}, and run {run.uri} has only the sampled tokens' "
+                f"{scheme.scheme} needs {column}, and run {run.uri} has only the sampled tokens' "
                 "log-probabilities (statistics: sampled); score it again under another run_id with "
                 "statistics: all"
             )

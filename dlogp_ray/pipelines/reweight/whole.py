@@ -42,8 +42,8 @@ def look_at_all(
         Damaged: An object can't be read.
         Refused: A text has no reward where a scheme looks at rewards.
     """
-    wanted = {need for one in weighing.schemes for need in one.needs}
-    top = next((one for one in weighing.schemes if isinstance(one, EntropyTop)), None)
+    wanted = {need for scheme in weighing.schemes for need in scheme.needs}
+    top = next((scheme for scheme in weighing.schemes if isinstance(scheme, EntropyTop)), None)
     if not top and not wanted & {*_GROUPS.values()}:
         return OfAllRows(None, {})
     look = partial(_first_look, weighing=weighing)
@@ -63,20 +63,20 @@ class _First:
 
     @classmethod
     def merge(cls, parts: Iterable[Self]) -> Self:
-        some = list(parts)
+        firsts = list(parts)
         return cls(
-            Counts.merge([one.counts for one in some]),
-            GroupSums.merge(one.log_ppl for one in some),
-            GroupSums.merge(one.reward for one in some),
+            Counts.merge([first.counts for first in firsts]),
+            GroupSums.merge(first.log_ppl for first in firsts),
+            GroupSums.merge(first.reward for first in firsts),
         )
 
 
-def _first_look(one: TableObject, *, weighing: Weighing) -> _First:
-    return _First(*first_pass(rows_of(one, weighing), weighing))
+def _first_look(scores: TableObject, *, weighing: Weighing) -> _First:
+    return _First(*first_pass(rows_of(scores, weighing), weighing))
 
 
-def _second_look(one: TableObject, *, weighing: Weighing, upper: int) -> Counts:
-    return Counts.of(rows_of(one, weighing).entropies(), upper)
+def _second_look(scores: TableObject, *, weighing: Weighing, upper: int) -> Counts:
+    return Counts.of(rows_of(scores, weighing).entropies(), upper)
 
 
 def _added(parts: Sequence[Counts]) -> Counts:

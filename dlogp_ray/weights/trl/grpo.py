@@ -48,7 +48,7 @@ class ReweightedGRPOTrainer(GRPOTrainer):
             {"schemes": schemes, "mean_one": mean_one}, source="ReweightedGRPOTrainer"
         )
         self.schemes, self.mean_one = config.schemes, config.mean_one
-        if any("delta_logp" in one.needs for one in self.schemes):
+        if any("delta_logp" in scheme.needs for scheme in self.schemes):
             raise Refused(
                 "schemes: delta compares two policies that were scored beforehand; make a table "
                 "with `dlogp reweight` and train with it (ReplayGRPOTrainer)"
@@ -60,8 +60,8 @@ class ReweightedGRPOTrainer(GRPOTrainer):
         if any("pixel_values" in name or name == "num_images" for name in output):
             raise ValueError("ReweightedGRPOTrainer weighs texts; the batch has images")
         mask = loss_mask(output)
-        ahead = [one for one in self.schemes if "logp_current" not in one.needs]
-        entropy_too = any("entropy_old" in one.needs for one in ahead)
+        ahead = [scheme for scheme in self.schemes if "logp_current" not in scheme.needs]
+        entropy_too = any("entropy_old" in scheme.needs for scheme in ahead)
         logp, entropy = self._scored(output, entropy=entropy_too)
         output["logp_old"] = logp
         output["loss_weights"] = torch.ones_like(logp)
@@ -77,7 +77,7 @@ class ReweightedGRPOTrainer(GRPOTrainer):
             groups=torch.arange(first, first + len(mask), device=mask.device) // generations,
         )
         whole: dict[AnyScheme, Whole] = {
-            one: whole_of_batch(one, texts, self._gathered) for one in ahead
+            scheme: whole_of_batch(scheme, texts, self._gathered) for scheme in ahead
         }
         output["loss_weights"] = weigh(ahead, texts, whole)
         return output
@@ -85,7 +85,7 @@ class ReweightedGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         mask = loss_mask(inputs)
         weights = inputs["loss_weights"]
-        on = [one for one in self.schemes if "logp_current" in one.needs]
+        on = [scheme for scheme in self.schemes if "logp_current" in scheme.needs]
         if on:
             texts = SchemeInputs(
                 mask=mask,

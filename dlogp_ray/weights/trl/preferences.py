@@ -58,8 +58,8 @@ class ScoredDPOTrainer(DPOTrainer):
                     prompt_ids=batch["prompt_ids"],
                 )
                 found[role] = [
-                    _cut(one, len(prompt), longest, cut, f"{sample}/{role}")
-                    for one, prompt, sample in zip(
+                    _cut(token_ids, len(prompt), longest, cut, f"{sample}/{role}")
+                    for token_ids, prompt, sample in zip(
                         values, batch["prompt_ids"], batch["sample_id"], strict=True
                     )
                 ]
@@ -107,8 +107,8 @@ class ScoredKTOTrainer(KTOTrainer):
             )
             return {
                 "ref_logps": [
-                    float(_cut(one, len(prompt), longest, "keep_start", sample).sum(dtype=float))
-                    for one, prompt, sample in zip(
+                    float(_cut(logps, len(prompt), longest, "keep_start", sample).sum(dtype=float))
+                    for logps, prompt, sample in zip(
                         values, batch["prompt_ids"], batch["sample_id"], strict=True
                     )
                 ]

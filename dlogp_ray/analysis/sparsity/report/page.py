@@ -113,15 +113,15 @@ def page(
         samples: In any order.
         surface: How a vocabulary id looks; None where nobody knows.
     """
-    tokens = np.concatenate([np.zeros(0, np.int32), *(one.token_ids for one in samples)])
+    tokens = np.concatenate([np.zeros(0, np.int32), *(sample.token_ids for sample in samples)])
     ids, places = np.unique(tokens, return_inverse=True)
     arrays = {"token": places.astype(np.int32)}
     arrays["counts"] = np.concatenate(
-        [np.zeros(0, np.uint8), *(one.counts.astype(np.uint8) for one in samples)]
+        [np.zeros(0, np.uint8), *(sample.counts.astype(np.uint8) for sample in samples)]
     )
-    measures = [m for m in MEASURES if any(m.name in one.values for one in samples)]
+    measures = [m for m in MEASURES if any(m.name in sample.values for sample in samples)]
     for measure in measures:
-        values = [_values(one, measure.name) for one in samples]
+        values = [_values(sample, measure.name) for sample in samples]
         arrays[measure.name] = _rounded(np.concatenate([np.zeros(0, np.float32), *values]))
     planes, columns = _planes(arrays)
     data = {
@@ -131,7 +131,7 @@ def page(
             asdict(measure) | _as_declared(OF[measure.name], heading.floors) for measure in measures
         ],
         "samples": list(_described(samples)),
-        "vocabulary": [_surface(surface, int(one)) for one in ids],
+        "vocabulary": [_surface(surface, int(token)) for token in ids],
         "ids": ids.tolist(),
         "columns": columns,
     }
@@ -154,26 +154,26 @@ def _as_declared(column: Statistic, floors: Mapping[str, float]) -> dict[str, An
 
 def _policies(charts: Mapping[str, Sequence[Chart]]) -> list[str]:
     """That charts have values of, in their order."""
-    values = (v for some in charts.values() for one in some for v in one.spec["data"]["values"])
+    values = (v for some in charts.values() for chart in some for v in chart.spec["data"]["values"])
     return list(dict.fromkeys(value["policy"] for value in values if "policy" in value))
 
 
 def _described(samples: Sequence[Sample]) -> Any:
     start = 0
     chance = np.random.default_rng(0).permutation(len(samples))
-    for index, one in enumerate(samples):
-        delta = one.values["delta_logp"][one.counts]
+    for index, sample in enumerate(samples):
+        delta = sample.values["delta_logp"][sample.counts]
         yield {
-            "id": one.id,
-            "group": one.group,
-            "right": one.right,
-            "prompt": one.prompt,
+            "id": sample.id,
+            "group": sample.group,
+            "right": sample.right,
+            "prompt": sample.prompt,
             "start": start,
-            "length": len(one.token_ids),
+            "length": len(sample.token_ids),
             "sum": float(np.abs(delta).sum()),
             "chance": int(chance[index]),
         }
-        start += len(one.token_ids)
+        start += len(sample.token_ids)
 
 
 def _values(sample: Sample, name: str) -> np.ndarray:
