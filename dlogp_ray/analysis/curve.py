@@ -143,9 +143,9 @@ def _point(row: tuple[Any, ...], rl: tuple[Any, ...] | None) -> Point:
 def _pass_at(values: np.ndarray, problems: np.ndarray) -> Iterator[PassAt]:
     most = int(np.unique(problems, return_counts=True)[1].max())
     for k in sorted({2**i for i in range(1, most.bit_length())} | {most}):
-        found = pass_at_k(values, problems, k) if k > 1 else None
-        if found is not None:
-            yield PassAt(k, found.value, found.se)
+        estimate = pass_at_k(values, problems, k) if k > 1 else None
+        if estimate is not None:
+            yield PassAt(k, estimate.value, estimate.se)
 
 
 def first_to_reach_rl(points: Sequence[Point]) -> dict[str, Point | None]:
@@ -155,14 +155,14 @@ def first_to_reach_rl(points: Sequence[Point]) -> dict[str, Point | None]:
         By rule, of forward replacement (the base drafts, no γ); None without one. Empty where the
         RL policy has nothing right, so that nothing is to be reached.
     """
-    found: dict[str, Point | None] = {}
+    reached: dict[str, Point | None] = {}
     rl = next((p for p in points if p.rule == "never" and p.primary == "rl"), None)
     if rl is None or not rl.accuracy:
-        return found
+        return reached
     for point in sorted(points, key=lambda point: point.trigger_rate):
         if point.primary != "base" or point.gamma is not None or point.rule in ("always", "never"):
             continue
-        found.setdefault(point.rule, None)
-        if found[point.rule] is None and point.against_rl is not None and point.against_rl >= 0:
-            found[point.rule] = point
-    return found
+        reached.setdefault(point.rule, None)
+        if reached[point.rule] is None and point.against_rl is not None and point.against_rl >= 0:
+            reached[point.rule] = point
+    return reached

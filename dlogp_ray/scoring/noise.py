@@ -145,16 +145,16 @@ def _in_both_dtypes(
     exact = scorer.statistics(scorer.hidden_in_float32([beginning]), beginning.response_ids)
     first = [beginning], own, exact
     token_s = (time.monotonic() - started) / count_tokens([beginning])
-    found: list[_Part] = []
+    parts: list[_Part] = []
     left = texts
     while part := _fitting(left, room := _tokens_in(seconds, started, token_s)):
         one, token_s = _in_both(scorer, part)
-        found.append(one)
+        parts.append(one)
         left = left[len(part) :]
-    if not found:
+    if not parts:
         longer = _cut(texts[0], room - len(beginning.prompt_ids))
-        found = [_in_both(scorer, [longer])[0] if len(longer.response_ids) > _BEGINNING else first]
-    return found
+        parts = [_in_both(scorer, [longer])[0] if len(longer.response_ids) > _BEGINNING else first]
+    return parts
 
 
 def _in_both(scorer: PairScorer, part: Sequence[TokenSequence]) -> tuple[_Part, float]:
@@ -222,16 +222,16 @@ def compare(first: Arrays, second: Arrays) -> tuple[dict[str, Spread], dict[str,
 
 def _spreads(differences: Arrays) -> dict[str, Spread]:
     """Of the finite differences: a row with any other value is rejected by the job."""
-    found = {}
+    spreads = {}
     for name, values in differences.items():
         finite = np.abs(values[np.isfinite(values)].astype(np.float64))
         if len(finite):
-            found[name] = Spread(
+            spreads[name] = Spread(
                 rms=float(np.sqrt(np.mean(finite**2))),
                 # The smallest value that at most 1 % of the tokens exceed.
                 p99=float(np.quantile(finite, 0.99, method="inverted_cdf")),
             )
-    return found
+    return spreads
 
 
 def _joined(parts: Sequence[Scored]) -> Scored:

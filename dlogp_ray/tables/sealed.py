@@ -50,27 +50,27 @@ def read_seal(uri: str, run_sha256: str) -> dict[str, Any]:
     where = f"{uri}/{SEAL}"
     again = f"`dlogp verify {uri} --repair` seals the run anew"
     try:
-        found = json.loads(store.read(where))
+        record = json.loads(store.read(where))
     except FileNotFoundError:
         raise Damaged(f"{where} is missing: the run was opened again; do that once more") from None
     except (OSError, ValueError) as error:
         raise Damaged(f"{where} can't be read: {error}; {again}") from None
     needed = add_up([]).keys()
-    missing = needed - found.keys() if isinstance(found, dict) else needed
+    missing = needed - record.keys() if isinstance(record, dict) else needed
     if missing:
         raise Damaged(f"{where} has no {', '.join(sorted(missing))}; {again}")
-    if found.get("run_sha256") != run_sha256:
+    if record.get("run_sha256") != run_sha256:
         raise Damaged(
             f"{where} is of another run.json: it was sealed with SHA-256 "
-            f"{found.get('run_sha256')}, and run.json has SHA-256 {run_sha256}; {again}"
+            f"{record.get('run_sha256')}, and run.json has SHA-256 {run_sha256}; {again}"
         )
-    now, said = record_hash(found), found.get(HASH)
-    if said != now and (said is not None or _OF_MANIFEST in found):
+    now, said = record_hash(record), record.get(HASH)
+    if said != now and (said is not None or _OF_MANIFEST in record):
         raise Damaged(
             f"{where} is not as it was written: its content has SHA-256 {now}, and it says "
             f"{said}; {again}"
         )
-    return dict(found)
+    return dict(record)
 
 
 def read_manifest(uri: str, seal: Mapping[str, Any] | None) -> pa.Table:

@@ -78,14 +78,14 @@ def verify(
         row = None
         if manifest is not None and unit in listed:
             row = manifest.slice(listed[unit], 1).to_pylist()[0]
-        found = _of_object(run, unit, committed[unit], row, rows_in(unit))
-        if row and not store.same_etag(row["etag"], committed[unit].etag) and not found:
+        wrong = _of_object(run, unit, committed[unit], row, rows_in(unit))
+        if row and not store.same_etag(row["etag"], committed[unit].etag) and not wrong:
             copied(unit)
         advance()
-        return [Fault(unit, what) for what in found]
+        return [Fault(unit, what) for what in wrong]
 
-    for found in store.map_ahead(check, checked, _READERS):
-        problems += found
+    for faults in store.map_ahead(check, checked, _READERS):
+        problems += faults
     if manifest is not None:
         problems += [Fault(u, "its object is missing") for u in listed if u not in committed]
         left_out = set(_late(run, listed))
@@ -177,8 +177,8 @@ def _row_counts(run: StoredRun) -> Callable[[str], int | None]:
 
     def count(unit: str) -> int | None:
         index = unit_index(unit) or 0
-        found: int | None = rows[index].as_py() if index < len(rows) else None
-        return None if found is None else samples * found
+        row_count: int | None = rows[index].as_py() if index < len(rows) else None
+        return None if row_count is None else samples * row_count
 
     return count
 
@@ -202,14 +202,14 @@ def _of_object(
     if not table.schema.equals(run.schema):
         return [*problems, f"its columns are not those of the run's {run.kind.table} table"]
     if listed is not None:
-        found = {
+        counted = {
             "size_bytes": entry.size,
             "footer_hash": footer_hash,
             "content_hash": content_hash(table),
         }
         problems += [
             f"{name} is {value}, and the manifest says {listed[name]}"
-            for name, value in found.items()
+            for name, value in counted.items()
             if value != listed[name]
         ]
     if footer.content_hash != content_hash(table):
@@ -265,7 +265,7 @@ def _duplicates(run: StoredRun, units: list[str]) -> list[Fault]:
     if not units:
         return []
     with sample_ids(run, units) as connection:
-        found = connection.execute(
+        twice = connection.execute(
             """
             SELECT sample_id, policy, list_sort(list(unit)) FROM ids
             WHERE status <> 'duplicate_sample_id'
@@ -274,8 +274,8 @@ def _duplicates(run: StoredRun, units: list[str]) -> list[Fault]:
         ).fetchall()
     problems = [
         Fault(None, f"sample_id {sample!r} of policy {policy} occurs in {', '.join(where)}")
-        for sample, policy, where in found[:_NAMED]
+        for sample, policy, where in twice[:_NAMED]
     ]
-    if len(found) > _NAMED:
-        problems.append(Fault(None, f"and {len(found) - _NAMED} more sample ids occur twice"))
+    if len(twice) > _NAMED:
+        problems.append(Fault(None, f"and {len(twice) - _NAMED} more sample ids occur twice"))
     return problems

@@ -163,10 +163,10 @@ class Rows:
     @property
     def log_ppl(self) -> Float[np.ndarray, " r"]:
         """Of each text, as ``schemes.log_ppl``."""
-        found = np.zeros(len(self.lengths), np.float32)
+        log_ppl = np.zeros(len(self.lengths), np.float32)
         for index, texts in self.blocks():
-            found[index] = pure.log_ppl(texts.logp_old, texts.mask)
-        return found
+            log_ppl[index] = pure.log_ppl(texts.logp_old, texts.mask)
+        return log_ppl
 
     def entropies(self) -> Float[np.ndarray, " c"]:
         """Of π_old, of the tokens that count."""
@@ -227,25 +227,25 @@ def weigh_rows(
             texts = SchemeInputs(**{**vars(texts), "advantages": per_text["advantages"][index]})
         if "mean" in per_text:  # only that there are groups: their moments are at hand
             texts = SchemeInputs(**{**vars(texts), "groups": index})
-        found = weigh(weighing.schemes, texts, of, mean_one=weighing.mean_one)
+        padded = weigh(weighing.schemes, texts, of, mean_one=weighing.mean_one)
         nowhere += sum(undefined(scheme, texts, of[scheme]) for scheme in weighing.schemes)
         lengths = rows.lengths[index]
-        there = np.arange(found.shape[1]) < lengths[:, None]
-        token = starts[index][:, None] + np.arange(found.shape[1])
-        weights[token[there]] = found[there]
+        there = np.arange(padded.shape[1]) < lengths[:, None]
+        token = starts[index][:, None] + np.arange(padded.shape[1])
+        weights[token[there]] = padded[there]
     return _table(rows, weighing, weights), _summary(rows, weighing, weights, nowhere)
 
 
 def _per_text(
     rows: Rows, weighing: Weighing, whole: WholeTable
 ) -> dict[str, Shaped[np.ndarray, " r"]]:
-    found: dict[str, np.ndarray] = {}
+    of_whole: dict[str, np.ndarray] = {}
     if "moments" in weighing.of_whole and whole.log_ppl:
-        found["mean"], found["std"] = whole.log_ppl.moments(rows.groups)
+        of_whole["mean"], of_whole["std"] = whole.log_ppl.moments(rows.groups)
     if any("advantages" in scheme.needs for scheme in weighing.schemes) and whole.reward:
         mean, _ = whole.reward.moments(rows.groups)
-        found["advantages"] = rows.rewards - mean
-    return found
+        of_whole["advantages"] = rows.rewards - mean
+    return of_whole
 
 
 def _whole_of(

@@ -200,8 +200,8 @@ class PerToken:
             UnknownSample: The table has no values for one.
             WrongTokens: The tokens of one are not those of the table.
         """
-        found = self.of(sample_ids, response_ids, prompt_ids=prompt_ids)
-        return np.array([weights.sum(dtype=np.float64) for weights in found])
+        values = self.of(sample_ids, response_ids, prompt_ids=prompt_ids)
+        return np.array([row.sum(dtype=np.float64) for row in values])
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
@@ -471,13 +471,13 @@ def _flattened(responses: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _rectangle(values: Any, length: int) -> np.ndarray:
     try:
-        found = _array(values)
-        got = f"the shape {found.shape}"
+        array = _array(values)
+        got = f"the shape {array.shape}"
     except ValueError:
-        found, got = np.zeros(0), "rows of several lengths"
-    if found.ndim != 2 or found.shape[1] != length:
+        array, got = np.zeros(0), "rows of several lengths"
+    if array.ndim != 2 or array.shape[1] != length:
         raise ValueError(f"expected response_ids and mask [B, {length}], got {got}")
-    return found
+    return array
 
 
 def _array(values: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-Found = Mapping[tuple[str, str, float | None], tuple[float, float]]
+Figures = Mapping[tuple[str, str, float | None], tuple[float, float]]
 """Figure -> its value and standard error, NaN where there is none."""
 
 _HIGH, _LOW = (0.999, 0.99, 0.95, 0.9), (0.1, 0.05, 0.01, 0.001)
@@ -30,32 +30,32 @@ def llama_cpp_lines(figures: pa.Table, by: Sequence[str]) -> Iterator[str]:
         if row["value"] is not None:
             se = math.nan if row["se"] is None else row["se"]
             groups.setdefault(tuple(names), {})[key] = (row["value"], se)
-    for group, found in groups.items():
+    for group, values in groups.items():
         yield f"{group[1]}'s text under {', '.join((group[0], *group[2:]))}"
         yield ""
         yield "====== Perplexity statistics ======"
-        yield from _perplexity(found)
+        yield from _perplexity(values)
         yield ""
-        if ("kl_base_rl", "mean", None) in found:
+        if ("kl_base_rl", "mean", None) in values:
             yield "====== KL divergence statistics ======"
-            yield from _distribution("KLD", "kl_base_rl", (*_HIGH, 0.5, *_LOW), found)
+            yield from _distribution("KLD", "kl_base_rl", (*_HIGH, 0.5, *_LOW), values)
             yield ""
         yield "====== Token probability statistics ======"
-        yield from _distribution("Δp", "delta_p", (*_HIGH, 0.75, 0.5, 0.25, *_LOW), found)
-        square, error = found["delta_p_squared", "mean", None]
+        yield from _distribution("Δp", "delta_p", (*_HIGH, 0.75, 0.5, 0.25, *_LOW), values)
+        square, error = values["delta_p_squared", "mean", None]
         rms = math.sqrt(square)
         # Of a square root: half of the square's error over the root.
         yield f"RMS Δp    : {_percent(rms, error / (2 * rms) if rms else math.nan)}"
-        if ("top1_agree", "mean", None) in found:
-            yield f"Same top p: {_percent(*found['top1_agree', 'mean', None])}"
+        if ("top1_agree", "mean", None) in values:
+            yield f"Same top p: {_percent(*values['top1_agree', 'mean', None])}"
         yield ""
 
 
-def _perplexity(found: Found) -> Iterator[str]:
+def _perplexity(figures: Figures) -> Iterator[str]:
     """PPL = exp(−mean log p); errors to the first order in those of the means."""
-    base, base_se = found["logp_base", "mean", None]
-    rl, rl_se = found["logp_rl", "mean", None]
-    delta, delta_se = found["delta_logp", "mean", None]
+    base, base_se = figures["logp_base", "mean", None]
+    rl, rl_se = figures["logp_rl", "mean", None]
+    delta, delta_se = figures["delta_logp", "mean", None]
     ppl, base_ppl, ratio = math.exp(-rl), math.exp(-base), math.exp(-delta)
     # Δ is the difference of the two, so that its error says what they have in common.
     covariance = (rl_se**2 + base_se**2 - delta_se**2) / 2
@@ -70,15 +70,15 @@ def _perplexity(found: Found) -> Iterator[str]:
 
 
 def _distribution(
-    name: str, statistic: str, shares: Sequence[float], found: Found
+    name: str, statistic: str, shares: Sequence[float], figures: Figures
 ) -> Iterator[str]:
     form = _percent if name == "Δp" else _plain
-    yield f"Mean    {name}: {form(*found[statistic, 'mean', None])}"
-    yield f"Maximum {name}: {form(*found[statistic, 'quantile', 1.0])}"
+    yield f"Mean    {name}: {form(*figures[statistic, 'mean', None])}"
+    yield f"Maximum {name}: {form(*figures[statistic, 'quantile', 1.0])}"
     for share in shares:
         label = "Median" if share == 0.5 else f"{100 * share:4.1f}%"
-        yield f"{label:7} {name}: {form(*found[statistic, 'quantile', share])}"
-    yield f"Minimum {name}: {form(*found[statistic, 'quantile', 0.0])}"
+        yield f"{label:7} {name}: {form(*figures[statistic, 'quantile', share])}"
+    yield f"Minimum {name}: {form(*figures[statistic, 'quantile', 0.0])}"
 
 
 def _line(label: str, value: float, error: float) -> str:

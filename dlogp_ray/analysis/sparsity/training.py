@@ -37,9 +37,9 @@ def r_squared(
     s, x = steps - steps.mean(), logp - logp.mean(0)
     variance = (x * x).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: np.ndarray = (s @ x) ** 2 / ((s @ s) * variance)
-    found[variance == 0] = np.nan
-    return found
+        r_squared: np.ndarray = (s @ x) ** 2 / ((s @ s) * variance)
+    r_squared[variance == 0] = np.nan
+    return r_squared
 
 
 def half_way(delta: Float[np.ndarray, "c t"]) -> Int[np.ndarray, " t"]:
@@ -69,9 +69,9 @@ class Moved:
     @classmethod
     def of(cls, ids: Int[np.ndarray, " t"], checkpoints: Int[np.ndarray, " t"], count: int) -> Self:
         """Of some tokens that have moved."""
-        found, which = np.unique(ids, return_inverse=True)
-        at = np.bincount(which * count + checkpoints, minlength=len(found) * count)
-        return cls(found, at.reshape(len(found), count))
+        tokens, which = np.unique(ids, return_inverse=True)
+        at = np.bincount(which * count + checkpoints, minlength=len(tokens) * count)
+        return cls(tokens, at.reshape(len(tokens), count))
 
     def __add__(self, other: Self) -> Self:
         """Of both."""
@@ -152,18 +152,18 @@ def _parts(
     half: np.ndarray,
 ) -> list[Part]:
     each, n = tokens.per_sample, tokens.lengths.astype(np.float64)
-    found = [Part(("logp", "share_moved", MOVED_NATS), each(moved), n)]
+    parts = [Part(("logp", "share_moved", MOVED_NATS), each(moved), n)]
     for name, where in (("resolved", resolved), ("moved", moved)):
         there = each(where)
-        found.append(Part(("logp", f"mean_r_squared_of_{name}", None), each(r2 * where), there))
+        parts.append(Part(("logp", f"mean_r_squared_of_{name}", None), each(r2 * where), there))
         for least in LINEAR:
             linear = each(where & (r2 >= least))
-            found.append(Part(("logp", f"share_linear_of_{name}", least), linear, there))
+            parts.append(Part(("logp", f"share_linear_of_{name}", least), linear, there))
     there = each(moved)
     for index, step in enumerate(steps):
         gone = each(moved & (half <= index))
-        found.append(Part(("logp", "share_of_moved_half_way_by_step", float(step)), gone, there))
-    return found
+        parts.append(Part(("logp", "share_of_moved_half_way_by_step", float(step)), gone, there))
+    return parts
 
 
 def trainings(rows: pa.Table, floor: float) -> Mapping[str | None, Training]:
@@ -179,7 +179,7 @@ def trainings(rows: pa.Table, floor: float) -> Mapping[str | None, Training]:
     steps = sorted(set(paired["step"].to_pylist()))
     if len(steps) < 2:
         return {}
-    found: dict[str | None, Training] = {}
+    by_generator: dict[str | None, Training] = {}
     for generator in paired["generator"].unique().to_pylist():
         column = paired["generator"]
         mine = pc.is_null(column) if generator is None else pc.equal(column, generator)
@@ -195,5 +195,5 @@ def trainings(rows: pa.Table, floor: float) -> Mapping[str | None, Training]:
             logp = np.stack(
                 [by_step[0].columns["logp_base"], *(one.columns["logp_rl"] for one in by_step)]
             )
-            found[generator] = Training.of(by_step[0], logp, [0, *steps], floor)
-    return found
+            by_generator[generator] = Training.of(by_step[0], logp, [0, *steps], floor)
+    return by_generator

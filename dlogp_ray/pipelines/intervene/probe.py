@@ -90,7 +90,7 @@ def calibrate(
     unit = AnswerUnit(job, placement.device, placement.threads, spread=placement.gpus > 1)
     base, rl = unit.policies[BASE], unit.policies[job.config.rl]
     some = problems.slice(0, job.config.calibration_problems).to_pylist()
-    found: dict[str, Wanted | LeftOut] = {
+    of_label: dict[str, Wanted | LeftOut] = {
         variant.label: variant for variant in job.interventions if variant.calibrated
     }
     speeds, tokens = list[float](), dict[str, int]()
@@ -113,8 +113,8 @@ def calibrate(
         }
         statistics = rule_statistics(base, rl, primary, answers, rules) if rules else {}
         for variant in missing:
-            found[variant.label] = _with_threshold(variant, statistics)
-    in_order = [found[variant.label] for variant in job.interventions]
+            of_label[variant.label] = _with_threshold(variant, statistics)
+    in_order = [of_label[variant.label] for variant in job.interventions]
     _try_extrapolation(unit, some[:_TRIED], in_order)
     calibrated = Calibrated(
         interventions=tuple(variant for variant in in_order if isinstance(variant, Wanted)),
@@ -151,10 +151,10 @@ def _with_threshold(variant: Wanted, statistics: Mapping[str, np.ndarray]) -> Wa
     assert variant.rate is not None
     if RULES[variant.rule].is_rate:
         return replace(variant, threshold=variant.rate, reached=variant.rate)
-    found = threshold(RULES[variant.rule], statistics[variant.rule], variant.rate)
-    if found.value is None:
-        return LeftOut(variant.label, found.reason or "")
-    return replace(variant, threshold=found.value, reached=found.reached)
+    calibration = threshold(RULES[variant.rule], statistics[variant.rule], variant.rate)
+    if calibration.value is None:
+        return LeftOut(variant.label, calibration.reason or "")
+    return replace(variant, threshold=calibration.value, reached=calibration.reached)
 
 
 def as_calibrated(info: InterveneInfo) -> Calibrated:
