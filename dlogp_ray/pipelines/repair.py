@@ -17,7 +17,7 @@ from dlogp_ray.pipelines.score.result import ScoreResult
 from dlogp_ray.pipelines.score.score import score
 from dlogp_ray.tables.fingerprint import check_fingerprint, check_schema
 from dlogp_ray.tables.kinds import GENERATIONS, WEIGHTS
-from dlogp_ray.tables.object_names import RECORD, UNITS
+from dlogp_ray.tables.object_names import RECORD, UNITS, object_name
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.sealing import quarantine, unseal
 from dlogp_ray.tables.stored import MADE_OTHERWISE
@@ -83,7 +83,7 @@ def repair(
             "were made from something else. Put it back from a copy; nothing was touched"
         )
     for unit in sorted({p.unit for p in problems if p.unit is not None and p.unit in committed}):
-        quarantine(run, f"{run.kind.table}/{unit}.parquet")
+        quarantine(run, object_name(run.kind.table, unit))
     for name in lost:
         store.replace(run.path(name), begun[name])
     unseal(run)

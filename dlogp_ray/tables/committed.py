@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dlogp_ray import store
-from dlogp_ray.tables.object_names import unit_index, unit_name
+from dlogp_ray.tables.object_names import object_index, unit_index, unit_name
 
 _SCHEMA = pa.schema({"index": pa.int64(), "size_bytes": pa.int64(), "etag": pa.string()})
 _BATCH = 10_000
@@ -26,8 +26,7 @@ class Committed(Mapping[str, store.Entry]):
         rows = (
             {"index": index, "size_bytes": entry.size, "etag": entry.etag}
             for name, entry in listing
-            if name.endswith(".parquet")
-            and (index := unit_index(name.removesuffix(".parquet"))) is not None
+            if (index := object_index(name)) is not None
         )
         batches = [pa.RecordBatch.from_pylist([], schema=_SCHEMA)]
         while batch := list(islice(rows, _BATCH)):

@@ -11,7 +11,7 @@ from dlogp_ray import store
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.encoding import Footer, encode_object
 from dlogp_ray.tables.kinds import Kind
-from dlogp_ray.tables.object_names import unit_name
+from dlogp_ray.tables.object_names import object_name, unit_name
 
 
 class ObjectSummary(Protocol):
@@ -43,7 +43,7 @@ class ObjectFolder:
 
     def uri(self, unit: str) -> str:
         """Address of a unit's object."""
-        return f"{self.run_uri}/{self.kind.table}/{unit}.parquet"
+        return f"{self.run_uri}/{object_name(self.kind.table, unit)}"
 
     def commit(
         self,

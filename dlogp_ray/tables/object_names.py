@@ -4,6 +4,7 @@ import re
 
 RECORD, UNITS = "run.json", "units.parquet"
 MANIFEST, SEAL = "manifest.parquet", "_SUCCESS"
+_ENDING = ".parquet"
 _NAME = re.compile(r"part-(\d{8}|[1-9]\d{8,})")
 
 
@@ -16,3 +17,13 @@ def unit_index(name: str) -> int | None:
     """Which unit has a name; None where it is no unit's."""
     found = _NAME.fullmatch(name)
     return int(found[1]) if found else None
+
+
+def object_name(table: str, unit: str) -> str:
+    """Where a unit's object is, below the run: ``scores/part-00000042.parquet``."""
+    return f"{table}/{unit}{_ENDING}"
+
+
+def object_index(file_name: str) -> int | None:
+    """Which unit's object has a file name; None where it is no unit's."""
+    return unit_index(file_name.removesuffix(_ENDING)) if file_name.endswith(_ENDING) else None
