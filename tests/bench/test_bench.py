@@ -15,7 +15,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dlogp_ray import cli
-from dlogp_ray.bench import run as running
+from dlogp_ray.bench import rounds
 from dlogp_ray.bench.texts import make_groups, make_texts
 from dlogp_ray.bench.workers import Workers
 from dlogp_ray.config import BenchConfig
@@ -136,7 +136,7 @@ def test_another_engine_is_measured_on_texts_and_on_groups(
     fields = {"texts": 20, "repeats": 1, "compile": "off", "groups": 1, "max_response_tokens": 64}
     words += [f"--set={key}={value}" for key, value in fields.items()]
     monkeypatch.setattr(sys, "argv", ["dlogp", "bench", *words, "--vllm-python", sys.executable])
-    monkeypatch.setattr(running, "NAIVE_S", 0.0)
+    monkeypatch.setattr(rounds, "NAIVE_S", 0.0)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     captured = capfd.readouterr()
