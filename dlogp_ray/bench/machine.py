@@ -9,7 +9,7 @@ from typing import Any
 PACKAGES = ("dlogp_ray", "torch", "transformers", "numpy")
 
 
-def device() -> str:
+def this_device() -> str:
     """What torch computes on here."""
     import torch
 

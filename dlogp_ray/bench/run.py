@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from dlogp_ray.bench.machine import PACKAGES, device, hardware, versions
+from dlogp_ray.bench.machine import PACKAGES, hardware, this_device, versions
 from dlogp_ray.bench.result import ratios_of, spread
 from dlogp_ray.bench.rounds import PEERS, Arm, measure, plan_rounds, say
 from dlogp_ray.bench.texts import make_groups, make_texts
@@ -40,10 +40,10 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         Refused: A policy or another engine can't be loaded.
     """
     pythons = _pythons(config)
-    here = device()
+    device = this_device()
     several = f"{config.processes} processes" if config.processes > 1 else "a process"
     say(f"loading both policies in {several}, a minute or so", progress)
-    workers = Workers(config, here)
+    workers = Workers(config, device)
     peers: dict[str, Peer] = {}
     try:
         facts = workers.facts[0]
@@ -70,7 +70,7 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["dlogp", *sys.argv[1:]]),
-        "hardware": hardware(here),
+        "hardware": hardware(device),
         "versions": versions(*PACKAGES),
         "peer_versions": {name: peer.versions for name, peer in peers.items()},
         "config": config.model_dump(),
@@ -78,7 +78,7 @@ def run_bench(config: BenchConfig, *, progress: bool = True) -> dict[str, Any]:
         | {"compiled": config.compile == "on"},
         "tokens": count_tokens(texts["texts"]),
         "texts": {name: arm.count for name, arm in arms.items() if name != "matmul"},
-        **_figures(config, arms, seconds, here, facts["matmul_flops"]),
+        **_figures(config, arms, seconds, device, facts["matmul_flops"]),
         "padding_share": facts["padding_share"],
         "peak_memory_bytes": max(fact["peak_memory_bytes"] for fact in last),
         "noise_floor": noise,
