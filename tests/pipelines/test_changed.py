@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import stub_policies
-from conftest import contents, make_rows, write_jsonl
+from conftest import contents, make_adapter, make_rows, write_jsonl
 from run_records import footer_of
 from typer.testing import CliRunner
 
@@ -770,6 +770,74 @@ def test_a_name_that_is_anothers_while_it_is_loaded_changes_nothing(
     assert loaded
     assert (result.exit_code, result.sealed) == (0, True)
     assert contents(result.run) == contents(untroubled.run)
+
+
+def test_an_adapter_whose_name_is_anothers_while_it_is_loaded_changes_nothing(
+    make_config: MakeConfig,
+    own_policies: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import peft.utils
+
+    adapter = make_adapter(tmp_path / "adapter", Path(own_policies["base"]))
+    job = make_config(
+        corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(20))),
+        policies={"base": own_policies["base"], "rl": {"adapter": str(adapter)}},
+    )
+    name, mine, other = (
+        folder / "adapter_model.safetensors" for folder in (adapter, tmp_path, tmp_path / "other")
+    )
+    name.rename(mine)
+    name.symlink_to(mine)
+    untroubled = dlogp_ray.score(job.model_copy(update={"run_id": "other"}), progress=False)
+    data = bytearray(mine.read_bytes())
+    one_exponent(data)
+    other.parent.mkdir()
+    other.write_bytes(data)
+    plain, loaded = peft.utils.load_peft_weights, []
+
+    def meanwhile(folder: str, *arguments: Any, **more: Any) -> Any:
+        name.unlink()
+        name.symlink_to(other)
+        loaded.append(folder)
+        try:
+            return plain(folder, *arguments, **more)
+        finally:
+            name.unlink()
+            name.symlink_to(mine)
+
+    monkeypatch.setattr(peft.utils, "load_peft_weights", meanwhile)
+    result = dlogp_ray.score(job, progress=False)
+    assert loaded
+    assert (result.exit_code, result.sealed) == (0, True)
+    assert contents(result.run) == contents(untroubled.run)
+
+
+def test_an_adapter_that_is_swapped_after_it_was_hashed_is_not_loaded(
+    make_config: MakeConfig,
+    own_policies: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dlogp_ray.pipelines.score import actor
+
+    adapter = make_adapter(tmp_path / "adapter", Path(own_policies["base"]))
+    job = make_config(
+        corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(20))),
+        policies={"base": own_policies["base"], "rl": {"adapter": str(adapter)}},
+    )
+    hold = actor.hold_policies
+
+    def later(*arguments: Any, **more: Any) -> Any:
+        same_size_and_time(adapter / "adapter_model.safetensors", one_bit)
+        return hold(*arguments, **more)
+
+    monkeypatch.setattr(actor, "hold_policies", later)
+    with pytest.raises(DlogpError, match=r"policy_changed: rl \(.*adapter_model") as raised:
+        dlogp_ray.score(job, progress=False)
+    assert raised.value.exit_code == 5
+    assert not Path(job.run_uri, "_SUCCESS").exists()
 
 
 def test_a_copy_of_a_checkpoint_on_another_node_is_known_by_its_hash(
