@@ -1,0 +1,5 @@
+"""``python -m dlogp_ray.cli``."""
+
+from dlogp_ray.cli import main
+
+main()

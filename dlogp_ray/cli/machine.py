@@ -1,0 +1,102 @@
+"""What a machine and its stores can do: ``doctor``, ``bench``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlogp_ray.cli.application import EXIT_CODES, app
+from dlogp_ray.config import BenchConfig
+from dlogp_ray.config.bench import ARMS
+from dlogp_ray.errors import ExitCode, Refused
+
+BENCH_OPTIONS = ("base", "rl", "arms", "vllm_python", "lm_eval_python")
+"""Fields of the benchmark that have an option of their own."""
+
+
+@app.command(epilog=EXIT_CODES)
+def doctor(
+    output: Annotated[str, typer.Argument(help="Folder or URL under which runs are to be made.")],
+    writers: Annotated[
+        int, typer.Option(min=2, help="Writers that race to create one object.")
+    ] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Races.")] = 5,
+) -> None:
+    """Try whether a store is fit for runs: access, conditional create, listing. Last line: JSON."""
+    from rich.console import Console
+
+    from dlogp_ray.store import absolute
+    from dlogp_ray.store.fitness import examine, print_findings
+
+    address = absolute(output)
+    typer.echo(f"trying {address}; a server that does not answer is asked for 90 s", err=True)
+    findings = examine(address, writers=writers, rounds=rounds)
+    typer.echo(json.dumps(print_findings(output, findings, Console())))
+    raise typer.Exit(ExitCode.OK if all(f.fit for f in findings) else ExitCode.MISMATCH)
+
+
+@app.command()
+def bench(
+    base: Annotated[
+        str | None, typer.Option(help="Base policy: folder or hub id (default: the demo pair).")
+    ] = None,
+    rl: Annotated[str | None, typer.Option(help="The other policy.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field: "
+            + ", ".join(f for f in BenchConfig.model_fields if f not in BENCH_OPTIONS)
+            + ".",
+        ),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What to measure; may be repeated (default: all): {', '.join(ARMS)}."),
+    ] = None,
+    vllm_python: Annotated[
+        str | None, typer.Option(help="A Python that has vLLM, to be measured beside.")
+    ] = None,
+    lm_eval_python: Annotated[
+        str | None, typer.Option(help="A Python that has lm-eval, to be measured beside.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+) -> None:
+    """This machine's speed on a pair, beside naive loops and other engines. Last line: JSON.
+
+    Says beforehand how long it will take. The naive loops get as many texts as a minute allows.
+    """
+    if (base is None) != (rl is None):
+        raise Refused("expected both --base and --rl, or neither for the demo pair; got one")
+    if base is None or rl is None:
+        from dlogp_ray.demo.pair import checkpoint_path, rl_name
+
+        base, rl = str(checkpoint_path("base")), str(checkpoint_path(rl_name()))
+    values: dict[str, object] = {
+        "base": base,
+        "rl": rl,
+        "arms": arm or None,
+        "vllm_python": vllm_python,
+        "lm_eval_python": lm_eval_python,
+    }
+    for setting in settings or []:
+        field, equals, value = setting.partition("=")
+        if not equals:
+            raise Refused(f"--set {setting}: expected FIELD=VALUE, as in --set texts=96")
+        values[field] = value
+    config = BenchConfig.from_mapping(values, source="bench")
+    from rich.console import Console
+
+    from dlogp_ray.bench.result import print_bench, write_bench
+    from dlogp_ray.bench.run import run_bench
+    from dlogp_ray.pipelines.run.stop import stop_on_sigterm
+
+    with stop_on_sigterm("nothing was written"):
+        result = run_bench(config, progress=progress)
+    if out is not None:
+        write_bench(result, out)
+    print_bench(result, Console())
+    typer.echo(json.dumps(result))

@@ -1,0 +1,39 @@
+"""Arguments and options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlogp_ray.config.job import RunOn
+
+RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run: <output>/<run_id>.")]
+JobArgument = Annotated[Path, typer.Argument(help="The job, a YAML file.")]
+ActorsOption = Annotated[
+    int | None, typer.Option(help="Number of actors, instead of the config's.")
+]
+RunOnOption = Annotated[
+    RunOn | None,
+    typer.Option(
+        help="here: in this process; ray: through Ray; auto: here where that is sooner (default: "
+        "the config's, which is auto if it says nothing)."
+    ),
+]
+TableRunOnOption = Annotated[
+    RunOn,
+    typer.Option(help="here: in this process; ray: through Ray; auto: here where that is sooner."),
+]
+TimeoutStartOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds to wait for room in a Ray cluster, instead of the config's."),
+]
+SealPartialOption = Annotated[
+    bool, typer.Option("--seal-partial", help="Seal the run although units failed.")
+]
+ProgressOption = Annotated[bool, typer.Option(help="Show progress on standard error.")]
+JsonLogOption = Annotated[
+    bool,
+    typer.Option(
+        "--json-log", help="Log events on standard error as JSON lines, instead of progress."
+    ),
+]

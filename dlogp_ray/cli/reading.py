@@ -1,0 +1,167 @@
+"""Looking at runs: ``show``, ``query``, ``compare``, ``verify``."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlogp_ray.cli.application import EXIT_CODES, app
+from dlogp_ray.cli.options import RunArgument
+from dlogp_ray.config import SparsityConfig
+from dlogp_ray.errors import ExitCode, Refused, StoreFailed
+
+
+class Format(StrEnum):
+    """How ``query`` prints rows."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+@app.command()
+def show(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Print a line now and then until the run is sealed.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two lines.")] = 10.0,
+) -> None:
+    """What ran, how far it is, its totals, and what was rejected or failed and why."""
+    from rich.console import Console
+
+    from dlogp_ray.analysis.overview import overview, print_overview
+    from dlogp_ray.tables.run import open_run
+
+    if watching:
+        from dlogp_ray.analysis.watching import watch
+
+        for progress in watch(open_run(run), every):
+            typer.echo(json.dumps(progress.as_json()) if as_json else str(progress))
+        if as_json:
+            return
+    found = overview(open_run(run))
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    else:
+        print_overview(found, Console())
+
+
+@app.command()
+def query(
+    run: RunArgument,
+    sql: Annotated[str, typer.Argument(help="DuckDB SQL over the run's views.")],
+    form: Annotated[Format, typer.Option("--format", help="How to write rows.")] = Format.TABLE,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to this file instead of standard output.")
+    ] = None,
+) -> None:
+    """Query a run: scores or generations (a row a sample), tokens (a row a token), sparsity, …"""
+    from dlogp_ray.tables.output import write_rows
+    from dlogp_ray.tables.run import open_run
+    from dlogp_ray.tables.sql import rows_read
+
+    if form is Format.TABLE and out is not None:
+        raise Refused(
+            "--out: expected --format csv, json or parquet with it; a table is for people"
+        )
+    opened = open_run(run)
+    if not opened.sealed:
+        share = f"{len(opened.committed())} of {opened.planned} units"
+        typer.echo(f"dlogp: the run is not sealed; the answer covers {share}", err=True)
+    relation = opened.sql(sql)
+    with rows_read(opened):
+        if form is Format.TABLE:
+            relation.show(max_rows=200, max_width=200)
+            return
+        if out is None:
+            sys.stdout.flush()
+            write_rows(relation, form.value, sys.stdout.buffer)
+            return
+        try:
+            with out.open("wb") as sink:
+                write_rows(relation, form.value, sink)
+        except OSError as error:
+            raise Refused(f"--out {out}: {error.strerror}") from None
+
+
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(help="A run with a sparsity analysis.")],
+    run_b: Annotated[str, typer.Argument(help="Another one.")],
+    name: Annotated[
+        str, typer.Option(help="Of the analysis, in both.")
+    ] = SparsityConfig.model_fields["name"].default,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Every figure that both have, a line of JSON each.")
+    ] = False,
+) -> None:
+    """Two runs' sparsity side by side: the figures of both, and the differences with errors."""
+    from rich.console import Console
+
+    from dlogp_ray.analysis.printing import print_whole
+    from dlogp_ray.analysis.sparsity.comparing import compared, headline_differences
+    from dlogp_ray.tables.run import open_run
+
+    rows = compared(open_run(run_a).figures(name), open_run(run_b).figures(name))
+    if as_json:
+        for row in rows.to_pylist():
+            typer.echo(json.dumps(row))
+    else:
+        print_whole(headline_differences(rows), Console())
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    run: RunArgument,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Move damaged objects to quarantine/ and score their units again."
+        ),
+    ] = False,
+    trust_run: Annotated[
+        bool,
+        typer.Option(
+            "--trust-run",
+            help="With --repair: obey a run.json that asks for code to be run: trust_remote_code, "
+            "allow_pickle, a verifier of its own.",
+        ),
+    ] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+) -> None:
+    """Read a whole run and name what is missing, damaged or changed. The last line is JSON."""
+    from dlogp_ray.pipelines.run.progress import counted
+    from dlogp_ray.tables.run import open_run
+    from dlogp_ray.tables.verification import Fault, report, verify
+
+    copied: list[str] = []
+
+    def check() -> list[Fault]:
+        found = open_run(run)
+        copied.clear()
+        with counted("verifying", len(found.committed()), "objects", enabled=progress) as advance:
+            return verify(found, advance, copied.append)
+
+    problems = check()
+    repaired: list[str] = []
+    if problems and repair:
+        from dlogp_ray.pipelines.repair import repair as repair_run
+
+        for problem in problems:
+            typer.echo(str(problem))
+        repaired = sorted({problem.unit for problem in problems if problem.unit})
+        ended = repair_run(open_run(run), problems, trusted=trust_run, progress=progress)
+        if not ended.sealed:
+            lost = "; ".join(f"{unit}: {why}" for unit, why in ended.units_failed.items())
+            raise StoreFailed(f"{run}: the repair has not come to its end: {lost or ended.ended}")
+        problems = check()
+    lines, document = report(open_run(run), problems, repaired, sorted(copied))
+    typer.echo("\n".join(lines))
+    typer.echo(json.dumps(document))
+    raise typer.Exit(ExitCode.DAMAGED if problems else ExitCode.OK)
