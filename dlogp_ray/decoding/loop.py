@@ -125,19 +125,9 @@ class PairedDecoder:
             replaced = batch.replaced
             k = size.next(batch.answered, replaced, batch.left, more=bool(waiting or prompts))
             k = max(1, min(k, batch.most_drafts()))
-            block = Block.empty(len(batch), len(batch.interventions), k)
             drafting.begin(batch, new)
             started = time.perf_counter()
-            mine = self._draft(batch, block, drafting)
-            draft_s, check_s = time.perf_counter() - started, 0.0
-            block.ends = np.minimum(self._first_end(batch, block), batch.left)
-            if any(one.rule != "never" for one in _in_use(batch)):
-                checking.begin(batch, batch.rows)
-                began = time.perf_counter()
-                other = checking.logits(batch.rows, batch.tokens, k)
-                self._check(batch, block, primary, mine, other)
-                self._redraw(batch, block, primary, mine, other)
-                check_s = time.perf_counter() - began
+            block, draft_s, check_s = self._grow(batch, k, primary, drafting, checking)
             grown, branches = batch.keep(block)
             self.drafted += block.drafts.size
             self.kept += int(grown.sum())
@@ -162,6 +152,28 @@ class PairedDecoder:
             for row in ended:
                 yield from batch.answers(batch.text(row))
             free = [*ended, *range(len(batch), self._rows)]
+
+    def _grow(
+        self, batch: Batch, k: int, primary: Side, drafting: PolicyTexts, checking: PolicyTexts
+    ) -> tuple[Block, float, float]:
+        """Up to ``k`` more tokens of each text: drafted, checked, drawn anew where a rule says.
+
+        Returns:
+            The block, and what drafting and checking took in seconds.
+        """
+        block = Block.empty(len(batch), len(batch.interventions), k)
+        started = time.perf_counter()
+        mine = self._draft(batch, block, drafting)
+        drafted = time.perf_counter()
+        block.ends = np.minimum(self._first_end(batch, block), batch.left)
+        if all(intervention.rule == "never" for intervention in _in_use(batch)):
+            return block, drafted - started, 0.0
+        checking.begin(batch, batch.rows)
+        began = time.perf_counter()
+        other = checking.logits(batch.rows, batch.tokens, k)
+        self._check(batch, block, primary, mine, other)
+        self._redraw(batch, block, primary, mine, other)
+        return block, drafted - started, time.perf_counter() - began
 
     def _fill(
         self,

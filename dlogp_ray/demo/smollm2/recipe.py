@@ -63,13 +63,7 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
 
     transformers.utils.logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
-    begun = out / "recipe.json"
-    if begun.exists() and (was := json.loads(begun.read_text())) != asdict(recipe):
-        other = [f"{k} {was.get(k)}" for k, v in asdict(recipe).items() if was.get(k) != v]
-        raise Refused(
-            f"{out} was begun with {', '.join(other)}; give the same settings, or another --out"
-        )
-    begun.write_text(json.dumps(asdict(recipe)))
+    _begin(out, recipe)
     base = fetch_base(out / BASE_NAME)
     adapter = out / ADAPTER
     logger.info("GRPO for %d steps", recipe.steps)
@@ -106,6 +100,17 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
     }
     (adapter / ACCURACIES_FILE).write_text(json.dumps(record, indent=2) + "\n")
     return record
+
+
+def _begin(out: Path, recipe: Recipe) -> None:
+    """Note what is made there, or see that it is what was begun."""
+    begun = out / "recipe.json"
+    if begun.exists() and (was := json.loads(begun.read_text())) != asdict(recipe):
+        other = [f"{k} {was.get(k)}" for k, v in asdict(recipe).items() if was.get(k) != v]
+        raise Refused(
+            f"{out} was begun with {', '.join(other)}; give the same settings, or another --out"
+        )
+    begun.write_text(json.dumps(asdict(recipe)))
 
 
 def measure(name: str, base: Path, adapter: Path, problems: int, seed: int) -> dict[str, Any]:

@@ -68,26 +68,8 @@ def run_demo(output: Path, problems: int) -> int:
     make_corpus(
         corpus, (BASE_NAME, RL_NAME), partial(_sample, base=base, problems=problems), console
     )
-    common = {
-        "policies": {
-            BASE: str(base),
-            "rl": {"adapter": str(adapter_path()), "step": accuracies()["recipe"]["steps"]},
-        },
-        "output": str(output),
-        "temperature": TEMPERATURE,
-        "dtype": DTYPE,
-    }
-    scored = score(
-        ScoreConfig.from_mapping(
-            common
-            | {
-                "corpus": str(corpus),
-                "run_id": f"smollm2-{problems}",
-                "carry": {"prompt": "string"},
-                "unit_tokens": UNIT_TOKENS,
-            }
-        )
-    )
+    common = _common(base, output)
+    scored = score(_to_score(common, corpus, problems))
     print_score(scored, console)
     tokenizer = AutoTokenizer.from_pretrained(base)
     print_run(scored, tokenizer, (BASE_NAME, RL_NAME), console)
@@ -99,18 +81,7 @@ def run_demo(output: Path, problems: int) -> int:
         "(answers of their own to the same problems: accuracies differ by chance from those above)",
         soft_wrap=True,
     )
-    answered = intervene(
-        InterveneConfig.from_mapping(
-            common
-            | {
-                "problems": str(_write_problems(output, problems)),
-                "run_id": f"smollm2-{problems}-intervene",
-                "rules": RULES,
-                "verifier": "dlogp_ray.demo.smollm2.task:is_right",
-                "max_tokens": MAX_RESPONSE_TOKENS,
-            }
-        )
-    )
+    answered = intervene(_to_intervene(common, output, problems))
     print_intervene(answered, console)
 
     console.print("\nWeights for a trainer's loss, by Δlog p")
@@ -129,6 +100,38 @@ def run_demo(output: Path, problems: int) -> int:
     }
     console.print(json.dumps(documents), highlight=False, soft_wrap=True)
     return answered.exit_code or ExitCode.OK
+
+
+def _common(base: Path, output: Path) -> dict[str, Any]:
+    """What the pair's jobs share."""
+    adapter = {"adapter": str(adapter_path()), "step": accuracies()["recipe"]["steps"]}
+    return {
+        "policies": {BASE: str(base), "rl": adapter},
+        "output": str(output),
+        "temperature": TEMPERATURE,
+        "dtype": DTYPE,
+    }
+
+
+def _to_score(common: dict[str, Any], corpus: Path, problems: int) -> ScoreConfig:
+    own = {
+        "corpus": str(corpus),
+        "run_id": f"smollm2-{problems}",
+        "carry": {"prompt": "string"},
+        "unit_tokens": UNIT_TOKENS,
+    }
+    return ScoreConfig.from_mapping(common | own)
+
+
+def _to_intervene(common: dict[str, Any], output: Path, problems: int) -> InterveneConfig:
+    own = {
+        "problems": str(_write_problems(output, problems)),
+        "run_id": f"smollm2-{problems}-intervene",
+        "rules": RULES,
+        "verifier": "dlogp_ray.demo.smollm2.task:is_right",
+        "max_tokens": MAX_RESPONSE_TOKENS,
+    }
+    return InterveneConfig.from_mapping(common | own)
 
 
 def _sample(name: str, base: Path, problems: int) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from rich.console import Console
@@ -107,11 +107,7 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
     Raises:
         Refused: Something is missing, does not fit, or has no meaning.
     """
-    config = with_absolute_addresses(config, "problems")
-    path, colon, function = config.verifier.rpartition(":")
-    if path.endswith(".py"):
-        verifier = f"{Path(path).expanduser().resolve()}{colon}{function}"
-        config = config.model_copy(update={"verifier": verifier})
+    config = _with_absolute_verifier(with_absolute_addresses(config, "problems"))
     wanted = tuple(wanted_interventions(config))
     check_wanted(wanted)
     try:
@@ -120,12 +116,11 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
         raise Refused(str(error)) from None
     files = list_corpus(config.problems, what="problems")
     checkpoints = checked_checkpoints(config)
-    verifier_sha256 = verifier_hash(config.verifier)
     job = InterveneJob(
         config.run_uri,
         config,
         wanted,
-        verifier_sha256=verifier_sha256,
+        verifier_sha256=verifier_hash(config.verifier),
         known=known_files(checkpoints),
         conditional=not config.single_writer,
     )
@@ -140,11 +135,33 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
     )
     data = encode_problems(problems, config.unit_problems)
     fingerprint = {
-        SCHEMA: GENERATIONS.schema_version,
         "problems": hashlib.sha256(data).hexdigest(),
         "policies": policies_fingerprint(config, checkpoints),
-        "interventions": [asdict(one) for one in wanted],
-        "verifier": {"name": config.verifier, "sha256": verifier_sha256},
+        **_fingerprint(job),
+    }
+    store.check_writable(config.run_uri, conditional=not config.single_writer)
+    answers = job.answers_per_problem * len(wanted)
+    uri = f"{config.run_uri}/{PROBLEMS}"
+    units = problem_units(uri, data, len(problems), config.unit_problems, answers)
+    return IntervenePlan(job, units, fingerprint, problems, special_tokens)
+
+
+def _with_absolute_verifier(config: InterveneConfig) -> InterveneConfig:
+    """Actors have other working directories."""
+    path, colon, function = config.verifier.rpartition(":")
+    if not path.endswith(".py"):
+        return config
+    verifier = f"{Path(path).expanduser().resolve()}{colon}{function}"
+    return config.model_copy(update={"verifier": verifier})
+
+
+def _fingerprint(job: InterveneJob) -> dict[str, Any]:
+    """What answers depend on, besides problems and policies."""
+    config = job.config
+    return {
+        SCHEMA: GENERATIONS.schema_version,
+        "interventions": [asdict(intervention) for intervention in job.interventions],
+        "verifier": {"name": config.verifier, "sha256": job.verifier_sha256},
         "samples": config.samples,
         "seeds": config.seeds,
         "calibration_problems": config.calibration_problems,
@@ -155,8 +172,3 @@ def plan_intervene(config: InterveneConfig) -> IntervenePlan:
         "stop_strings": config.stop_strings,
         "unit_problems": config.unit_problems,
     }
-    store.check_writable(config.run_uri, conditional=not config.single_writer)
-    answers = job.answers_per_problem * len(wanted)
-    uri = f"{config.run_uri}/{PROBLEMS}"
-    units = problem_units(uri, data, len(problems), config.unit_problems, answers)
-    return IntervenePlan(job, units, fingerprint, problems, special_tokens)

@@ -15,17 +15,7 @@ def weighing_of(run: Run, config: ReweightConfig) -> Weighing:
     Raises:
         Refused: It can't be done; says what to do.
     """
-    if run.kind is not SCORES:
-        raise Refused(
-            f"run {run.uri} is of {run.kind.table}, and weights are made of scores; score its "
-            "texts with `dlogp score`"
-        )
-    if not run.sealed:
-        share = f"{len(run.committed())} of {run.planned} units"
-        raise Refused(
-            f"run {run.uri} is not sealed ({share} are there), and quantiles and groups' means are "
-            "of all rows; end it with `dlogp score`"
-        )
+    _check_whole_scores(run)
     scored = tuple(run.info.config.policies)
     compared = run.info.compared
     generators = _generators(run) if any(map(_looks_at_old, config.schemes)) else []
@@ -35,16 +25,7 @@ def weighing_of(run: Run, config: ReweightConfig) -> Weighing:
             f"--policy {policy}: run {run.uri} scored {', '.join(scored)}; name the one of them "
             "that generated the texts"
         )
-    rl = config.rl or (policy if policy in compared else "")
-    wanted = {need for scheme in config.schemes for need in scheme.needs}
-    two = sorted(wanted & {"delta_logp", "logp_current"})
-    if not rl:
-        if two and len(compared) > 1:
-            raise Refused(
-                f"run {run.uri} compares {', '.join(compared)} with the base: name with --rl "
-                "whose Δlog p, or current log p, is meant"
-            )
-        rl = compared[0]
+    rl = config.rl or (policy if policy in compared else _only_compared(run, config.schemes))
     if rl not in compared:
         raise Refused(f"--rl {rl}: run {run.uri} compares {', '.join(compared)}")
     if policy != BASE and rl != policy:
@@ -68,6 +49,37 @@ def weighing_of(run: Run, config: ReweightConfig) -> Weighing:
             f"{', '.join(generators)}"
         )
     return weighing
+
+
+def _check_whole_scores(run: Run) -> None:
+    """Refuse what is no scores table, or not all of one."""
+    if run.kind is not SCORES:
+        raise Refused(
+            f"run {run.uri} is of {run.kind.table}, and weights are made of scores; score its "
+            "texts with `dlogp score`"
+        )
+    if not run.sealed:
+        share = f"{len(run.committed())} of {run.planned} units"
+        raise Refused(
+            f"run {run.uri} is not sealed ({share} are there), and quantiles and groups' means are "
+            "of all rows; end it with `dlogp score`"
+        )
+
+
+def _only_compared(run: Run, schemes: tuple[AnyScheme, ...]) -> str:
+    """The policy that the base is compared with, where a scheme looks at it.
+
+    Raises:
+        Refused: There are several.
+    """
+    compared = run.info.compared
+    two = {"delta_logp", "logp_current"} & {need for scheme in schemes for need in scheme.needs}
+    if two and len(compared) > 1:
+        raise Refused(
+            f"run {run.uri} compares {', '.join(compared)} with the base: name with --rl "
+            "whose Δlog p, or current log p, is meant"
+        )
+    return compared[0]
 
 
 def _check_columns(run: Run, weighing: Weighing, scored: tuple[str, ...]) -> None:

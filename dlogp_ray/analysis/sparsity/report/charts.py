@@ -354,6 +354,31 @@ def _bars(values: Rows, y: Spec, form: str) -> Spec:
     return spec(values, [{"mark": "bar", "encoding": encoding}, intervals(encoding)])
 
 
+_ENTROPY_BY_DIVERGENCE = {
+    "x": {
+        "field": "entropy",
+        "type": "ordinal",
+        "sort": {"field": "order"},
+        "title": "entropy of the base (nats)",
+        "axis": {"labelAngle": -40},
+    },
+    "y": {
+        "field": "js",
+        "type": "ordinal",
+        "sort": {"field": "decade", "order": "descending"},
+        "title": "JS from",
+    },
+    "color": {
+        "field": "share",
+        "type": "quantitative",
+        "scale": {"type": "log", "scheme": "viridis"},
+        "title": "share of the column",
+        "legend": {"format": "~e"},
+    },
+    "tooltip": tooltip(("entropy", None), ("js", None), ("share", ".3~%"), ("tokens", ",")),
+}
+
+
 def entropy_by_divergence(joint: Rows) -> Chart | None:
     """Large shifts at low entropy as well as high (arXiv 2603.22446)."""
     mine = [row for row in joint if row["statistic"] == "js" and row["tokens"]]
@@ -379,33 +404,10 @@ def entropy_by_divergence(joint: Rows) -> Chart | None:
         }
         for (policy, low, decade), count in cells.items()
     ]
-    encoding = {
-        "x": {
-            "field": "entropy",
-            "type": "ordinal",
-            "sort": {"field": "order"},
-            "title": "entropy of the base (nats)",
-            "axis": {"labelAngle": -40},
-        },
-        "y": {
-            "field": "js",
-            "type": "ordinal",
-            "sort": {"field": "decade", "order": "descending"},
-            "title": "JS from",
-        },
-        "color": {
-            "field": "share",
-            "type": "quantitative",
-            "scale": {"type": "log", "scheme": "viridis"},
-            "title": "share of the column",
-            "legend": {"format": "~e"},
-        },
-        "tooltip": tooltip(("entropy", None), ("js", None), ("share", ".3~%"), ("tokens", ",")),
-    }
     return Chart(
         "Entropy and divergence",
         f"All text, by its tokens' entropy: how far apart the policies are. {_noise(mine)[1]}",
-        spec(values, [{"mark": "rect", "encoding": encoding}]),
+        spec(values, [{"mark": "rect", "encoding": _ENTROPY_BY_DIVERGENCE}]),
     )
 
 
