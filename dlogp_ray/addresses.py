@@ -34,10 +34,10 @@ def carries_credentials(text: str) -> bool:
     return without_credentials(text) != text
 
 
-def _hidden(found: re.Match[str]) -> str:
-    before, name, value = found.groups()
+def _hidden(match: re.Match[str]) -> str:
+    before, name, value = match.groups()
     said = unquote(name)
     secret = _SECRET_NAME.fullmatch(said) or (
         said.lower() not in _OPEN_NAMES and _SECRET_VALUE.fullmatch(value)
     )
-    return f"{before}{name}={_HIDDEN}" if secret else found[0]
+    return f"{before}{name}={_HIDDEN}" if secret else match[0]

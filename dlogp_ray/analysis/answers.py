@@ -90,7 +90,7 @@ def summarise_answers(rows: pa.Table) -> AnswerSummary:
     sums = table.group_by("policy").aggregate([(name, "sum") for name in names]).to_pylist()
     status = pc.value_counts(rows["status"]).to_pylist()
     return AnswerSummary(
-        status={one["values"]: one["counts"] for one in status},
+        status={count["values"]: count["counts"] for count in status},
         policies={
             row["policy"]: AnswerCounts(**{name: row[f"{name}_sum"] for name in names})
             for row in sorted(sums, key=lambda row: str(row["policy"]))

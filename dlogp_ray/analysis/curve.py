@@ -107,7 +107,11 @@ def curve(run: Run) -> list[Point]:
 def _rl_label(run: Run) -> str:
     """The RL policy by itself."""
     interventions = run.info_of(InterveneInfo).interventions
-    return next(one.label for one in interventions if (one.rule, one.primary) == ("never", "rl"))
+    return next(
+        intervention.label
+        for intervention in interventions
+        if (intervention.rule, intervention.primary) == ("never", "rl")
+    )
 
 
 def _point(row: tuple[Any, ...], rl: tuple[Any, ...] | None) -> Point:

@@ -118,8 +118,8 @@ def _rejected(run: Run) -> list[dict[str, Any]]:
         ORDER BY status, {order}
         """
     )
-    found: list[dict[str, Any]] = rows.to_arrow_table().to_pylist()
-    return found
+    reasons: list[dict[str, Any]] = rows.to_arrow_table().to_pylist()
+    return reasons
 
 
 def print_overview(seen: Overview, console: Console) -> None:

@@ -114,5 +114,5 @@ def watch(
 def _tokens_of_units(run: Run) -> npt.NDArray[np.int64]:
     """Prompt and response tokens of each unit, about."""
     data = run.beginning(UNITS)
-    found: npt.NDArray[np.int64] = pq.read_table(pa.BufferReader(data))["tokens"].to_numpy()
-    return found
+    tokens: npt.NDArray[np.int64] = pq.read_table(pa.BufferReader(data))["tokens"].to_numpy()
+    return tokens

@@ -12,8 +12,8 @@ from dlogp_ray.tables.weights import WeightsSummary
 def schemes_line(schemes: Iterable[Mapping[str, Any]]) -> str:
     """Schemes with their parameters: ``low_prob(alpha=0.2) × delta(beta=1.0)``."""
     return " × ".join(
-        f"{one['scheme']}({', '.join(f'{k}={v}' for k, v in one.items() if k != 'scheme')})"
-        for one in schemes
+        f"{scheme['scheme']}({', '.join(f'{k}={v}' for k, v in scheme.items() if k != 'scheme')})"
+        for scheme in schemes
     )
 
 

@@ -129,7 +129,7 @@ def _pythons(config: BenchConfig) -> dict[str, str]:
     """Engine -> its Python, of those with an arm among the chosen; each looked at, not started."""
     given = {"vllm": config.vllm_python, "lm_eval": config.lm_eval_python}
     names = dict.fromkeys(PEERS[arm][0] for arm in config.chosen if arm in PEERS)
-    found = {name: python for name in names if (python := given[name]) is not None}
-    for name, python in found.items():
+    pythons = {name: python for name in names if (python := given[name]) is not None}
+    for name, python in pythons.items():
         check_peer(name, python)
-    return found
+    return pythons

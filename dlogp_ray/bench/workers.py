@@ -162,10 +162,10 @@ def check_peer(name: str, python: str) -> None:
         done = subprocess.run([python, "-c", there], capture_output=True, text=True, check=False)
     except OSError as error:
         raise Refused(f"{option} {python}: {error.strerror}; give the path of a Python") from None
-    found = done.stdout.strip()
-    if found not in ("True", "False"):
+    said = done.stdout.strip()
+    if said not in ("True", "False"):
         raise Refused(f"{option} {python}: it is no Python that runs; give the path of one")
-    if found == "False":
+    if said == "False":
         raise Refused(
             f"{option} {python}: No module named {name!r} there; install it, or leave the option "
             "out"

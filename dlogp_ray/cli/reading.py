@@ -45,11 +45,11 @@ def show(
             typer.echo(json.dumps(progress.as_json()) if as_json else str(progress))
         if as_json:
             return
-    found = overview(open_run(run))
+    document = overview(open_run(run))
     if as_json:
-        typer.echo(json.dumps(found.as_json()))
+        typer.echo(json.dumps(document.as_json()))
     else:
-        print_overview(found, Console())
+        print_overview(document, Console())
 
 
 @app.command()
@@ -143,10 +143,10 @@ def verify(
     copied: list[str] = []
 
     def check() -> list[Fault]:
-        found = open_run(run)
+        opened = open_run(run)
         copied.clear()
-        with counted("verifying", len(found.committed()), "objects", enabled=progress) as advance:
-            return verify(found, advance, copied.append)
+        with counted("verifying", len(opened.committed()), "objects", enabled=progress) as advance:
+            return verify(opened, advance, copied.append)
 
     problems = check()
     repaired: list[str] = []

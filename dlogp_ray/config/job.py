@@ -27,9 +27,9 @@ def check_address(uri: str) -> str:
         raise ValueError(
             "the address carries credentials; take them out and set them in the environment"
         )
-    if found := _ONE_SLASH.match(uri):
+    if scheme := _ONE_SLASH.match(uri):
         raise ValueError(
-            f"expected a path, or a URL, which has two slashes after {found[1]!r}; got one"
+            f"expected a path, or a URL, which has two slashes after {scheme[1]!r}; got one"
         )
     return uri
 

@@ -18,7 +18,7 @@ class WeightsConfig(JobConfig):
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        names = [one.scheme for one in self.schemes]
+        names = [scheme.scheme for scheme in self.schemes]
         if len(set(names)) < len(names):
             raise ValueError(f"schemes: one is there twice: {', '.join(names)}")
         return self
@@ -52,4 +52,4 @@ class ReweightConfig(WeightsConfig):
         """The table's name."""
         if self.name is not None:
             return self.name
-        return "-".join(one.scheme for one in self.schemes)
+        return "-".join(scheme.scheme for scheme in self.schemes)

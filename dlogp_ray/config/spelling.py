@@ -17,15 +17,15 @@ def spelled_schemes(spelled: Sequence[str], given: Mapping[str, object]) -> list
         Refused: A scheme is unknown, or an option belongs to none of them or to several.
     """
     schemes: list[dict[str, object]] = []
-    for one in spelled:
-        name, _, settings = one.partition(":")
+    for scheme in spelled:
+        name, _, settings = scheme.partition(":")
         if name not in SCHEMES:
             raise Refused(f"--scheme {name}: expected one of {', '.join(SCHEMES)}")
         schemes.append({"scheme": name})
         for setting in filter(None, settings.split(",")):
             parameter, equals, value = setting.partition("=")
             if not equals:
-                raise Refused(f"--scheme {one}: expected NAME:PARAMETER=VALUE, got {setting}")
+                raise Refused(f"--scheme {scheme}: expected NAME:PARAMETER=VALUE, got {setting}")
             schemes[-1][parameter] = _or_none(value)
     for option, number in given.items():
         owners = [s for s in schemes if option in SCHEMES[str(s["scheme"])].model_fields]

@@ -59,7 +59,7 @@ def _values(node: Any, counted: dict[int, int], above: tuple[int, ...]) -> int:
     if len(above) > _MOST_DEPTH:
         raise RecursionError
     if id(node) not in counted:
-        inner = (_values(one, counted, (*above, id(node))) for one in _below(node))
+        inner = (_values(below, counted, (*above, id(node))) for below in _below(node))
         counted[id(node)] = 1 + sum(inner)
     return counted[id(node)]
 

@@ -56,13 +56,13 @@ def list_corpus(patterns: Sequence[str], what: str = "corpus") -> list[CorpusFil
     """
     files: dict[str, CorpusFile] = {}
     for pattern in patterns:
-        found = _list_pattern(pattern, what)
-        if not found:
+        matching = _list_pattern(pattern, what)
+        if not matching:
             raise Refused(
                 f"{what} {pattern}: there is no JSONL or Parquet file there; expected a file, a "
                 "folder or a glob"
             )
-        files |= {file.uri: file for file in found}
+        files |= {file.uri: file for file in matching}
     return list(files.values())
 
 
@@ -91,8 +91,8 @@ def _list_pattern(pattern: str, what: str) -> list[CorpusFile]:
     for name, entry in sorted(entries.items()):
         kind, compression = _format(name)
         # What the pattern itself spells out is wanted, whatever it is called.
-        found = PurePosixPath(PurePosixPath(name).name if is_glob else name.removeprefix(path))
-        hidden = any(part.startswith(("_", ".")) for part in found.parts)
+        relative = PurePosixPath(PurePosixPath(name).name if is_glob else name.removeprefix(path))
+        hidden = any(part.startswith(("_", ".")) for part in relative.parts)
         if entry["type"] != "file" or kind is None or hidden:
             continue
         if store.is_local(pattern):

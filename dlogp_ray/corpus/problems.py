@@ -54,7 +54,7 @@ def read_problems(
     Raises:
         Refused: There are none, one does not fit, or a ``problem_id`` occurs twice; they are named.
     """
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     special: Counter[str] = Counter()
     wrong: list[str] = []
     seen: dict[str, str] = {}
@@ -71,7 +71,7 @@ def read_problems(
             seen[name] = place
             if reason := why_not(problem["prompt_ids"]):
                 raise RowRejected(Status.UNFIT, f"problem {name}: {reason}")
-            found.append(problem)
+            rows.append(problem)
             special.update(prompt.special)
         except RowRejected as rejection:
             wrong.append(f"{place}: {rejection.error}")
@@ -83,9 +83,9 @@ def read_problems(
             + "\n  ".join(wrong[:_NAMED])
             + more
         )
-    if not found:
+    if not rows:
         raise Refused(f"there are no problems in {', '.join(file.uri for file in files)}")
-    return pa.Table.from_pylist(found, schema=SCHEMA), dict(special)
+    return pa.Table.from_pylist(rows, schema=SCHEMA), dict(special)
 
 
 def encode_problems(problems: pa.Table, unit_problems: int) -> bytes:

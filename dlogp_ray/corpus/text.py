@@ -180,7 +180,7 @@ class TextTokenizer:
     def _encoded(self, text: str, *, special: bool = False) -> list[int]:
         try:
             # Its warning about long texts comes before they are checked here.
-            found = self._tokenizer(text, add_special_tokens=special, verbose=False)
+            encoding = self._tokenizer(text, add_special_tokens=special, verbose=False)
         except Exception as error:  # such as a character outside a vocabulary without unknowns
             raise RowRejected(Status.TOKENIZER, f"the tokenizer refuses it: {error}") from error
-        return list(found["input_ids"])
+        return list(encoding["input_ids"])

@@ -371,19 +371,19 @@ class Batch:
         self.tokens[rows, self.lengths[: len(self)] - 1] = final
         return grown, branches
 
-    def _branch(self, row: int, some: np.ndarray, block: Block, place: int, token: int) -> Text:
+    def _branch(self, row: int, members: np.ndarray, block: Block, place: int, token: int) -> Text:
         """The text of members who part from a row with another token at a place of the block."""
         answered, new = int(self.answered[row]), slice(0, place + 1)
-        close = (block.close[row, None, new] | block.redrawn_close[row, some, new]).sum(1)
+        close = (block.close[row, None, new] | block.redrawn_close[row, members, new]).sum(1)
         return Text(
             self.prompts[row],
-            some,
+            members,
             ids=np.concatenate([self.answer_ids(row), block.drafts[row, :place], [token]]),
             fired=np.concatenate(
-                [self._fired[row, some, :answered], block.fired[row, some, new]], axis=1
+                [self._fired[row, members, :answered], block.fired[row, members, new]], axis=1
             ),
             changed=np.concatenate([self._changed[row, :answered], block.ahead[new] == place]),
-            close=self._close[row, some] + close,
+            close=self._close[row, members] + close,
         )
 
     def stop(self, rows: np.ndarray) -> None:

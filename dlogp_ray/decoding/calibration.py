@@ -56,9 +56,9 @@ def rule_statistics(
     Returns:
         By rule, [n] float32.
     """
-    found: dict[str, list[np.ndarray]] = {name: [] for name in rules}
+    values: dict[str, list[np.ndarray]] = {name: [] for name in rules}
     width = min(base.lm_head.width, rl.lm_head.width)
-    texts = [TokenSequence(np.asarray(one.prompt.ids), one.ids) for one in answers]
+    texts = [TokenSequence(np.asarray(answer.prompt.ids), answer.ids) for answer in answers]
     for packed in plan_whole(texts, TOKEN_BUDGET.get(base.device.type, TOKEN_BUDGET["cpu"])):
         ids = torch.from_numpy(packed.ids.astype(np.int64)).to(base.device)
         predicting = torch.from_numpy(packed.rows).to(base.device)
@@ -74,8 +74,8 @@ def rule_statistics(
         drafts = ids[predicting + 1][:, None]
         seen = Seen(of_base, of_rl, primary, drafts, of_base.logits[:, :1] * 0)
         for name, rule in rules.items():
-            found[name].append(rule.statistic(seen)[:, 0].float().cpu().numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            values[name].append(rule.statistic(seen)[:, 0].float().cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 def threshold(rule: Rule, values: np.ndarray, rate: float) -> Threshold:

@@ -114,10 +114,10 @@ def _renormalised(probabilities: Tensor) -> Tensor:
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """Zero for the ids outside: an id stays while those before it have less than ``top_p``."""
     width = probabilities.shape[1]
-    for some in (min(_NUCLEUS, width), width):
-        values, ids = probabilities.topk(some)  # sorted
+    for largest in (min(_NUCLEUS, width), width):
+        values, ids = probabilities.topk(largest)  # sorted
         before = values.double().cumsum(-1) - values
-        if some == width or bool((before[:, -1] + values[:, -1] >= top_p).all()):
+        if largest == width or bool((before[:, -1] + values[:, -1] >= top_p).all()):
             break
     kept = values.masked_fill(before >= top_p, 0.0)
     return torch.zeros_like(probabilities).scatter_(1, ids, kept)

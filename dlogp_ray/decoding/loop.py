@@ -238,10 +238,10 @@ class PairedDecoder:
     def _ended(self, batch: Batch) -> Int[np.ndarray, " ended"]:
         """Rows whose last token ends the answer."""
         last = batch.tokens[batch.rows, batch.lengths[: len(batch)] - 1]
-        found: np.ndarray = np.isin(last, self._stops.tokens)
+        ended: np.ndarray = np.isin(last, self._stops.tokens)
         if self._stops.strings:
-            found |= [self._stops.at_end(batch.answer_ids(row)) for row in batch.rows.tolist()]
-        return np.flatnonzero(found)
+            ended |= [self._stops.at_end(batch.answer_ids(row)) for row in batch.rows.tolist()]
+        return np.flatnonzero(ended)
 
     def _check(
         self,
@@ -268,18 +268,18 @@ class PairedDecoder:
             rows = np.flatnonzero(members[:, numbers].any(1))  # [r] who asks this rule
             seen = every
             if 2 * len(rows) < n:
-                some = torch.from_numpy(rows).to(device)
+                chosen = torch.from_numpy(rows).to(device)
                 seen = Seen(
-                    *_pair(primary, mine[some].flatten(0, 1), other.view(n, k, -1)[some]),
+                    *_pair(primary, mine[chosen].flatten(0, 1), other.view(n, k, -1)[chosen]),
                     primary,
-                    drafts[some].view(-1, 1),
-                    gate[some].view(-1, 1),
+                    drafts[chosen].view(-1, 1),
+                    gate[chosen].view(-1, 1),
                 )
             value = rule.statistic(seen)  # [n or r times k, 1]
             for number in numbers:
                 fired = batch.interventions[number].beyond(value).expand(len(value), 1)
-                found = fired.view(-1, k).cpu().numpy()  # [n or r, k]
-                block.fired[rows, number] = found if seen is not every else found[rows]
+                fired_at = fired.view(-1, k).cpu().numpy()  # [n or r, k]
+                block.fired[rows, number] = fired_at if seen is not every else fired_at[rows]
 
     def _redraw(
         self,

@@ -36,8 +36,8 @@ def special_ids(model: Any) -> SpecialIds:
     def ids(*names: str) -> frozenset[int]:
         configs = (model.config, getattr(model, "generation_config", None))
         values = [getattr(config, name, None) for config in configs for name in names]
-        flat = [one for v in values for one in (v if isinstance(v, list) else [v])]
-        return frozenset(one for one in flat if one is not None and one >= 0)
+        flat = [token for v in values for token in (v if isinstance(v, list) else [v])]
+        return frozenset(token for token in flat if token is not None and token >= 0)
 
     return SpecialIds(ids("pad_token_id"), ids("bos_token_id", "eos_token_id"))
 

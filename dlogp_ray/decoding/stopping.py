@@ -33,8 +33,8 @@ class Stops:
 
     def first_token(self, drafts: np.ndarray) -> np.ndarray:
         """[n, k] ids -> [n]: the first place of a stop token, k where there is none."""
-        found = np.isin(drafts, self.tokens)
-        first: np.ndarray = np.where(found.any(1), found.argmax(1), drafts.shape[1])
+        is_stop = np.isin(drafts, self.tokens)
+        first: np.ndarray = np.where(is_stop.any(1), is_stop.argmax(1), drafts.shape[1])
         return first
 
     def first_string(self, response: np.ndarray, start: int) -> int | None:

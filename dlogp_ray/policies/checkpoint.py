@@ -105,14 +105,14 @@ class Checkpoint:
 
         What an adapter's folder lacks is its base's.
         """
-        found = {tokenizer.eos_token_id}
+        ids = {tokenizer.eos_token_id}
         path = self.folder / "generation_config.json"
         if self.base is not None and not path.exists():
             return self.base.end_tokens(tokenizer)
         if path.exists():
             named = json.loads(self._read(path.name)).get("eos_token_id")
-            found |= set(named) if isinstance(named, list) else {named}
-        return tuple(sorted(found - {None}))
+            ids |= set(named) if isinstance(named, list) else {named}
+        return tuple(sorted(ids - {None}))
 
     def _text_value(self, key: str) -> Any:
         if key in self.config:
@@ -151,7 +151,7 @@ class Checkpoint:
             yield self.folder
             return
         known = {n: k for n, k in self.known if weights or Path(n).suffix not in _HOLD_WEIGHTS}
-        there = {one.name for one in self._files() if weights or one.suffix not in _HOLD_WEIGHTS}
+        there = {file.name for file in self._files() if weights or file.suffix not in _HOLD_WEIGHTS}
         if came := sorted(there - known.keys()):
             raise self._changed(f"{came[0]} was not there")
         try:

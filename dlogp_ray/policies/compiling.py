@@ -34,8 +34,8 @@ class _Watch(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if (text := record.getMessage()).startswith(_HIT):
-            found = re.search(r"function: '(.*?)'", text)
-            self.functions.add(found[1] if found else text.splitlines()[0])
+            name = re.search(r"function: '(.*?)'", text)
+            self.functions.add(name[1] if name else text.splitlines()[0])
 
 
 _watch = _Watch()

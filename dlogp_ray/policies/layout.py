@@ -104,8 +104,8 @@ class Layout(RowPass):
                     one[:, of].transpose(0, 1).contiguous()
                     for one, of in ((query, at), (key, seen), (value, seen))
                 ]
-                found = attend_alike(by_text[0], by_text[1], by_text[2], mask, softmax)
-                out[at] = found.transpose(1, 2)
+                alike = attend_alike(by_text[0], by_text[1], by_text[2], mask, softmax)
+                out[at] = alike.transpose(1, 2)
         for segment in alone:
             own = slice(segment.start, segment.stop)
             prefix = slice(*segment.prefix)
@@ -139,8 +139,10 @@ class Layout(RowPass):
         """Where the tokens of segments of one length are in the row, and those that they see."""
         first = segments[0]
         if first not in self._indices:
-            own = [range(one.start, one.stop) for one in segments]
-            seen = [[*range(*one.prefix), *of] for one, of in zip(segments, own, strict=True)]
+            own = [range(segment.start, segment.stop) for segment in segments]
+            seen = [
+                [*range(*segment.prefix), *of] for segment, of in zip(segments, own, strict=True)
+            ]
             self._indices[first] = (
                 torch.tensor([*map(list, own)], device=device),
                 torch.tensor(seen, device=device),

@@ -102,10 +102,10 @@ def plan_passes(
     """
     groups = sorted(_group_by_prompt(sequences, share_prompts), key=lambda group: -group.tokens)
     passes = [
-        one
+        chunk
         for group in groups
         if group.tokens > token_budget
-        for one in _through_past(group, token_budget)
+        for chunk in _through_past(group, token_budget)
     ]
     small = [group for group in groups if group.tokens <= token_budget]
     return passes + [_side_by_side(batch) for batch in _fill(small, token_budget)]

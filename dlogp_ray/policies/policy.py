@@ -53,11 +53,11 @@ class Policy:
         self._split = Split(name, model)
         self.lm_head = self._split.lm_head
         _check_finite(name, model)
-        found = find_batching(self._split)
-        self._split = Split(name, model, found.body)
+        trial = find_batching(self._split)
+        self._split = Split(name, model, trial.body)
         check_weights(self._split)
-        self.batching, self.reach = found.batching, found.reach
-        self.longest = found.longest
+        self.batching, self.reach = trial.batching, trial.reach
+        self.longest = trial.longest
         if self.batching is Batching.PACKED:
             self._split.attend_in_rows()
 

@@ -75,9 +75,9 @@ def best_batching(
         raise Unfit(f"can't be run as a body and an lm head: {said(error)}") from error
     if _chooses_what_it_attends_to(split.body) or _knows_the_length(split, texts, wanted):
         return Batching.ALONE
-    if not _shares(lambda some: _padded(split, some), texts, wanted):
+    if not _shares(lambda three: _padded(split, three), texts, wanted):
         return Batching.ALONE
-    if not may_pack or not _shares(lambda some: _packed(fresh(), some), texts, wanted):
+    if not may_pack or not _shares(lambda three: _packed(fresh(), three), texts, wanted):
         return Batching.PADDED
     return Batching.PACKED
 
@@ -88,8 +88,8 @@ def forward(split: Split, text: Tensor) -> Tensor:
     return split.whole(text[None])[1][0]
 
 
-def _equal(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
-    error = (found - wanted).square().mean(-1).sqrt().max()
+def _equal(given: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    error = (given - wanted).square().mean(-1).sqrt().max()
     return bool(error <= tolerance * wanted.square().mean().sqrt())
 
 
@@ -108,7 +108,7 @@ def _shares(
     one, two, other = texts
     instead = other.roll(1)
     try:
-        found = run(texts)
+        given = run(texts)
         # The text that is left as it is, and what the others become.
         changes = [
             (0, [one, torch.cat([one[:PROMPT], instead[:9]]), instead]),
@@ -119,11 +119,11 @@ def _shares(
     except FAILURES:
         return False
     return all(
-        _equal(way[i], wanted[i][: len(way[i])], ROUNDED) for way in found for i in range(3)
+        _equal(way[i], wanted[i][: len(way[i])], ROUNDED) for way in given for i in range(3)
     ) and all(
         _equal(changed[i], way[i], _UNTOUCHED)
         for i, ways in beside
-        for way, changed in zip(found, ways, strict=True)
+        for way, changed in zip(given, ways, strict=True)
     )
 
 

@@ -61,10 +61,10 @@ class Split:
         if getattr(_text_config(model), "attn_logit_softcapping", None):
             # Up to transformers 5.17 the default attention leaves the cap out without a word.
             model.set_attn_implementation("eager")
-        found = bodies(model)
-        if not found:
+        of_model = bodies(model)
+        if not of_model:
             raise Refused(f"policy {name}: {self.kind} has no body apart from its lm head")
-        self.body = found[which]
+        self.body = of_model[which]
         self.lm_head = _lm_head(model)
         self._heads = _heads(_text_config(model))
         self._in_float32 = False
@@ -198,12 +198,12 @@ def bodies(model: Any) -> list[Any]:
     from transformers import PreTrainedModel
 
     decoder = model.get_decoder()
-    found: list[Any] = []
-    for one in (decoder, getattr(decoder, "model", None), model.base_model):
-        bare = isinstance(one, PreTrainedModel) and one.get_output_embeddings() is None
-        if bare and not any(one is other for other in found):
-            found.append(one)
-    return found
+    candidates: list[Any] = []
+    for candidate in (decoder, getattr(decoder, "model", None), model.base_model):
+        bare = isinstance(candidate, PreTrainedModel) and candidate.get_output_embeddings() is None
+        if bare and not any(candidate is other for other in candidates):
+            candidates.append(candidate)
+    return candidates
 
 
 def _lm_head(model: Any) -> LmHead:

@@ -79,10 +79,10 @@ def find_batching(split: Split) -> Trial:
             _found[key] = _find(split)
         except Unfit as reason:
             _found[key] = reason
-    found = _found[key]
-    if isinstance(found, Unfit):
-        raise Refused(f"policy {split.name}: {split.kind} {found}")
-    return found
+    known = _found[key]
+    if isinstance(known, Unfit):
+        raise Refused(f"policy {split.name}: {split.kind} {known}")
+    return known
 
 
 def context_of(config: Any) -> int:

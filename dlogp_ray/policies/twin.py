@@ -288,17 +288,17 @@ def _covering(kinds: list[Any]) -> int:
 
 def _limits(values: Values, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], int]]:
     """Where the config has numbers that a trial's texts do not reach, and that may be limits."""
-    found = []
+    limits = []
     for key, value in values.items():
         if isinstance(value, dict):
-            found += _limits(value, (*path, str(key)))
+            limits += _limits(value, (*path, str(key)))
         elif (
             type(value) is int
             and value > TEXT // 2
             and not (_ID.search(key) or _NO_LIMIT.search(key) or _is_width(key))
         ):
-            found.append(((*path, key), value))
-    return found
+            limits.append(((*path, key), value))
+    return limits
 
 
 def _with(values: Values, path: tuple[str, ...], new: int) -> Values:

@@ -187,8 +187,8 @@ class PairScorer:
     def lower_dtype(self) -> str | None:
         """A dtype of less than float32 that a policy has weights in; None where none has."""
         weights = (w for policy in self._policies.values() for _name, w in policy.parameters())
-        found = {w.dtype for w in weights if w.is_floating_point()} - {torch.float32}
-        return min((str(dtype).removeprefix("torch.") for dtype in found), default=None)
+        dtypes = {w.dtype for w in weights if w.is_floating_point()} - {torch.float32}
+        return min((str(dtype).removeprefix("torch.") for dtype in dtypes), default=None)
 
     def hidden_in_float32(self, sequences: Sequence[TokenSequence]) -> dict[str, Tensor]:
         """``hidden`` of the same weights in float32, in passes of half as many tokens."""
@@ -248,8 +248,10 @@ class PairScorer:
                 yield self._run_padded([sequences[i]], [starts[i]], alone=True)
             near = [i for i, length in enumerate(lengths) if length <= reach]
             for batch in token_budget_batches([lengths[i] - 1 for i in near], token_budget):
-                some = [near[i] for i in batch]
-                yield self._run_padded([sequences[i] for i in some], [starts[i] for i in some])
+                texts_of_pass = [near[i] for i in batch]
+                yield self._run_padded(
+                    [sequences[i] for i in texts_of_pass], [starts[i] for i in texts_of_pass]
+                )
 
     def _check_lengths(self, sequences: Sequence[TokenSequence]) -> None:
         for text in sequences:

@@ -169,13 +169,13 @@ def _problems(
     columns: Arrays, arrays: Arrays, starts: Int[np.ndarray, " m"]
 ) -> dict[int, tuple[Status, str]]:
     """Why the statistics of a text are not fit for the table: text -> status and error."""
-    found: dict[int, tuple[Status, str]] = {}
+    problems: dict[int, tuple[Status, str]] = {}
     for name, values in columns.items():
         for token in np.flatnonzero(~np.isfinite(values)).tolist():
             text = int(np.searchsorted(starts, token, side="right")) - 1
             position = token - int(starts[text])
             error = f"{name} is {values[token]} at response token {position}"
-            found.setdefault(text, (Status.NOT_FINITE, error))
+            problems.setdefault(text, (Status.NOT_FINITE, error))
     for name in ("outside_base", "outside_rl"):
         if name in arrays:
             most = np.maximum.reduceat(arrays[name], starts[:-1])
@@ -184,8 +184,8 @@ def _problems(
                     f"one policy gives probability {float(most[text]):.3g} to ids that the "
                     f"other does not have (at most {MAX_MASS_OUTSIDE} can be left out)"
                 )
-                found.setdefault(text, (Status.MASS_OUTSIDE_VOCABULARY, error))
-    return found
+                problems.setdefault(text, (Status.MASS_OUTSIDE_VOCABULARY, error))
+    return problems
 
 
 def _arrays(lists: pa.ChunkedArray) -> list[Int[np.ndarray, " _"]]:

@@ -82,9 +82,9 @@ def _removed_afterwards(folder: str) -> Iterator[None]:
                 parent.rmdir()
 
 
-def _expect(found: object, expected: object, what: str) -> None:
-    if found != expected:
-        raise AssertionError(f"{what}: expected {expected!r}, got {found!r}")
+def _expect(got: object, expected: object, what: str) -> None:
+    if got != expected:
+        raise AssertionError(f"{what}: expected {expected!r}, got {got!r}")
 
 
 def _read_after_write(folder: str) -> str:

@@ -42,10 +42,10 @@ def know(path: PathLike[str] | str) -> Known:
     """
     with open_local(path) as file:
         before = _state(file)
-        found = Known(_sha256(file), before)
+        known = Known(_sha256(file), before)
         if _state(file) != before:
             raise Changed(f"{path} was written to while it was read")
-    return found
+    return known
 
 
 def seen_now(path: PathLike[str] | str, known: Known) -> Known:

@@ -416,15 +416,15 @@ def opened(uri: str, expected: Entry | None = None, *, read_ahead: bool = True) 
         def check(info: Mapping[str, Any] | None) -> None:
             # Of a file on a disk, what is open: that its name is another's by now does no harm.
             if local:
-                found = _entry_of_status(os.fstat(file.fileno()))
+                now = _entry_of_status(os.fstat(file.fileno()))
             else:
-                found = entry_of(filesystem, info or filesystem.info(path))
-            if not expected.differs(found):
+                now = entry_of(filesystem, info or filesystem.info(path))
+            if not expected.differs(now):
                 return
-            if (found.size, found.etag) == (expected.size, expected.etag):
+            if (now.size, now.etag) == (expected.size, expected.etag):
                 raise Changed(f"{uri} was written to, or moved, and its time was set back")
             raise Changed(
-                f"{uri} has {found.size:,} bytes and version {found.etag} now, and had "
+                f"{uri} has {now.size:,} bytes and version {now.etag} now, and had "
                 f"{expected.size:,} and {expected.etag}"
             )
 
@@ -466,8 +466,8 @@ def _list_local(path: str) -> Iterator[tuple[str, int, str]]:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # another writer's temporary file
                 if entry.is_file():
-                    found = _entry_of_status(entry.stat())
-                    yield entry.name, found.size, found.etag
+                    listed = _entry_of_status(entry.stat())
+                    yield entry.name, listed.size, listed.etag
 
 
 def _list_folder(filesystem: Any, path: str) -> Iterator[tuple[str, int, str]]:

@@ -72,11 +72,11 @@ def options(*, read_ahead: bool) -> dict[str, Any]:
     Args:
         read_ahead: As ``objects.open_store``.
     """
-    found: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "use_listings_cache": False,  # other processes write
         "config_kwargs": CONFIG[_patient.get()],
     }
-    return found if read_ahead else found | {"default_cache_type": "none"}
+    return arguments if read_ahead else arguments | {"default_cache_type": "none"}
 
 
 @contextmanager
@@ -108,8 +108,8 @@ def speaks(filesystem: Any) -> bool:
 
 def status(error: BaseException) -> int | None:
     """The HTTP status that s3fs made this ``OSError`` of; None where there is none."""
-    found: int | None = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return found
+    code: int | None = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return code
 
 
 def may_be_done_later(error: BaseException) -> bool:
@@ -162,8 +162,8 @@ def list_objects(filesystem: Any, path: str) -> Iterator[tuple[str, int, str]]:
     asked = {"Bucket": bucket, "Prefix": prefix and f"{prefix}/", "Delimiter": "/"}
     while True:
         page = filesystem.call_s3("list_objects_v2", **asked)
-        for found in page.get("Contents", ()):
-            yield found["Key"], found["Size"], found["ETag"].strip('"')
+        for item in page.get("Contents", ()):
+            yield item["Key"], item["Size"], item["ETag"].strip('"')
         if not page.get("IsTruncated"):
             return
         asked["ContinuationToken"] = page["NextContinuationToken"]

@@ -154,7 +154,7 @@ def _footer(metadata: Mapping[bytes, bytes]) -> Footer:
     try:
         return Footer.model_validate(values)
     except ValidationError as error:
-        wrong = ", ".join(sorted({str(one["loc"][0]) for one in error.errors()}))
+        wrong = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
         raise ValueError(f"its footer does not say {wrong}, as a unit's does") from None
 
 

@@ -40,9 +40,9 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 def _texts(node: dict[str, Any]) -> Iterator[str]:
     for value in node.values():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str):
-                yield one
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str):
+                yield item
 
 
 def _table_names(node: dict[str, Any]) -> Iterator[str]:

@@ -88,11 +88,11 @@ class NoiseFloor(BaseModel):
         The largest 99th percentile of all parts and policies.
         """
         rounding = self.rounding.spreads if self.rounding else {}
-        found: dict[str, float] = {}
+        by_column: dict[str, float] = {}
         for columns in (*self.rebatched.values(), self.base_against_base, *rounding.values()):
             for name, spread in columns.items():
-                found[name] = max(spread.p99, found.get(name, 0.0))
-        return found
+                by_column[name] = max(spread.p99, by_column.get(name, 0.0))
+        return by_column
 
     @property
     def lacks(self) -> str | None:

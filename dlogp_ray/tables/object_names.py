@@ -15,8 +15,8 @@ def unit_name(index: int) -> str:
 
 def unit_index(name: str) -> int | None:
     """Which unit has a name; None where it is no unit's."""
-    found = _NAME.fullmatch(name)
-    return int(found[1]) if found else None
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def object_name(table: str, unit: str) -> str:

@@ -27,7 +27,7 @@ class TableObject:
 
 
 @contextmanager
-def open_object(one: TableObject) -> Iterator[pq.ParquetFile]:
+def open_object(part: TableObject) -> Iterator[pq.ParquetFile]:
     """The object's Parquet file; page checksums are verified as it is read.
 
     Raises:
@@ -35,12 +35,12 @@ def open_object(one: TableObject) -> Iterator[pq.ParquetFile]:
             not whole.
     """
     try:
-        with store.opened(one.uri, one.entry, read_ahead=False) as raw:  # pyarrow does
+        with store.opened(part.uri, part.entry, read_ahead=False) as raw:  # pyarrow does
             yield pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=True)
     except store.Changed as error:
         raise Damaged(f"{error}: it was changed while the run was read; do that again") from None
     except (OSError, pa.ArrowException) as error:
         raise Damaged(
-            f"{one.uri} can't be read ({error}); `dlogp verify` tells what else is damaged, and "
+            f"{part.uri} can't be read ({error}); `dlogp verify` tells what else is damaged, and "
             "what to do"
         ) from None

@@ -55,7 +55,7 @@ class Run(StoredRun):
         if not objects:
             return ds.dataset(self.schema.empty_table())
         filesystem, _ = store.open_store(self.uri)
-        paths = [store.open_store(one.uri)[1] for one in objects]
+        paths = [store.open_store(part.uri)[1] for part in objects]
         return ds.dataset(paths, schema=self.schema, filesystem=filesystem, format=_CHECKED)
 
     def sql(self, query: str) -> Any:

@@ -126,7 +126,7 @@ def quarantine(run: StoredRun, name: str) -> str:
 def duplicate_sample_ids(run: StoredRun, committed: Committed) -> dict[str, list[str]]:
     """Sample ids that stand in more than one unit: unit -> its such ids, sorted."""
     with sample_ids(run, committed) as connection:
-        found = connection.execute(
+        twice = connection.execute(
             """
             WITH pairs AS (SELECT DISTINCT sample_id, unit FROM ids),
             twice AS (SELECT sample_id FROM pairs GROUP BY sample_id HAVING count(*) > 1)
@@ -134,4 +134,4 @@ def duplicate_sample_ids(run: StoredRun, committed: Committed) -> dict[str, list
             GROUP BY unit
             """
         ).fetchall()
-    return dict(found)
+    return dict(twice)

@@ -67,7 +67,7 @@ def query_run(run: StoredRun, query: str) -> Any:
     try:
         # COPY, ATTACH and CREATE could write, even over the run's own objects.
         statements = connection.extract_statements(query)
-        selects = [one.type for one in statements] == [duckdb.StatementType.SELECT]
+        selects = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
         relation = connection.sql(query) if selects else None
         if relation is None:
             raise Refused(f"expected one query that returns rows, got: {query}")
@@ -122,8 +122,8 @@ def _of_reading(error: duckdb.Error) -> bool:
 
 
 def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    found = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
-    return sorted(name for (name,) in found)
+    rows = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+    return sorted(name for (name,) in rows)
 
 
 def _create_views(
@@ -131,7 +131,7 @@ def _create_views(
 ) -> None:
     table, objects = run.kind.table, run.objects()
     if objects:
-        names = ", ".join(_quoted(one.uri) for one in objects)
+        names = ", ".join(_quoted(part.uri) for part in objects)
         connection.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet([{names}])")
     else:
         connection.register("no_rows", run.schema.empty_table())
@@ -166,11 +166,11 @@ def _create_sparsity(
         for table in tables:
             uri = run.path(f"sparsity/{analysis}/{table}.parquet")
             uris.setdefault(table, []).append(_quoted(uri))
-    for table, some in uris.items():
+    for table, of_table in uris.items():
         view = "sparsity" if table == "figures" else f"sparsity_{table}"
         connection.execute(
             f"CREATE VIEW {view} AS SELECT split_part(filename, '/', -2) AS analysis, * EXCLUDE "
-            f"filename FROM read_parquet([{', '.join(some)}], union_by_name = true, "
+            f"filename FROM read_parquet([{', '.join(of_table)}], union_by_name = true, "
             "filename = true)"
         )
 
@@ -193,7 +193,7 @@ def _create_weights(
     tables = [
         f"SELECT {_quoted(name)} AS name, * FROM read_parquet([{uris}])"
         for name, table in there.items()
-        if (uris := ", ".join(_quoted(one.uri) for one in table.objects()))
+        if (uris := ", ".join(_quoted(part.uri) for part in table.objects()))
     ]
     if tables:
         connection.execute(f"CREATE VIEW weights AS {' UNION ALL '.join(tables)}")

@@ -183,9 +183,9 @@ class StoredRun:
             data = store.read(self.path(name))
         except FileNotFoundError:
             return b"", "is missing"
-        found, expected = hashlib.sha256(data).hexdigest(), self.hashes.get(name)
-        if found != expected:
-            return data, f"has SHA-256 {found}, and run.json says {expected}"
+        sha256, expected = hashlib.sha256(data).hexdigest(), self.hashes.get(name)
+        if sha256 != expected:
+            return data, f"has SHA-256 {sha256}, and run.json says {expected}"
         return data, None
 
     @property

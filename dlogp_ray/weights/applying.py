@@ -89,7 +89,9 @@ def weigh(
     Raises:
         ValueError: Something that a scheme needs is not there.
     """
-    weights = schemes.combine(*(_weights(one, texts, whole.get(one, Whole())) for one in chosen))
+    weights = schemes.combine(
+        *(_weights(scheme, texts, whole.get(scheme, Whole())) for scheme in chosen)
+    )
     return schemes.mean_one(weights, texts.mask) if mean_one else weights
 
 
@@ -101,7 +103,7 @@ def weigh_batch(
     gather: Gather = lambda values: values,
 ) -> Float[Tensor, "b t"]:
     """``weigh`` with quantiles and groups' means of this batch, as a trainer does on the fly."""
-    whole = {one: whole_of_batch(one, texts, gather) for one in chosen}
+    whole = {scheme: whole_of_batch(scheme, texts, gather) for scheme in chosen}
     return weigh(chosen, texts, whole, mean_one=mean_one)
 
 
@@ -134,10 +136,10 @@ def _threshold_of_batch(scheme: EntropyTop, texts: SchemeInputs, gather: Gather)
 
 def _moments_of_batch(scheme: Ppl, texts: SchemeInputs, gather: Gather) -> Whole:
     xp = array_api_compat.array_namespace(texts.mask)
-    some = xp.any(texts.mask != 0, axis=1)  # a text without tokens has no perplexity
-    own = schemes.log_ppl(texts.logp_old, texts.mask)[some]
+    not_empty = xp.any(texts.mask != 0, axis=1)  # a text without tokens has no perplexity
+    own = schemes.log_ppl(texts.logp_old, texts.mask)[not_empty]
     groups: Any = texts.groups
-    mean, std = _moments(gather(own), gather(groups[some]), groups)
+    mean, std = _moments(gather(own), gather(groups[not_empty]), groups)
     return Whole(mean=mean, std=std)
 
 

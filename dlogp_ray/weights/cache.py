@@ -153,28 +153,28 @@ def _batches(
     table: Run, objects: Sequence[TableObject], policy: str, column: str
 ) -> Iterator[pa.RecordBatch]:
     """The policy's rows that have values, checked, some at a time."""
-    for one in objects:
-        with open_object(one) as file:
+    for part in objects:
+        with open_object(part) as file:
             for batch in file.iter_batches(_ROWS, columns=[*_COLUMNS, column]):
                 wanted = pa.compute.and_(
                     pa.compute.equal(batch["status"], Status.OK),
                     pa.compute.equal(batch["policy"], policy),
                 )
-                some = batch.filter(wanted)
-                if not len(some):
+                rows = batch.filter(wanted)
+                if not len(rows):
                     continue
                 for name, ids, expected in zip(
-                    some["sample_id"].to_pylist(),
-                    some["response_ids"],
-                    some["token_hash"].to_pylist(),
+                    rows["sample_id"].to_pylist(),
+                    rows["response_ids"],
+                    rows["token_hash"].to_pylist(),
                     strict=True,
                 ):
                     if token_hash(ids.values.to_numpy()) != expected:
                         raise Damaged(
-                            f"{one.uri}: the tokens of sample {name} don't have the hash of its "
+                            f"{part.uri}: the tokens of sample {name} don't have the hash of its "
                             f"row; `dlogp verify {table.uri}` tells what else is damaged"
                         )
-                yield some
+                yield rows
 
 
 def _check_unique(table: Run, folder: Path) -> None:

@@ -46,7 +46,7 @@ def full_length_weights(
         )
     # Where no token is of a response, the prompt ends nowhere.
     begins = (response_mask != 0).int().argmax(dim=1).tolist()
-    found = weights.expected("weights").batch(
+    batch = weights.expected("weights").batch(
         sample_ids,
         input_ids,
         input_ids.size(1),
@@ -56,4 +56,4 @@ def full_length_weights(
         ],
         missing=missing,
     )
-    return found.to(input_ids.device)
+    return batch.to(input_ids.device)

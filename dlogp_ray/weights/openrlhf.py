@@ -35,7 +35,7 @@ def action_weights(experience: Any, weights: PerToken, *, missing: Missing = "er
         )
     tokens = experience.sequences[:, 1:]
     actions, there = experience.action_mask != 0, experience.attention_mask != 0
-    found = weights.expected("weights").batch(
+    batch = weights.expected("weights").batch(
         [str(label) for label in experience.labels],
         tokens,
         tokens.size(1),
@@ -53,7 +53,7 @@ def action_weights(experience: Any, weights: PerToken, *, missing: Missing = "er
         ],
         missing=missing,
     )
-    return found.to(tokens.device)
+    return batch.to(tokens.device)
 
 
 def weighted_maker(maker: type, weights: PerToken, *, missing: Missing = "error") -> type:
@@ -70,8 +70,10 @@ def weighted_maker(maker: type, weights: PerToken, *, missing: Missing = "error"
         ) -> Any:
             """OpenRLHF's own, then the weights."""
             experiences = super().compute_advantages_and_returns(experiences, *args, **kwargs)
-            for one in experiences:
-                one.advantages = one.advantages * action_weights(one, weights, missing=missing)
+            for experience in experiences:
+                experience.advantages = experience.advantages * action_weights(
+                    experience, weights, missing=missing
+                )
             return experiences
 
     return WeightedMaker

@@ -13,7 +13,11 @@ def by_others(generators: Sequence[str], policy: str, scored: Collection[str]) -
     Where a text says that it is the policy's, all others are; where none does, the policy goes by
     another name there, and only those that were scored beside it are known to be others.
     """
-    return [one for one in generators if one != policy and (policy in generators or one in scored)]
+    return [
+        generator
+        for generator in generators
+        if generator != policy and (policy in generators or generator in scored)
+    ]
 
 
 def complete(

@@ -209,8 +209,8 @@ def first_pass(rows: Rows, weighing: Weighing) -> tuple[Counts, GroupSums, Group
 def _perplexities(rows: Rows) -> GroupSums:
     """Of the texts that have tokens: the others have no perplexity."""
     text = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
-    some = np.bincount(text[rows.mask], minlength=len(rows.lengths)) > 0
-    return GroupSums.of(rows.groups.filter(pa.array(some)), rows.log_ppl[some])
+    not_empty = np.bincount(text[rows.mask], minlength=len(rows.lengths)) > 0
+    return GroupSums.of(rows.groups.filter(pa.array(not_empty)), rows.log_ppl[not_empty])
 
 
 def weigh_rows(
@@ -320,7 +320,7 @@ def _summary(
     other = pc.sum(pc.not_equal(rows.some["temperature"], scored_at)).as_py()
     status = rows.table["status"].value_counts().to_pylist()
     return WeightsSummary(
-        status={one["values"]: one["counts"] for one in status},
+        status={count["values"]: count["counts"] for count in status},
         tokens=len(counted),
         changed=int((counted != 1).sum()),
         total=float(counted.sum(dtype=np.float64)),

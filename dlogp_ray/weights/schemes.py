@@ -225,9 +225,9 @@ def rsi_band(
     p = RsiBand(low=low, high=high)
     xp, logp, counts = _prepared(logp_old, mask)
     _, entropy, _ = _prepared(entropy_old, mask)
-    some = entropy > 0
-    rsi = -logp / xp.where(some, entropy, 1.0)
-    inside = ~some | ((rsi >= p.low) & (rsi <= p.high))
+    uncertain = entropy > 0
+    rsi = -logp / xp.where(uncertain, entropy, 1.0)
+    inside = ~uncertain | ((rsi >= p.low) & (rsi <= p.high))
     return xp.where(counts, xp.astype(inside, xp.float32), 1.0)
 
 

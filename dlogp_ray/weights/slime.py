@@ -68,7 +68,7 @@ def _lines(
 ) -> Iterator[str]:
     for index, row in enumerate(complete(rollouts, NEEDED)):
         prompt, response = (list(map(int, row[n])) for n in ("prompt_ids", "response_ids"))
-        (found,) = weights.of([row["sample_id"]], [response], prompt_ids=[prompt], missing=missing)
+        (of_row,) = weights.of([row["sample_id"]], [response], prompt_ids=[prompt], missing=missing)
         given = row.get("response_mask")
         mask = [1] * len(response) if given is None else list(map(int, given))
         if len(mask) != len(response):
@@ -83,7 +83,7 @@ def _lines(
             "response_length": len(response),
             "loss_mask": mask,
             "reward": None if reward is None else float(reward),
-            "loss_weights": found.tolist(),
+            "loss_weights": of_row.tolist(),
             "metadata": {"sample_id": row["sample_id"]},
         }
         yield json.dumps(sample)

@@ -161,7 +161,7 @@ class PerToken:
                     f"expected response_ids and mask of one shape, got {padded.shape} and "
                     f"{there.shape}"
                 )
-            response_ids = [ids[some] for ids, some in zip(padded, there, strict=True)]
+            response_ids = [ids[own] for ids, own in zip(padded, there, strict=True)]
         values, lengths = self._flat(sample_ids, response_ids, prompt_ids, missing)
         if len(lengths) and lengths.max() > length:
             at = int(lengths.argmax())

@@ -60,15 +60,15 @@ def loss_weights(
     # Tokens of tools are part of the response, and not of verl's response_mask.
     there = mask[:, -length:]
     names = _sample_ids(data.non_tensor_batch, rollouts)
-    found = weights.expected("weights").batch(
+    batch = weights.expected("weights").batch(
         names,
         responses,
         length,
         mask=there,
-        prompt_ids=[ids[some] for ids, some in zip(prompts, mask[:, :-length].bool(), strict=True)],
+        prompt_ids=[ids[real] for ids, real in zip(prompts, mask[:, :-length].bool(), strict=True)],
         missing=missing,
     )
-    return found.to(responses.device)
+    return batch.to(responses.device)
 
 
 def weighted_advantages(
@@ -85,14 +85,14 @@ def weighted_advantages(
 
     def weighted(data: Any, *args: Any, **kwargs: Any) -> Any:
         data = compute_advantage(data, *args, **kwargs)
-        found = loss_weights(data, weights, rollouts=rollouts, missing=missing)
-        if data.batch["advantages"].shape != found.shape:
+        multipliers = loss_weights(data, weights, rollouts=rollouts, missing=missing)
+        if data.batch["advantages"].shape != multipliers.shape:
             raise ValueError(
-                f"expected an advantage a token, {tuple(found.shape)}, got "
+                f"expected an advantage a token, {tuple(multipliers.shape)}, got "
                 f"{tuple(data.batch['advantages'].shape)}"
             )
-        data.batch["loss_weights"] = found
-        data.batch["advantages"] = data.batch["advantages"] * found
+        data.batch["loss_weights"] = multipliers
+        data.batch["advantages"] = data.batch["advantages"] * multipliers
         return data
 
     return weighted

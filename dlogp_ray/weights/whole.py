@@ -36,7 +36,7 @@ class Counts:
     @classmethod
     def merge(cls, parts: Sequence["Counts"]) -> "Counts":
         """The sum; of none, nothing counted."""
-        return cls(sum((one.bins for one in parts), np.zeros(1 << _BITS, np.int64)))
+        return cls(sum((part.bins for part in parts), np.zeros(1 << _BITS, np.int64)))
 
     def __len__(self) -> int:
         """Values counted."""
@@ -90,7 +90,7 @@ class GroupSums:
     @classmethod
     def merge(cls, parts: Iterable["GroupSums"]) -> "GroupSums":
         """The sum, ordered by group; of none, no group."""
-        whole = pa.concat_tables([cls.schema().empty_table(), *(one.table for one in parts)])
+        whole = pa.concat_tables([cls.schema().empty_table(), *(part.table for part in parts)])
         # By one thread: sums of roundings depend on their order.
         added = whole.group_by("group", use_threads=False).aggregate(
             [

@@ -28,8 +28,8 @@ def bin_of(magnitudes: Float[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
             / np.log(LARGEST / SMALLEST)
             * (COUNT - 2)
         )
-    found: np.ndarray = np.clip(np.floor(places) + 1, 0, COUNT - 1).astype(np.int64)
-    return found
+    bins: np.ndarray = np.clip(np.floor(places) + 1, 0, COUNT - 1).astype(np.int64)
+    return bins
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Bins:
         """Of some tokens."""
         at, size = folds * COUNT + bin_of(magnitudes), FOLDS * COUNT
         counts = np.bincount(at, minlength=size).reshape(FOLDS, COUNT)
-        sums = [np.bincount(at, some, size).reshape(FOLDS, COUNT) for some in values]
+        sums = [np.bincount(at, weights, size).reshape(FOLDS, COUNT) for weights in values]
         return cls(counts, np.array(sums))
 
     def __add__(self, other: Self) -> Self:

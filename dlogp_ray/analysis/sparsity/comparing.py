@@ -89,7 +89,9 @@ def headline_differences(rows: pa.Table) -> Table:
         if key in names:
             percent = row["figure"] != "mean"
             whose = [row["policy"], row["generator"] or "unnamed", *(row[n] or "" for n in by)]
-            sides = [cell(row[f"value_{one}"], row[f"se_{one}"], percent=percent) for one in "ab"]
+            sides = [
+                cell(row[f"value_{side}"], row[f"se_{side}"], percent=percent) for side in "ab"
+            ]
             difference = cell(row["difference"], row["difference_se"], percent=percent)
             table.add_row(*whose, names[key], *sides, difference)
     return table

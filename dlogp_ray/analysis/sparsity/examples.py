@@ -41,13 +41,13 @@ class Examples:
         kinds = []
         for kind, rank in (("moved", -sums), ("random", np.array(chance, dtype=np.float64))):
             names = pa.array([kind] * len(rows), pa.string())
-            some = rows.append_column("kind", names).append_column("rank", pa.array(rank))
-            kinds.append(some.filter(pa.array(sums >= 0)))
+            ranked = rows.append_column("kind", names).append_column("rank", pa.array(rank))
+            kinds.append(ranked.filter(pa.array(sums >= 0)))
         return cls(_first(pa.concat_tables(kinds)))
 
     def __add__(self, other: Self) -> Self:
         """Of both."""
-        there = [one.rows for one in (self, other) if one.rows is not None]
+        there = [part.rows for part in (self, other) if part.rows is not None]
         return type(self)(_first(pa.concat_tables(there)) if there else None)
 
     @classmethod

@@ -127,9 +127,9 @@ def grouped(rows: pa.Table, by: Sequence[str], floors: Mapping[str, float]) -> G
     rejected = rows.filter(pc.not_equal(rows["status"], Status.OK))
     groups = {}
     named = {group for group, _ in _split(rejected, by)}
-    for group, some in _split(paired, by):
+    for group, members in _split(paired, by):
         named.add(group)
-        tokens = Tokens.of(some)
+        tokens = Tokens.of(members)
         if len(tokens):
             groups[group] = Statistics.of(tokens, floors)
     return Grouped(
@@ -150,12 +150,14 @@ def _split(rows: pa.Table, by: Sequence[str]) -> Iterator[tuple[Group, pa.Table]
     keys = rows.group_by([*SPLIT, "step", *by], use_threads=False).aggregate([]).to_pylist()
     _check_count(len(keys))
     for key in keys:
-        some = rows
+        members = rows
         for name, value in key.items():
-            column = some[name]
-            some = some.filter(pc.is_null(column) if value is None else pc.equal(column, value))
+            column = members[name]
+            members = members.filter(
+                pc.is_null(column) if value is None else pc.equal(column, value)
+            )
         split = tuple((name, key[name]) for name in by)
-        yield Group(key["policy"], key["generator"], split, key["step"]), some
+        yield Group(key["policy"], key["generator"], split, key["step"]), members
 
 
 def _added(mine: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -31,11 +31,11 @@ def headline_rows(figures: pa.Table, by: Sequence[str]) -> list[list[str]]:
     """
     headings = [heading for heading, *_ in HEADLINES]
     rows = [["policy", "text of", *by, "samples", "tokens", *headings]]
-    for whose, found in _groups(figures, by):
-        mean = found["delta_logp", "mean", None]
+    for whose, of_group in _groups(figures, by):
+        mean = of_group["delta_logp", "mean", None]
         cells = [f"{mean['n_samples']:,}", f"{mean['n_tokens']:,}"]
         for _, statistic, figure, at in HEADLINES:
-            row = found.get((statistic, figure, at), _NOTHING)
+            row = of_group.get((statistic, figure, at), _NOTHING)
             cells.append(cell(row["value"], row["se"], percent=figure != "mean"))
         rows.append([*whose, *cells])
     return rows
@@ -60,8 +60,8 @@ def _groups(
         whose = (row["policy"], row["generator"] or "unnamed", *(_short(row[name]) for name in by))
         key = (row["statistic"], row["figure"], row["x"])
         groups.setdefault((row["step"], *whose), {})[key] = row
-    for (_, *names), found in groups.items():
-        yield names, found
+    for (_, *names), of_group in groups.items():
+        yield names, of_group
 
 
 def _short(value: str | None) -> str:

@@ -66,11 +66,11 @@ class Quantiles:
         values[np.abs(values) < _LEAST_NORMAL] = 0.0  # −0 too
         there = ~np.isnan(values)
         values, fold = values[there], folds[there].astype(np.uint32)
-        found = (float_order.places(values) >> (_BITS - bits)) * np.uint32(FOLDS) + fold
-        found, tokens = np.unique(found, return_counts=True)
-        bins, at = np.unique(found // FOLDS, return_inverse=True)
+        keys = (float_order.places(values) >> (_BITS - bits)) * np.uint32(FOLDS) + fold
+        keys, tokens = np.unique(keys, return_counts=True)
+        bins, at = np.unique(keys // FOLDS, return_inverse=True)
         counts = np.zeros((FOLDS, len(bins)), np.int64)
-        counts[found % FOLDS, at] = tokens
+        counts[keys % FOLDS, at] = tokens
         least, greatest = values.min(initial=np.inf), values.max(initial=-np.inf)
         return cls(bits, bins, _packed(counts), float(least), float(greatest), samples)
 
@@ -78,8 +78,8 @@ class Quantiles:
         """Of both."""
         bins = np.union1d(self.bins, other.bins)
         counts = np.zeros((FOLDS, len(bins)), np.int64)
-        for one in (self, other):
-            counts[:, np.searchsorted(bins, one.bins)] += one.counts
+        for part in (self, other):
+            counts[:, np.searchsorted(bins, part.bins)] += part.counts
         return type(self)(
             self.bits,
             bins,
@@ -99,7 +99,7 @@ class Quantiles:
         n, folds = int(tokens.sum()), int(np.count_nonzero(tokens))
         if not n:
             return [Figure(None, None, None, None, 0, self.samples) for _ in at]
-        found = []
+        rows = []
         for share in at:
             low = high = se = None
             if share in (0.0, 1.0):
@@ -112,8 +112,8 @@ class Quantiles:
                 low = self._number(self._bin(share - error), 0.0)
                 high = self._number(self._bin(share + error), 1.0)
                 se = (high - low) / (2 * t)
-            found.append(Figure(value, se, low, high, n, self.samples))
-        return found
+            rows.append(Figure(value, se, low, high, n, self.samples))
+        return rows
 
     @cached_property
     def _ends(self) -> Integer[np.ndarray, " b"]:

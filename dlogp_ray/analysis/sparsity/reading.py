@@ -16,7 +16,7 @@ _TOKENS_AT_ONCE = 100_000
 
 
 def read_object(
-    one: TableObject, *, by: Sequence[str], floors: Mapping[str, float], policies: int
+    part: TableObject, *, by: Sequence[str], floors: Mapping[str, float], policies: int
 ) -> Grouped:
     """The statistics of one object.
 
@@ -30,13 +30,13 @@ def read_object(
         Damaged: It can't be read.
         Refused: There are too many groups.
     """
-    parts = (grouped(rows, by, floors) for rows in _tables(one, by, policies))
+    parts = (grouped(rows, by, floors) for rows in _tables(part, by, policies))
     return Grouped.merge(parts)
 
 
-def _tables(one: TableObject, by: Sequence[str], policies: int) -> Iterator[pa.Table]:
+def _tables(part: TableObject, by: Sequence[str], policies: int) -> Iterator[pa.Table]:
     """An object's rows, some at a time."""
-    with open_object(one) as file:
+    with open_object(part) as file:
         columns = columns_needed(by, file.schema_arrow.names)
         rows = _rows_at_once(file.metadata, policies)
         for batch in file.iter_batches(rows, columns=columns):

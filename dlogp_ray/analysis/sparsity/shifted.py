@@ -29,10 +29,10 @@ class Shifted:
     @classmethod
     def of(cls, ids: Int[np.ndarray, " t"], delta: Float[np.ndarray, " t"]) -> Self:
         """Of some tokens."""
-        found, which = np.unique(ids, return_inverse=True)
-        raised = np.bincount(which, np.maximum(delta, 0), len(found))
-        lowered = np.bincount(which, np.minimum(delta, 0), len(found))
-        return cls(found, np.bincount(which, minlength=len(found)), raised, lowered)
+        vocabulary, which = np.unique(ids, return_inverse=True)
+        raised = np.bincount(which, np.maximum(delta, 0), len(vocabulary))
+        lowered = np.bincount(which, np.minimum(delta, 0), len(vocabulary))
+        return cls(vocabulary, np.bincount(which, minlength=len(vocabulary)), raised, lowered)
 
     def __add__(self, other: Self) -> Self:
         """Of both."""

@@ -176,20 +176,20 @@ class Statistics:
 
     def figures(self) -> dict[Key, Figure]:
         """All figures: (statistic, figure, at) -> value, error, interval."""
-        found = self.ratios.figures()
+        rows = self.ratios.figures()
         for name, quantiles in self.quantiles.items():
             for share, figure in zip(QUANTILES, quantiles.figures(QUANTILES), strict=True):
-                found[name, "quantile", share] = figure
+                rows[name, "quantile", share] = figure
         for name, over_places in self.place_quantiles.items():
             for place, quantiles in enumerate(over_places):
-                some = quantiles.figures(PLACE_QUANTILES)
-                for share, figure in zip(PLACE_QUANTILES, some, strict=True):
+                at_places = quantiles.figures(PLACE_QUANTILES)
+                for share, figure in zip(PLACE_QUANTILES, at_places, strict=True):
                     key = f"quantile_{share:g}_at_relative_position"
-                    found[name, key, place / PLACES] = figure
-        found.update(self._concentration())
+                    rows[name, key, place / PLACES] = figure
+        rows.update(self._concentration())
         for policy, bins in self.surprisal.items():
-            found.update(self._deciles(policy, bins))
-        return found
+            rows.update(self._deciles(policy, bins))
+        return rows
 
     def _concentration(self) -> Iterator[tuple[Key, Figure]]:
         bins = self.magnitude
@@ -321,10 +321,10 @@ def _positions(values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray
 
 def _bins(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The bin of each value; the first and the last one are open."""
-    found: np.ndarray = np.clip(
+    bins: np.ndarray = np.clip(
         np.searchsorted(starts, values, side="right") - 1, 0, len(starts) - 1
     )
-    return found
+    return bins
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

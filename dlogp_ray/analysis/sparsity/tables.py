@@ -160,17 +160,17 @@ def _figures(statistics: Statistics) -> Iterator[dict[str, Any]]:
 
 
 def _rows(figures: Mapping[Key, Figure]) -> Iterator[dict[str, Any]]:
-    for (statistic, figure, at), found in figures.items():
+    for (statistic, figure, at), estimate in figures.items():
         yield {
             "statistic": statistic,
             "figure": figure,
             "x": at,
-            "value": found.value,
-            "se": found.se,
-            "ci_low": found.ci_low,
-            "ci_high": found.ci_high,
-            "n_tokens": found.n_tokens,
-            "n_samples": found.n_samples,
+            "value": estimate.value,
+            "se": estimate.se,
+            "ci_low": estimate.ci_low,
+            "ci_high": estimate.ci_high,
+            "n_tokens": estimate.n_tokens,
+            "n_samples": estimate.n_samples,
         }
 
 

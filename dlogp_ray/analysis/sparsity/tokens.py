@@ -54,8 +54,8 @@ class Tokens:
         columns["position"] = position
         columns["relative_position"] = position / whole[sample[mask]]
         names = rows["sample_id"].to_pylist()
-        some = np.flatnonzero(kept)
-        return cls(tuple(names[index] for index in some), kept[some], columns)
+        rows_kept = np.flatnonzero(kept)
+        return cls(tuple(names[index] for index in rows_kept), kept[rows_kept], columns)
 
     def __len__(self) -> int:
         """t."""
@@ -74,8 +74,8 @@ class Tokens:
 
     def per_sample(self, values: Shaped[np.ndarray, " t"]) -> Float[np.ndarray, " s"]:
         """Σ over each sample's tokens; of truth values, how many are true."""
-        found: np.ndarray = np.add.reduceat(values, self.starts, dtype=np.float64)
-        return found
+        sums: np.ndarray = np.add.reduceat(values, self.starts, dtype=np.float64)
+        return sums
 
     def per_sample_and_bin(
         self, bins: Int[np.ndarray, " t"], count: int, values: Float[np.ndarray, " t"] | None = None

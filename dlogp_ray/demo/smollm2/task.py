@@ -86,8 +86,8 @@ class WordProblem(NamedTuple):
 
 def last_number(response: str) -> str | None:
     """The last run of digits in a text, None where there is none."""
-    found = re.findall(r"[0-9]+", response)
-    return found[-1] if found else None
+    numbers = re.findall(r"[0-9]+", response)
+    return numbers[-1] if numbers else None
 
 
 def is_right(problem: Mapping[str, Any], response: str) -> bool:

@@ -127,16 +127,16 @@ class AnswerUnit:
             for variant in wanted[answer.intervention]:
                 yield self._row(answer, variant, grades[key])
 
-    def _row(self, answer: Answer, wanted: Wanted, found: Mapping[str, Any]) -> Row:
+    def _row(self, answer: Answer, wanted: Wanted, grades: Mapping[str, Any]) -> Row:
         prompt, config = answer.prompt, self._job.config
-        correct = found["correct"]
+        correct = grades["correct"]
         return {
             "sample_id": f"{prompt.problem}/{wanted.label}/{prompt.seed}/{prompt.sample}",
             "group_id": prompt.problem,
             "generator": wanted.label,
             "policy": wanted.label,
-            "status": Status.OK if found["error"] is None else Status.NOT_GRADED,
-            "error": found["error"],
+            "status": Status.OK if grades["error"] is None else Status.NOT_GRADED,
+            "error": grades["error"],
             "rule": wanted.rule,
             "threshold": wanted.threshold,
             "rate": wanted.rate,

@@ -65,9 +65,9 @@ def preview(config: InterveneConfig) -> IntervenePreview:
     with session.kept():
         executor = where.tried(job, plan.tokens, Counter())
         if run is None:
-            found = plan.calibrated(executor, run, progress=True)
+            calibrated = plan.calibrated(executor, run, progress=True)
         else:
-            found = as_calibrated(run.info_of(InterveneInfo))
-        executor = where.done(executor, plan.tokens / found.answers_per_s)
-        placement = executor.place(job.config, found.threads)
-    return IntervenePreview(plan, placement, found, len(run.committed()) if run else 0)
+            calibrated = as_calibrated(run.info_of(InterveneInfo))
+        executor = where.done(executor, plan.tokens / calibrated.answers_per_s)
+        placement = executor.place(job.config, calibrated.threads)
+    return IntervenePreview(plan, placement, calibrated, len(run.committed()) if run else 0)

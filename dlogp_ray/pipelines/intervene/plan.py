@@ -67,8 +67,10 @@ class IntervenePlan(PolicyPlan[InterveneJob]):
         threads = job.threads if job.dtype else None
         placement = executor.place(job.config, threads, progress=progress)
         if progress:
-            some = min(job.config.calibration_problems, len(self.problems))
-            what = f"loading the policies, and answering {some:,} problems for thresholds and speed"
+            first = min(job.config.calibration_problems, len(self.problems))
+            what = (
+                f"loading the policies, and answering {first:,} problems for thresholds and speed"
+            )
             Console(stderr=True).print(what, highlight=False)
         return executor.attempt(placement, calibrate, job, placement, self.problems)
 
@@ -76,16 +78,23 @@ class IntervenePlan(PolicyPlan[InterveneJob]):
         self, executor: Executor, missing: Units, run: Run | None, *, progress: bool
     ) -> Ready:
         """Calibrate."""
-        found = self.calibrated(executor, run, progress=progress)
-        return Ready(found.threads, missing.tokens / found.answers_per_s, 0.0, self._info(found))
+        calibrated = self.calibrated(executor, run, progress=progress)
+        return Ready(
+            calibrated.threads,
+            missing.tokens / calibrated.answers_per_s,
+            0.0,
+            self._info(calibrated),
+        )
 
-    def _info(self, found: Calibrated) -> InterveneInfo:
+    def _info(self, calibrated: Calibrated) -> InterveneInfo:
         return InterveneInfo(
             **common_info(self),
-            **found.as_info(),
+            **calibrated.as_info(),
             special_tokens=self.special_tokens,
             engine=RecordedDecoding(
-                dtype=found.dtype, threads=found.threads, answers_per_s=found.answers_per_s
+                dtype=calibrated.dtype,
+                threads=calibrated.threads,
+                answers_per_s=calibrated.answers_per_s,
             ),
         )
 

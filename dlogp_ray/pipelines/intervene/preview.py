@@ -32,7 +32,7 @@ class IntervenePreview:
 
 def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[str, Any]:
     """What an intervene job would do, for people; the same as a JSON document is returned."""
-    plan, found = preview.plan, preview.calibrated
+    plan, calibrated = preview.plan, preview.calibrated
     units = plan.units
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("run", plan.job.run_uri)
@@ -42,20 +42,20 @@ def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[st
         table.add_row(heading, fact)
     table.add_row("answers", f"{units.tokens:,}")
     table.add_row("actors", preview.placement.in_words())
-    speed = f"{found.answers_per_s:,.1f} answers/s of one actor, by one policy alone"
+    speed = f"{calibrated.answers_per_s:,.1f} answers/s of one actor, by one policy alone"
     table.add_row("measured", f"{speed}; what interventions have in common is decoded once")
     print_whole(table, console)
     console.print()
     rules = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("intervention", "threshold", "fired in the calibration"):
         rules.add_column(heading, justify="left" if heading == "intervention" else "right")
-    for variant in found.interventions:
+    for variant in calibrated.interventions:
         threshold = "" if variant.threshold is None else f"{variant.threshold:.4g}"
         rules.add_row(
             variant.label, threshold, "" if variant.reached is None else f"{variant.reached:.2%}"
         )
     print_whole(rules, console)
-    for left in found.left_out:
+    for left in calibrated.left_out:
         console.print(f"left out: {left.label}: {left.reason}", highlight=False, soft_wrap=True)
     return {
         "run": plan.job.run_uri,
@@ -65,7 +65,7 @@ def print_intervene_plan(preview: IntervenePreview, console: Console) -> dict[st
         "special_tokens": plan.special_tokens,
         "answers": units.tokens,
         "actors": preview.placement.max_actors,
-        "answers_per_s_per_actor": found.answers_per_s,
-        "interventions": [asdict(variant) for variant in found.interventions],
-        "left_out": {left.label: left.reason for left in found.left_out},
+        "answers_per_s_per_actor": calibrated.answers_per_s,
+        "interventions": [asdict(variant) for variant in calibrated.interventions],
+        "left_out": {left.label: left.reason for left in calibrated.left_out},
     }

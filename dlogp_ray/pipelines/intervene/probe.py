@@ -89,7 +89,7 @@ def calibrate(
     """
     unit = AnswerUnit(job, placement.device, placement.threads, spread=placement.gpus > 1)
     base, rl = unit.policies[BASE], unit.policies[job.config.rl]
-    some = problems.slice(0, job.config.calibration_problems).to_pylist()
+    sample = problems.slice(0, job.config.calibration_problems).to_pylist()
     of_label: dict[str, Wanted | LeftOut] = {
         variant.label: variant for variant in job.interventions if variant.calibrated
     }
@@ -101,7 +101,7 @@ def calibrate(
         if speeds and not missing:
             continue
         never = (Intervention("never", primary=primary),)
-        wanted = [Prompt(STREAM + p["problem_id"], p["prompt_ids"], never) for p in some]
+        wanted = [Prompt(STREAM + p["problem_id"], p["prompt_ids"], never) for p in sample]
         started = time.monotonic()
         answers = list(unit.decoder.decode(wanted))
         speeds.append(len(answers) / (time.monotonic() - started))
@@ -115,7 +115,7 @@ def calibrate(
         for variant in missing:
             of_label[variant.label] = _with_threshold(variant, statistics)
     in_order = [of_label[variant.label] for variant in job.interventions]
-    _try_extrapolation(unit, some[:_TRIED], in_order)
+    _try_extrapolation(unit, sample[:_TRIED], in_order)
     calibrated = Calibrated(
         interventions=tuple(variant for variant in in_order if isinstance(variant, Wanted)),
         left_out=tuple(left for left in in_order if isinstance(left, LeftOut)),

@@ -40,7 +40,7 @@ def summarise_answered(
 ) -> InterveneResult:
     """What is in the run; rejected are rows that nobody could grade."""
     info = made.run.info_of(InterveneInfo)
-    left_out = {one.label: one.reason for one in info.left_out}
+    left_out = {wanted.label: wanted.reason for wanted in info.left_out}
     common = common_result(made, clock, max_rejected)
     common["special_tokens"] = info.special_tokens
     return InterveneResult(**common, left_out=left_out, curve=tuple(curve))
@@ -64,7 +64,11 @@ def _print_curve(result: InterveneResult, console: Console) -> None:
         for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
         for point in result.curve:
-            passed = [_with_error(one.value, one.se) for one in point.pass_at if one.k == most]
+            passed = [
+                _with_error(estimate.value, estimate.se)
+                for estimate in point.pass_at
+                if estimate.k == most
+            ]
             table.add_row(
                 point.label,
                 f"{point.trigger_rate:.2%}",

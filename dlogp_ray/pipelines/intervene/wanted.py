@@ -51,15 +51,15 @@ def wanted_interventions(config: InterveneConfig) -> Iterator[Wanted]:
     Raises:
         Refused: Two have the same label.
     """
-    found = [Wanted(BASE, "never"), Wanted(config.rl, "never", primary="rl")]
+    wanted = [Wanted(BASE, "never"), Wanted(config.rl, "never", primary="rl")]
     for rule in config.rules:
         for gamma in rule.gammas or (None,):
-            found += _of_rule(rule, gamma)
-    labels = [variant.label for variant in found]
+            wanted += _of_rule(rule, gamma)
+    labels = [variant.label for variant in wanted]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise Refused(f"rules: {', '.join(twice)}: there twice; each intervention is tried once")
-    yield from found
+    yield from wanted
 
 
 def _of_rule(rule: RuleConfig, gamma: float | None) -> Iterator[Wanted]:

@@ -74,23 +74,23 @@ class ReweightPlan(RunPlan[ReweightJob]):
         if run is not None:
             return Ready(1, 0.0, 0.0, run.info)
         where = executor.call.run_on
-        found = look_at_all(self.objects, self.job.weighing, where, progress=progress)
-        return Ready(1, 0.0, 0.0, self._info(found))
+        of_all = look_at_all(self.objects, self.job.weighing, where, progress=progress)
+        return Ready(1, 0.0, 0.0, self._info(of_all))
 
-    def _info(self, found: OfAllRows) -> ReweightInfo:
+    def _info(self, of_all: OfAllRows) -> ReweightInfo:
         """Its record, before which the sums by group are there.
 
         Of these scores and schemes, whoever writes them.
         """
         made_from = hashlib.sha256(json.dumps(self.fingerprint).encode()).hexdigest()[:12]
         groups, records = dict[str, str](), dict[str, str]()
-        for name, sums in found.groups.items():
+        for name, sums in of_all.groups.items():
             groups[name] = f"{name}-{made_from}.parquet"
             data = encode_table(sums.table)
             uri = f"{self.job.run_uri}/{groups[name]}"
             store.create(uri, data, conditional=self.job.conditional)
             records[groups[name]] = hashlib.sha256(data).hexdigest()
-        whole = RecordedWhole(of="all rows of the table", threshold=found.threshold, groups=groups)
+        whole = RecordedWhole(of="all rows of the table", threshold=of_all.threshold, groups=groups)
         return ReweightInfo(
             **common_info(self),
             run=self.scores.uri,

@@ -61,11 +61,13 @@ def summarise_weights(made: Made, weighing: Weighing, clock: Clock) -> ReweightR
     """
     table = made.run
     if not table.sealed:
-        failed = sorted(made.failed.values(), key=lambda one: (-one.code, one.unit.index))
+        failed = sorted(
+            made.failed.values(), key=lambda failure: (-failure.code, failure.unit.index)
+        )
         error = {ExitCode.DAMAGED: Damaged, ExitCode.REFUSED: Refused}.get(
             ExitCode(failed[0].code) if failed else ExitCode.FAILED_UNITS, StoreFailed
         )
-        causes = "; ".join(f"{one.unit.name}: {one.cause}" for one in failed[:5])
+        causes = "; ".join(f"{failure.unit.name}: {failure.cause}" for failure in failed[:5])
         raise error(
             f"weights table {table.uri} is not whole ({len(table.committed())} of {table.planned} "
             f"objects): {causes or made.outcome.ended}. The same command makes the rest"
@@ -76,7 +78,7 @@ def summarise_weights(made: Made, weighing: Weighing, clock: Clock) -> ReweightR
         table=table.uri,
         run=info.run,
         policy=weighing.policy,
-        schemes=[one.model_dump() for one in weighing.schemes],
+        schemes=[scheme.model_dump() for scheme in weighing.schemes],
         units=table.planned,
         units_created=made.outcome.created,
         summary=WeightsSummary.merge(

@@ -55,26 +55,26 @@ def write_weights(row: Row, *, job: ReweightJob) -> Row:
     return receipt(row, work)
 
 
-def rows_of(one: TableObject, weighing: Weighing) -> Rows:
+def rows_of(scores: TableObject, weighing: Weighing) -> Rows:
     """The rows of an object of the scores.
 
     Raises:
         Damaged: It can't be read.
         Refused: A column that a scheme needs was not computed.
     """
-    with open_object(one) as file:
+    with open_object(scores) as file:
         table = file.read(columns=weighing.read)
     try:
         return Rows.of(table, weighing)
     except Refused as error:
-        raise Refused(f"{one.uri}: {error}") from None
+        raise Refused(f"{scores.uri}: {error}") from None
 
 
 @lru_cache(maxsize=2)
 def _whole_table(table: str, threshold: float | None) -> WholeTable:
     run = open_run(table)
-    found = {
+    columns = {
         name: GroupSums(pq.read_table(pa.BufferReader(run.beginning(file))))
         for name, file in run.info_of(ReweightInfo).whole.groups.items()
     }
-    return WholeTable(threshold=threshold, **found)
+    return WholeTable(threshold=threshold, **columns)

@@ -117,7 +117,7 @@ def _generators(run: Run) -> list[str]:
     """Who wrote texts of the run, as its rows say; "" where they don't."""
     parts = (footer.said.summary for _, footer in run.footers(run.entries()))
     groups = Summary.merge(map(Summary.model_validate, parts)).groups
-    return sorted({generator for some in groups.values() for generator in some})
+    return sorted({generator for by_generator in groups.values() for generator in by_generator})
 
 
 def _generating(run: Run, generators: list[str], scored: tuple[str, ...]) -> str:

@@ -65,4 +65,4 @@ class Failures:
         for name, _ in store.list_objects(self._folder):
             if name.removesuffix(".json") in committed:
                 store.delete(f"{self._folder}/{name}")
-        return {name: one for name, one in self._failed.items() if name not in committed}
+        return {name: failure for name, failure in self._failed.items() if name not in committed}

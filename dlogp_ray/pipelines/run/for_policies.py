@@ -78,8 +78,8 @@ def _weights(job: PolicyJob) -> dict[str, float]:
     """Policy -> how many weights it has, about."""
     checkpoints = {name: job.checkpoint(name) for name in job.config.policies}
     return {
-        name: one.weights_bytes / _ITEM_BYTES.get(one.saved_dtype, 2)
-        for name, one in checkpoints.items()
+        name: checkpoint.weights_bytes / _ITEM_BYTES.get(checkpoint.saved_dtype, 2)
+        for name, checkpoint in checkpoints.items()
     }
 
 

@@ -98,9 +98,9 @@ def added_up(
         return by_ray(objects, look, add, what=what, progress=progress)
     with counted(what, len(objects), "objects", enabled=progress) as advance:
 
-        def looked(one: Object) -> T:
-            found = look(one)
+        def looked(item: Object) -> T:
+            seen = look(item)
             advance()
-            return found
+            return seen
 
         return sum_of(objects, looked, add) if objects else add([])

@@ -72,7 +72,7 @@ def hold_policies(
     disable_progress_bar()
     torch.set_num_threads(threads)
     checkpoints = {name: job.checkpoint(name) for name in job.config.policies}
-    seen = {name: one.seen_now() for name, one in checkpoints.items()}
+    seen = {name: checkpoint.seen_now() for name, checkpoint in checkpoints.items()}
     policies = load_policies(
         checkpoints,
         dtype=dtypes,

@@ -92,13 +92,13 @@ class Here:
     ) -> T:
         """What ``work`` finds out; what it has loaded is kept for the units."""
         try:
-            found, self._tried = work(*arguments)
+            answer, self._tried = work(*arguments)
         except DlogpError:
             raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise Refused(f"the policies can't be tried: {cause}") from error
-        return found
+        return answer
 
     @contextmanager
     def doing(self, job: Job, stages: Stages, placement: Placement) -> Iterator["_Execution"]:
@@ -149,8 +149,8 @@ class _Execution:
             read, written = deque[Future[Row]](), deque[tuple[Unit, Future[Row]]]()
             for at, unit in enumerate(units):
                 ahead = units[at + len(read) : at + 2]
-                self._under_way([one for one, _ in written] + [unit, *units[at + 1 : at + 2]])
-                read.extend(reading.submit(self._read, asdict(one)) for one in ahead)
+                self._under_way([before for before, _ in written] + [unit, *units[at + 1 : at + 2]])
+                read.extend(reading.submit(self._read, asdict(coming)) for coming in ahead)
                 row = read.popleft().result()
                 if self._actor is not None:
                     row = self._actor(row)

@@ -48,12 +48,12 @@ def _children() -> set[psutil.Process]:
 
 def _end(processes: set[psutil.Process], ray: Path) -> None:
     """End those that run Ray's own programs, with what they have started: they would go on."""
-    found = []
+    family = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             if any(str(ray) in word for word in process.cmdline()):
-                found += [process, *process.children(recursive=True)]
-    for process in found:
+                family += [process, *process.children(recursive=True)]
+    for process in family:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(found, timeout=30)
+    psutil.wait_procs(family, timeout=30)

@@ -39,13 +39,13 @@ def resolve_source(
     """
     files = dict(known).get(name)
     if source.adapter is None or base is None:
-        found = resolve(
+        checkpoint = resolve(
             name,
             source.address,
             source.revision,
             trust=trust,
         )
-        return replace(found, known=files)
+        return replace(checkpoint, known=files)
     under = resolve_source(BASE, base, None, known, trust=trust)
     adapter = resolve_adapter(name, source.adapter, source.revision, base=under)
     return replace(adapter, known=files)
@@ -125,7 +125,11 @@ def checked_checkpoints(config: RunConfig, *, append_eos: bool = False) -> dict[
 
 def known_files(checkpoints: Mapping[str, Checkpoint]) -> KnownFiles:
     """Policy -> its files, as workers are told of them."""
-    return tuple((name, one.known) for name, one in checkpoints.items() if one.known is not None)
+    return tuple(
+        (name, checkpoint.known)
+        for name, checkpoint in checkpoints.items()
+        if checkpoint.known is not None
+    )
 
 
 def policies_fingerprint(

@@ -66,18 +66,18 @@ def added_up(
             # ends this process.
             while shares and len(running) < _AT_ONCE_PER_CPU * cpus:
                 at, some = shares.popleft()
-                count, one = look_at.remote(some, look, add)
-                running[count] = (0, at, one)
+                count, total = look_at.remote(some, look, add)
+                running[count] = (0, at, total)
             done, _ = ray.wait(list(running), num_returns=1)
             for _ in range(_get(done[0])):
                 advance()
-            level, at, one = running.pop(done[0])
-            sums[level, at] = one
+            level, at, total = running.pop(done[0])
+            sums[level, at] = total
             first = at - at % FAN_IN
             siblings = [(level, i) for i in range(first, min(first + FAN_IN, widths[level]))]
             if widths[level] > 1 and all(sibling in sums for sibling in siblings):
-                count, one = add_up.remote(add, *(sums.pop(sibling) for sibling in siblings))
-                running[count] = (level + 1, at // FAN_IN, one)
+                count, total = add_up.remote(add, *(sums.pop(sibling) for sibling in siblings))
+                running[count] = (level + 1, at // FAN_IN, total)
     return _get(next(iter(sums.values()))) if sums else add([])
 
 
@@ -97,7 +97,7 @@ def _add_up(add: Callable[[Sequence[T]], T], *sums: T) -> tuple[int | DlogpError
         return error, None
 
 
-def _get(one: Any) -> Any:
+def _get(reference: Any) -> Any:
     """What a task gave.
 
     Raises:
@@ -105,7 +105,7 @@ def _get(one: Any) -> Any:
         Refused: Its process died, every time.
     """
     try:
-        found = ray.get(one)
+        value = ray.get(reference)
     except ray.exceptions.RayError as error:
         if getattr(error, "cause", None) is not None:
             raise
@@ -113,6 +113,6 @@ def _get(one: Any) -> Any:
             f"a process that reads the run died, {_RETRIES + 1} times, perhaps for want of memory "
             f"({type(error).__name__}: {error})"
         ) from None
-    if isinstance(found, DlogpError):
-        raise found
-    return found
+    if isinstance(value, DlogpError):
+        raise value
+    return value

@@ -75,7 +75,7 @@ def common_result(made: Made, clock: Clock, max_rejected: int) -> dict[str, Any]
     totals = run.totals()
     recorded = {name: record["cause"] for name, record in run.failures().items()}
     failures = dict(
-        sorted((recorded | {name: one.cause for name, one in made.failed.items()}).items())
+        sorted((recorded | {name: failure.cause for name, failure in made.failed.items()}).items())
     )
     code = exit_code(
         failed_units=len(failures),

@@ -67,7 +67,7 @@ class ThroughRay:
             num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0
         )
         try:
-            found: T | DlogpError = ray.get(remote.remote(work, *arguments))
+            answer: T | DlogpError = ray.get(remote.remote(work, *arguments))
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise Refused(
@@ -78,9 +78,9 @@ class ThroughRay:
                 "the process that loads the policies died, perhaps for want of memory "
                 f"({type(error).__name__}: {error}); try fewer or smaller policies on one actor"
             ) from None
-        if isinstance(found, DlogpError):
-            raise found
-        return found
+        if isinstance(answer, DlogpError):
+            raise answer
+        return answer
 
     @contextmanager
     def doing(self, job: Job, stages: Stages, placement: Placement) -> Iterator[Chain]:

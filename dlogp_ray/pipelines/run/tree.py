@@ -31,4 +31,4 @@ def sum_of(
     while share * FAN_IN < len(objects):
         share *= FAN_IN
     parts = (objects[at : at + share] for at in range(0, len(objects), share))
-    return in_order(add, (sum_of(some, look, add) for some in parts))
+    return in_order(add, (sum_of(part, look, add) for part in parts))

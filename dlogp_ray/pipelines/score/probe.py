@@ -165,7 +165,7 @@ def _node_tokens_per_s(
     """What so many actors score together: threads of this process stand for them."""
     with ThreadPoolExecutor(actors, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         tries = [pool.submit(_tokens_per_s, unit, job, engine) for _ in range(actors)]
-        return sum(one.result() for one in tries)
+        return sum(attempt.result() for attempt in tries)
 
 
 def _noise_tokens(tokens_per_s: float) -> int:

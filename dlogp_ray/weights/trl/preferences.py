@@ -50,20 +50,20 @@ class ScoredDPOTrainer(DPOTrainer):
         longest, cut = args.max_length, args.truncation_mode
 
         def references(batch: Mapping[str, Any]) -> dict[str, Any]:
-            found = {}
+            columns = {}
             for role in ("chosen", "rejected"):
                 values = self.reference.of(
                     [f"{sample}/{role}" for sample in batch["sample_id"]],
                     batch[f"{role}_ids"],
                     prompt_ids=batch["prompt_ids"],
                 )
-                found[role] = [
+                columns[role] = [
                     _cut(token_ids, len(prompt), longest, cut, f"{sample}/{role}")
                     for token_ids, prompt, sample in zip(
                         values, batch["prompt_ids"], batch["sample_id"], strict=True
                     )
                 ]
-            pairs = list(zip(found["chosen"], found["rejected"], strict=True))
+            pairs = list(zip(columns["chosen"], columns["rejected"], strict=True))
             both = [_summed(*pair, self.ld_alpha) for pair in pairs]
             return {
                 "ref_chosen_logps": [chosen for chosen, _ in both],

@@ -121,7 +121,7 @@ class ReplayGRPOTrainer(GRPOTrainer):
 
     def _aligned(self, table: PerToken, output: dict[str, Any], missing: Missing) -> Tensor:
         ids = output["completion_ids"]
-        found = table.batch(
+        batch = table.batch(
             [row["sample_id"] for row in self._replayed],
             ids,
             ids.size(1),
@@ -129,7 +129,7 @@ class ReplayGRPOTrainer(GRPOTrainer):
             prompt_ids=[row["prompt_ids"] for row in self._replayed],
             missing=missing,
         )
-        return found.to(ids.device)
+        return batch.to(ids.device)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [list(row["prompt_ids"]) for row in self._replayed], None, {}

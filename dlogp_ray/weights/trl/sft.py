@@ -122,9 +122,9 @@ def weighted_dataset(
                 f"max_length is {max_length}: a text that is cut has no weights; leave such rows "
                 "out, or raise max_length"
             )
-        (found,) = weights.of([row["sample_id"]], [response], prompt_ids=[prompt], missing=missing)
+        (of_row,) = weights.of([row["sample_id"]], [response], prompt_ids=[prompt], missing=missing)
         mask = row.get("response_mask")
-        learnt = [True] * len(response) if mask is None else [bool(one) for one in mask]
+        learnt = [True] * len(response) if mask is None else [bool(learn) for learn in mask]
         if len(learnt) != len(response):
             raise Refused(
                 f"sample {row['sample_id']}: its response_mask has {len(learnt)} values for "
@@ -133,10 +133,10 @@ def weighted_dataset(
         nothing = [_IGNORED] * len(prompt)
         rows["input_ids"].append(prompt + response)
         rows["labels"].append(
-            nothing + [t if some else _IGNORED for t, some in zip(response, learnt, strict=True)]
+            nothing + [t if kept else _IGNORED for t, kept in zip(response, learnt, strict=True)]
         )
         rows["loss_weights"].append(
             [0.0] * len(prompt)
-            + [w if some else 0.0 for w, some in zip(found.tolist(), learnt, strict=True)]
+            + [w if kept else 0.0 for w, kept in zip(of_row.tolist(), learnt, strict=True)]
         )
     return Dataset.from_dict(rows)

@@ -56,7 +56,7 @@ def charts(tables: Mapping[str, pa.Table]) -> dict[str, list[Chart]]:
     if "training" in tables:
         training += [linearity(tables["training_r2"].to_pylist())]
         training += [half_ways(tables["training"].to_pylist())]
-    found: dict[str, Sequence[Chart | None]] = {
+    sections: dict[str, Sequence[Chart | None]] = {
         "How far, and in which direction": [
             direction(figures),
             *(histogram(histograms, name) for name in _SHOWN),
@@ -81,7 +81,7 @@ def charts(tables: Mapping[str, pa.Table]) -> dict[str, list[Chart]]:
         ],
         "Over training": training,
     }
-    there = {title: [chart for chart in some if chart] for title, some in found.items()}
+    there = {title: [chart for chart in some if chart] for title, some in sections.items()}
     return {title: some for title, some in there.items() if some}
 
 

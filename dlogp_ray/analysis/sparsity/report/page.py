@@ -126,7 +126,7 @@ def page(
     planes, columns = _planes(arrays)
     data = {
         "policies": _policies(charts),
-        "charts": {title: [asdict(chart) for chart in some] for title, some in charts.items()},
+        "charts": {title: [asdict(chart) for chart in drawn] for title, drawn in charts.items()},
         "measures": [
             asdict(measure) | _as_declared(OF[measure.name], heading.floors) for measure in measures
         ],
@@ -154,7 +154,9 @@ def _as_declared(column: Statistic, floors: Mapping[str, float]) -> dict[str, An
 
 def _policies(charts: Mapping[str, Sequence[Chart]]) -> list[str]:
     """That charts have values of, in their order."""
-    values = (v for some in charts.values() for chart in some for v in chart.spec["data"]["values"])
+    values = (
+        v for drawn in charts.values() for chart in drawn for v in chart.spec["data"]["values"]
+    )
     return list(dict.fromkeys(value["policy"] for value in values if "policy" in value))
 
 

@@ -31,7 +31,7 @@ def over_checkpoints(figures: Rows) -> list[Chart]:
     mine = [row for row in figures if row["step"] is not None and row["se"] is not None]
     if len({row["step"] for row in mine}) < 2:
         return []
-    found = []
+    charts = []
     for statistic, figure, at, title in _SHOWN:
         key = (statistic, figure, at)
         values = [
@@ -41,8 +41,8 @@ def over_checkpoints(figures: Rows) -> list[Chart]:
         ]
         if values:
             caption = f"Share of tokens with {title} at each checkpoint, with 95 % intervals."
-            found.append(Chart(f"{title} over checkpoints", caption, _curve(values, title)))
-    return found
+            charts.append(Chart(f"{title} over checkpoints", caption, _curve(values, title)))
+    return charts
 
 
 def linearity(rows: Rows) -> Chart:
