@@ -41,17 +41,20 @@ def test_strings_stand_for_a_list_of_one_and_for_a_path() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"budget": 1}, ["budget: unknown field", "token_budget"]),
+        ({"budget": 1}, ["budget: unknown field; did you mean token_budget?"]),
         (
             {"policies": {"base": {"path": "p", "setp": 1}}},
-            ["base.setp: unknown", "path, adapter, revision, step"],
+            ["base.setp: unknown field; did you mean step?"],
         ),
         ({1: 2}, ["1: Keys should be strings"]),
-        ({"corpus": []}, ["corpus: ", "at least 1 item"]),
+        ({"corpus": []}, ["corpus: expected 1 or more of them, as in corpus: rollouts/"]),
         ({"corpus": ""}, ["corpus.0: ", "got '', which names no folder"]),
-        ({"corpus": None}, ["corpus: ", "(got None)"]),
-        ({"policies": {}}, ["policies: ", "at least 1 item"]),
-        ({"policies": "models/rl"}, ["policies: ", "dictionary", "(got 'models/rl')"]),
+        ({"corpus": None}, ["corpus: expected a list, as in corpus: rollouts/", "(got null)"]),
+        ({"policies": {}}, ["policies: expected 1 or more of them, as in policies: {base: "]),
+        (
+            {"policies": "models/rl"},
+            ["policies: expected fields with values, as in policies: {base: ", '(got "models/rl")'],
+        ),
         ({"policies": {"base": {}}}, ["policies.base: expected either a path", "or an adapter"]),
         (
             {"policies": {"base": "p", "rl": {"path": "q", "adapter": "a"}}},
@@ -68,19 +71,23 @@ def test_strings_stand_for_a_list_of_one_and_for_a_path() -> None:
         ({"policies": {"a": "p", "b": "q"}}, ["policies a, b", "one must be called 'base'"]),
         ({"tokenize_with": "sft"}, ["no policy is called 'sft'", "there are base, rl"]),
         ({"columns": {"completion": "response"}}, ["columns: completion", "one of sample_id, "]),
-        ({"carry": {"x": "int"}}, ["carry", "'string', 'int64', 'float64' or 'bool'", "'int'"]),
-        ({"prompt_format": "Chat"}, ["prompt_format: ", "'raw' or 'chat'", "(got 'Chat')"]),
-        ({"dtype": "fp16"}, ["dtype: ", "'bfloat16'", "(got 'fp16')"]),
-        ({"temperature": 0}, ["temperature: ", "greater than 0", "(got 0)"]),
-        ({"temperature": float("inf")}, ["temperature: ", "finite", "(got inf)"]),
-        ({"temperature": float("nan")}, ["temperature: ", "(got nan)"]),
+        (
+            {"carry": {"x": "int"}},
+            ["carry.x: expected 'string', 'int64', 'float64' or 'bool' (got \"int\")"],
+        ),
+        ({"carry": 5}, ["\n  carry: expected a list, as in carry: [difficulty, source] (got 5)"]),
+        ({"prompt_format": "Chat"}, ["prompt_format: ", "'raw' or 'chat'", '(got "Chat")']),
+        ({"dtype": "fp16"}, ["dtype: ", "'bfloat16'", '(got "fp16")']),
+        ({"temperature": 0}, ["temperature: expected more than 0 (got 0)"]),
+        ({"temperature": float("inf")}, ["temperature: expected a finite number (got Infinity)"]),
+        ({"temperature": float("nan")}, ["temperature: expected a finite number (got NaN)"]),
         ({"unit_tokens": 0}, ["unit_tokens: ", "(got 0)"]),
-        ({"token_budget": "many"}, ["token_budget: ", "integer", "(got 'many')"]),
+        ({"token_budget": "many"}, ['token_budget: expected a whole number (got "many")']),
         ({"actors": 0}, ["actors.min: ", "(got 0)"]),
-        ({"actors": "many"}, ["actors: ", "'many'"]),
+        ({"actors": "many"}, ["actors: ", "as in actors: 4", '(got "many")']),
         ({"actors": {"min": 3, "max": 2}}, ["actors: ", "min 3 is more than max 2"]),
         ({"actors": {"min": 3}}, ["actors.max: ", "missing"]),
-        ({"actors": {"most": 3}}, ["actors.most: unknown field; the fields are min, max"]),
+        ({"actors": {"most": 3}}, ["actors.most: unknown field", "the fields are min, max"]),
         ({"gpus_per_actor": -1}, ["gpus_per_actor: ", "(got -1)"]),
         ({"max_unit_attempts": 0}, ["max_unit_attempts: ", "(got 0)"]),
         ({"max_rejected": -1}, ["max_rejected: ", "(got -1)"]),
@@ -115,6 +122,26 @@ def test_the_run_s_address_has_one_slash() -> None:
 def test_all_problems_are_told_at_once() -> None:
     text = refusal(run_idd="x", temperature=0, actors=0)
     assert all(name in text for name in ("run_idd", "temperature", "actors"))
+
+
+def test_the_fields_are_listed_once_for_many_that_are_unknown() -> None:
+    text = refusal(xyzzy=1, plugh=2, zzzzz=3, output_=4)
+    assert text.count("the fields are") == 1
+    assert "output_: unknown field; did you mean output?" in text
+
+
+@pytest.mark.parametrize("field", ["corpus", "output"])
+def test_home_is_known_and_variables_are_not(field: str) -> None:
+    config = make(**{field: "~/runs"})
+    home = str(Path.home() / "runs")
+    assert home in (config.output, *config.corpus)
+    for variable in ("$HOME/runs", "${SCRATCH}/runs", "$HOME"):
+        assert "write the path out, or ~" in refusal(**{field: variable})
+    make(**{field: "a$b/c"})  # a name may have it
+
+
+def test_a_nul_byte_is_no_path() -> None:
+    assert "NUL byte" in refusal(output="runs\0")
 
 
 def test_what_is_missing_is_named() -> None:
@@ -226,8 +253,8 @@ def test_yaml_and_its_overrides(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("corpus: [a", "not valid YAML"),
-        ("- corpus", "expected a mapping of fields, got list"),
-        ("", "expected a mapping of fields, got NoneType"),
+        ("- corpus", "expected fields with values, as in corpus: rollouts/; got a list"),
+        ("", "expected fields with values, as in corpus: rollouts/; got nothing"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
         ("corpus: a\nunknown: 1", "unknown: unknown field"),
     ],
@@ -287,8 +314,8 @@ def test_one_of_a_list_needs_no_list() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"rules": []}, "rules: .*at least 1"),
-        ({"rules": [{"rule": "kll"}]}, r"rules\.0\.rule: .*'kl'.*got 'kll'"),
+        ({"rules": []}, "rules: expected 1 or more of them, as in rules: "),
+        ({"rules": [{"rule": "kll"}]}, r"rules\.0\.rule: .*'kl'.*got \"kll\""),
         ({"rules": [{"rule": "kl"}]}, r"rules\.0: rule kl needs thresholds, or rates"),
         (
             {"rules": [{"rule": "never", "rates": 0.1}]},
@@ -297,20 +324,20 @@ def test_one_of_a_list_needs_no_list() -> None:
         ({"rules": [{"rule": "kl", "rates": 1.0}]}, r"rules\.0\.rates\.0: .*less than 1.*got 1"),
         (
             {"rules": [{"rule": "kl", "thresholds": 1, "gamma": 1}]},
-            r"rules\.0\.gamma: unknown field; did you mean gammas\? the fields are rule, thr",
+            r"rules\.0\.gamma: unknown field; did you mean gammas\?$",
         ),
         ({"policies": {"base": "b"}}, "policies base: expected two, 'base' and the RL policy"),
         ({"policies": {"base": "b", "x": "x", "y": "y"}}, "policies base, x, y: expected two"),
         ({"columns": {"level": "a"}}, "columns: level is not a standard column"),
         ({"seeds": [1, 1]}, "seeds 1, 1: one is there twice"),
-        ({"seeds": []}, "seeds: .*at least 1"),
+        ({"seeds": []}, "seeds: expected 1 or more"),
         # One line: that the list is too short as well, without what is wrong in it, is not said.
-        ({"seeds": [-1]}, r"^config:\n  seeds\.0: .*greater than or equal to 0 \(got -1\)$"),
+        ({"seeds": [-1]}, r"^config:\n  seeds\.0: expected 0 or more \(got -1\)$"),
         ({"seeds": 2**63}, r"seeds\.0: .*less than 9223372036854775808"),
         ({"stop_strings": ["", "b"]}, r"stop_strings\.0: .*at least 1 character"),
         ({"rules": {"rule": "kl", "thresholds": True}}, "expected numbers, got a truth value"),
-        ({"top_p": 0}, r"top_p: .*greater than 0.*got 0"),
-        ({"block": 17}, r"block: .*less than or equal to 16"),
+        ({"top_p": 0}, r"top_p: expected more than 0 \(got 0\)"),
+        ({"block": 17}, r"block: expected 16 or less"),
     ],
 )
 def test_an_intervene_job_that_contradicts_itself_is_refused(

@@ -63,11 +63,21 @@ class RuleConfig(BaseModel):
 class InterveneConfig(RunConfig):
     """An intervene job: problems and two policies in, answers of both together out."""
 
-    problems: Annotated[tuple[Uri, ...], BeforeValidator(as_list), Field(min_length=1)]
+    problems: Annotated[
+        tuple[Uri, ...],
+        BeforeValidator(as_list),
+        Field(min_length=1, examples=["problems: problems.jsonl"]),
+    ]
     """JSONL or Parquet files, folders or globs, a problem a row."""
-    rules: Annotated[tuple[RuleConfig, ...], BeforeValidator(as_list), Field(min_length=1)]
+    rules: Annotated[
+        tuple[RuleConfig, ...],
+        BeforeValidator(as_list),
+        Field(min_length=1, examples=["rules: [{rule: delta_logp, rates: [0.05, 0.1]}]"]),
+    ]
     """What is tried on every problem, beside each policy by itself."""
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: dict[str, str] = Field(
+        default_factory=dict, examples=["columns: {problem_id: id, answer: target}"]
+    )
     """Standard column name -> the name that it has in this file."""
     verifier: str = "exact_match"
     """Who says whether an answer is right: ``exact_match`` or ``math_verify`` (both compare with

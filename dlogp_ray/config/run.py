@@ -73,12 +73,13 @@ class RunConfig(JobConfig):
     """Policies, where the run goes, and what its actors hold."""
 
     policies: Annotated[
-        dict[str, Annotated[PolicySource, BeforeValidator(_as_source)]], Field(min_length=1)
+        dict[str, Annotated[PolicySource, BeforeValidator(_as_source)]],
+        Field(min_length=1, examples=["policies: {base: checkpoints/base, rl: checkpoints/rl}"]),
     ]
     """By name. One alone, or one called ``base`` and any number of others."""
-    output: Uri
+    output: Annotated[Uri, Field(examples=["output: runs"])]
     """Folder or URL under which the run's own folder is made."""
-    run_id: str
+    run_id: Annotated[str, Field(examples=["run_id: my-first-run"])]
     """Name of the run: ``^[a-z0-9][a-z0-9._-]{0,62}$``."""
     prompt_format: Literal["raw", "chat"] = "raw"
     """How a text ``prompt`` becomes tokens: as it is, or as one user message of the chat template.
@@ -92,7 +93,9 @@ class RunConfig(JobConfig):
     """``here``: in this process, one unit after the other. ``ray``: by actors of a Ray, which is
     started on this machine where ``RAY_ADDRESS`` names none. ``auto``: here, where one actor is
     enough and all units take it less time than Ray's start."""
-    actors: Annotated[ActorRange | None, BeforeValidator(_as_range)] = None
+    actors: Annotated[ActorRange | None, BeforeValidator(_as_range)] = Field(
+        None, examples=["actors: 4", "actors: {min: 1, max: 8}"]
+    )
     """Scoring actors, each with all policies in memory: a number, or a range as in
     ``{min: 1, max: 64}``, for a cluster that adds nodes while units wait (default: one a GPU, else
     as many as ``threads_per_actor`` leaves CPUs for)."""

@@ -32,11 +32,19 @@ CarryType = Literal["string", "int64", "float64", "bool"]
 class ScoreConfig(RunConfig):
     """A score job: corpus and policies in, a table of per-token statistics out."""
 
-    corpus: Annotated[tuple[Uri, ...], BeforeValidator(as_list), Field(min_length=1)]
+    corpus: Annotated[
+        tuple[Uri, ...],
+        BeforeValidator(as_list),
+        Field(min_length=1, examples=["corpus: rollouts/, or corpus: [a.jsonl, b.parquet]"]),
+    ]
     """JSONL or Parquet files, folders or globs, local or on any fsspec URL."""
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: dict[str, str] = Field(
+        default_factory=dict, examples=["columns: {response_ids: output_tokens}"]
+    )
     """Standard column name -> the name that it has in this corpus."""
-    carry: tuple[str, ...] | dict[str, CarryType] = ()
+    carry: tuple[str, ...] | dict[str, CarryType] = Field(
+        (), examples=["carry: [difficulty, source]"]
+    )
     """Metadata columns to carry into the table; a mapping also fixes their types."""
     pairs: bool = False
     """Rows have two responses, ``chosen`` and ``rejected`` (``chosen_ids``, ``rejected_ids``), as

@@ -1,43 +1,64 @@
 """Schemes as a command line spells them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pydantic import ValidationError
+
+from dlogp_ray.config.explaining import in_words
 from dlogp_ray.config.schemes import SCHEMES
 from dlogp_ray.errors import Refused
 
 
-def spelled_schemes(spelled: Sequence[str], given: Mapping[str, object]) -> list[dict[str, object]]:
-    """Schemes as they were spelled, with the parameters that options give.
-
-    Args:
-        spelled: ``NAME`` or ``NAME:PARAMETER=VALUE,...``; the value ``none`` is None.
-        given: Option -> value, each of the one scheme that has such a parameter.
+def spelled_schemes(spelled: Sequence[str]) -> list[dict[str, object]]:
+    """Schemes as they were spelled: ``NAME`` or ``NAME:PARAMETER=VALUE,...``; ``none`` is None.
 
     Raises:
-        Refused: A scheme is unknown, or an option belongs to none of them or to several.
+        Refused: A scheme or a parameter is unknown, or a parameter is missing or no number.
     """
-    schemes: list[dict[str, object]] = []
-    for scheme in spelled:
-        name, _, settings = scheme.partition(":")
-        if name not in SCHEMES:
-            raise Refused(f"--scheme {name}: expected one of {', '.join(SCHEMES)}")
-        schemes.append({"scheme": name})
-        for setting in filter(None, settings.split(",")):
-            parameter, equals, value = setting.partition("=")
-            if not equals:
-                raise Refused(f"--scheme {scheme}: expected NAME:PARAMETER=VALUE, got {setting}")
-            schemes[-1][parameter] = _or_none(value)
-    for option, number in given.items():
-        owners = [s for s in schemes if option in SCHEMES[str(s["scheme"])].model_fields]
-        if len(owners) != 1:
-            which = "none of the schemes has" if not owners else "several of the schemes have"
-            raise Refused(
-                f"--{option.replace('_', '-')}: {which} it; give it as in --scheme "
-                f"{spelled[0].partition(':')[0]}:PARAMETER=VALUE"
-            )
-        owners[0][option] = _or_none(number)
-    return schemes
+    return [_scheme(scheme) for scheme in spelled]
 
 
-def _or_none(value: object) -> object:
-    return None if value == "none" else value
+def spellings() -> list[str]:
+    """How each scheme is spelled, with the defaults of its parameters."""
+    return [_spelling(name) for name in SCHEMES]
+
+
+def _spelling(name: str) -> str:
+    parameters = ",".join(
+        f"{parameter}={'…' if field.is_required() else _as_text(field.default)}"
+        for parameter, field in SCHEMES[name].model_fields.items()
+        if parameter != "scheme"
+    )
+    return f"{name}:{parameters}" if parameters else name
+
+
+def _scheme(spelled: str) -> dict[str, object]:
+    name, _, settings = spelled.partition(":")
+    if name not in SCHEMES:
+        raise Refused(f"--scheme {name}: expected one of {', '.join(SCHEMES)}")
+    scheme: dict[str, object] = {"scheme": name}
+    for setting in filter(None, settings.split(",")):
+        parameter, equals, value = setting.partition("=")
+        if not equals:
+            raise Refused(f"--scheme {spelled}: expected NAME:PARAMETER=VALUE, got {setting}")
+        scheme[parameter] = None if value == "none" else value
+    try:
+        SCHEMES[name].model_validate(scheme)
+    except ValidationError as error:
+        problems = "; ".join(_in_words(problem) for problem in error.errors())
+        raise Refused(
+            f"--scheme {spelled}: {problems}; expected {_spelling(name)} (… is to be given)"
+        ) from None
+    return scheme
+
+
+def _in_words(problem: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    special = {"missing": f"{where} is missing", "extra_forbidden": f"it has no {where}"}
+    told = f"{where}: {in_words(problem)}" if where else in_words(problem)
+    return special.get(problem["type"], told)
+
+
+def _as_text(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
