@@ -23,6 +23,12 @@ from dlogp_ray.status import Status
 from dlogp_ray.tables.scores import CARRY_TYPES
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_BOUNDS = {
+    "temperature": (0.0, _FLOAT32_MAX, "a temperature from 0 on"),
+    "top_p": (0.0, 1.0, "a share from 0 to 1"),
+    "reward": (-_FLOAT32_MAX, _FLOAT32_MAX, "a finite number within float32"),
+}
+"""Column of a number -> lowest, highest, and that in words."""
 
 _FIELDS = (
     pa.field("sample_id", pa.string()),
@@ -131,8 +137,8 @@ def _fill(
         raise RowRejected(Status.MISSING_COLUMN, f"there is no {rules.theirs('sample_id')!r}")
     for name in ("group_id", "generator"):
         row[name] = identifier(rules.theirs(name), value(name))
-    for name in ("temperature", "top_p", "reward"):
-        row[name] = _number(rules.theirs(name), value(name))
+    for name, bounds in _BOUNDS.items():
+        row[name] = _number(rules.theirs(name), value(name), *bounds)
     for name, kind in rules.carry.items():
         row[name] = _carried(name, raw.get(name), kind)
 
@@ -295,13 +301,13 @@ def identifier(name: str, value: Any) -> str | None:
     raise _wrong_type(name, "text or an integer", value)
 
 
-def _number(name: str, value: Any) -> float | None:
+def _number(name: str, value: Any, low: float, high: float, expected: str) -> float | None:
     if value is None:
         return None
     # A comparison, for math.isfinite() fails on integers that no float holds.
-    if isinstance(value, bool | int | float) and -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
+    if isinstance(value, bool | int | float) and low <= value <= high:
         return float(value)
-    raise _wrong_type(name, "a finite number within float32", value)
+    raise _wrong_type(name, expected, value)
 
 
 def _carried(name: str, value: Any, kind: str) -> Any:

@@ -10,6 +10,7 @@ from dlogp_ray import store
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.carry import carry_types
+from dlogp_ray.corpus.columns import check_columns
 from dlogp_ray.corpus.cutting import cut_units
 from dlogp_ray.corpus.files import list_corpus
 from dlogp_ray.corpus.rows import RowRules
@@ -85,6 +86,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
     """
     config = with_absolute_addresses(config, "corpus")
     files = list_corpus(config.corpus)
+    check_columns(files, config.columns, pairs=config.pairs, max_row_bytes=config.max_row_bytes)
     checkpoints = checked_checkpoints(config, append_eos=config.append_eos)
     limits = [c.max_tokens for c in checkpoints.values() if c.max_tokens is not None]
     rules = RowRules(

@@ -1,0 +1,86 @@
+"""Whether rows can have what a job needs of them, seen at the corpus's beginning."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dlogp_ray.config.run import MAX_ROW_BYTES
+from dlogp_ray.corpus.files import CorpusFile
+from dlogp_ray.corpus.reading import open_file, read_jsonl
+from dlogp_ray.errors import Refused, RowRejected
+
+_FILES = 8
+"""So many of the first, for what one of them holds may be bad."""
+_ROWS = 100
+"""Of each."""
+_RESPONSES = ("response_ids", "response")
+_PROMPTS = ("prompt_ids", "prompt", "messages")
+_NEEDED = (("sample_id",), _PROMPTS, _RESPONSES)
+_NEEDED_OF_PAIRS = (
+    ("sample_id",),
+    _PROMPTS,
+    ("chosen_ids", "chosen"),
+    ("rejected_ids", "rejected"),
+)
+"""Of each of these, one."""
+
+
+def check_columns(
+    files: Sequence[CorpusFile],
+    columns: Mapping[str, str],
+    *,
+    pairs: bool = False,
+    max_row_bytes: int = MAX_ROW_BYTES,
+) -> None:
+    """Refuse a corpus whose first rows all lack what every row needs, or what the job names.
+
+    Rows that can't be read say nothing: each is rejected in its place.
+
+    Args:
+        files: The corpus.
+        columns: Standard column name -> name in the corpus.
+        pairs: Whether rows have two responses.
+        max_row_bytes: What a row may take.
+
+    Raises:
+        Refused: It names what is missing, and what is there.
+    """
+    seen: dict[str, None] = {}
+    for file in files[:_FILES]:
+        seen |= dict.fromkeys(_names(file, max_row_bytes))
+    if not seen:
+        return
+    there = f"the rows at the beginning of {files[0].uri} have {', '.join(seen)}"
+    for standard, name in columns.items():
+        if name not in seen:
+            raise Refused(
+                f"columns: {{{standard}: {name}}}: there is no column {name!r}; {there}. Correct "
+                "the name on the right"
+            )
+    for group in _NEEDED_OF_PAIRS if pairs else _NEEDED:
+        if not any(columns.get(name, name) in seen for name in group):
+            wanted = " or ".join(repr(columns.get(name, name)) for name in group)
+            raise Refused(
+                f"corpus: a row needs {wanted}, and {there}. Say what it is called, as in "
+                f"columns: {{{group[0]}: {next(iter(seen))}}}"
+            )
+
+
+def _names(file: CorpusFile, max_row_bytes: int) -> Iterator[str]:
+    """Of a file's columns, or of what its first rows have that is not null."""
+    if file.format == "parquet":
+        try:
+            with open_file(file.uri, file.entry) as raw:
+                yield from pq.ParquetFile(raw).schema_arrow.names
+        except (pa.ArrowException, OSError) as error:
+            raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
+        return
+    try:
+        rows = read_jsonl(file.uri, file.entry, 0, None, file.compression, max_row_bytes)
+        for _, row in islice(rows, _ROWS):
+            if not isinstance(row, RowRejected):
+                yield from (name for name, value in row.items() if value is not None)
+    except OSError as error:
+        raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
