@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from score_tables import made_up_run, score_rows
 from typer.testing import CliRunner
 
+from dlogp_ray.analysis.sparsity.comparing import compared
 from dlogp_ray.analysis.sparsity.groups import Group, Grouped, grouped
 from dlogp_ray.cli import app
 from dlogp_ray.config import SparsityConfig
@@ -246,3 +248,44 @@ def test_figures_are_a_view_and_are_compared(run: Run, found: Any, tmp_path: Pat
     assert "JS > 0.1" in done.stdout
     with pytest.raises(Refused, match=r"no sparsity analysis 'other' .there is all"):
         run.figures("other")
+
+
+def test_a_place_that_takes_nothing_is_refused_before_the_table_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_up_run(str(tmp_path / "r"), [score_rows(3)])
+    Path(run.uri, "sparsity").write_text("a file stands where the folder would be")
+
+    def read(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr("dlogp_ray.pipelines.sparsity.sparsity.read_object", read)
+    with pytest.raises(Refused, match="sparsity/all: nothing can be written there"):
+        sparsity(SparsityConfig(run=run.uri), progress=False)
+
+
+def test_the_same_texts_under_two_settings_are_paired(tmp_path: Path) -> None:
+    """Of two runs of the same rows that differ by little, the difference is as sure as it is."""
+    rows = score_rows(200, seed=5)
+    moved = pc.list_flatten(rows["delta_logp"]).to_numpy() + 0.001
+    other = rows.set_column(
+        rows.schema.get_field_index("delta_logp"),
+        rows.schema.field("delta_logp"),
+        pa.ListArray.from_arrays(
+            rows["delta_logp"].combine_chunks().offsets, pa.array(moved, pa.float32())
+        ),
+    )
+    figures = []
+    for name, table in (("a", other), ("b", rows)):
+        run = made_up_run(str(tmp_path / name), [table])
+        sparsity(SparsityConfig(run=run.uri), progress=False)
+        figures.append(run.figures("all"))
+    (row,) = (
+        row
+        for row in compared(*figures).to_pylist()
+        if (row["statistic"], row["figure"]) == ("delta_logp", "mean")
+    )
+    assert row["paired"]
+    assert row["difference"] == pytest.approx(0.001, abs=1e-6)  # of float32 values of about 1
+    # Each token is moved by the same: only float32's roundings differ, by 1e-7 a token.
+    assert row["difference_se"] < 1e-6 < row["se_a"]

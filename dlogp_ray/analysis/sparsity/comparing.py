@@ -1,21 +1,30 @@
 """Two sparsity analyses side by side: each figure of both, and the difference with its error.
 
+Samples are dealt into folds by their ids, so that those which both runs scored lie in the same
+fold of both. The error of a difference comes from what it is without each fold (the jackknife of
+``folds``): what is alike in both runs cancels, and what is in one alone does not. Figures for
+which that is not kept (quantiles, and analyses of before it was) count as independent:
+
     se(a − b)² = se(a)² + se(b)²
 
-The samples of the two runs count as independent.
+Raised and lowered are beyond a noise floor, and each run has its own: where these differ, both are
+told beyond one.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 from rich.table import Table
 
-from dlogp_ray.analysis.estimates import Z95
+from dlogp_ray.analysis.estimates import Z95, t975
+from dlogp_ray.analysis.sparsity.folds import jackknife_error
 from dlogp_ray.analysis.sparsity.headlines import HEADLINES, cell
 from dlogp_ray.errors import Refused
 
 _NUMBERS = ("value", "se", "n_tokens", "n_samples", "noise_floor")
-_APART = (*_NUMBERS, "ci_low", "ci_high", "step")
+_APART = (*_NUMBERS, "ci_low", "ci_high", "step", "without")
 """What is not part of a figure's name."""
 _OWN = ("policy", "generator", "statistic", "figure", "x")
 """What every figure's name has, beside the columns that an analysis is split by."""
@@ -30,7 +39,8 @@ def compared(a: pa.Table, b: pa.Table) -> pa.Table:
 
     Returns:
         ``value_a``, ``se_a``, … ``value_b``, … and ``difference`` (a − b) with ``difference_se``,
-        ``difference_ci_low`` and ``difference_ci_high``.
+        ``difference_ci_low`` and ``difference_ci_high``; ``paired`` where its error is of what
+        both runs have of each sample.
 
     Raises:
         Refused: They have nothing in common.
@@ -50,7 +60,7 @@ def compared(a: pa.Table, b: pa.Table) -> pa.Table:
         row = {name: mine[name] for name in key}
         for name in _NUMBERS:
             row |= {f"{name}_a": mine[name], f"{name}_b": other[name]}
-        rows.append(row | _difference(mine["value"], other["value"], mine["se"], other["se"]))
+        rows.append(row | _difference(mine, other))
     if not rows:
         raise Refused(
             "the two analyses have no figure in common: expected the same names of policies and "
@@ -59,18 +69,94 @@ def compared(a: pa.Table, b: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _difference(
-    a: float | None, b: float | None, se_a: float | None, se_b: float | None
-) -> dict[str, float | None]:
+def _difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    a, b = mine["value"], other["value"]
     value = None if a is None or b is None else a - b
-    se = None if value is None or se_a is None or se_b is None else math.hypot(se_a, se_b)
-    half = None if se is None else Z95 * se
+    without = _without(mine, other) if value is not None else None
+    if without is not None:
+        se, t = jackknife_error(without), t975(len(without) - 1)
+    else:
+        alone = value is None or mine["se"] is None or other["se"] is None
+        se, t = None if alone else math.hypot(mine["se"], other["se"]), Z95
+    half = None if se is None else t * se
     return {
         "difference": value,
         "difference_se": se,
         "difference_ci_low": None if value is None or half is None else value - half,
         "difference_ci_high": None if value is None or half is None else value + half,
+        "paired": without is not None,
     }
+
+
+def _without(mine: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[float] | None:
+    """The difference without each fold that has samples in either; None where that is not known."""
+    a, b = mine.get("without"), other.get("without")
+    if a is None or b is None:
+        return None
+    return [
+        (mine["value"] if x is None else x) - (other["value"] if y is None else y)
+        for x, y in zip(a, b, strict=True)
+        if x is not None or y is not None
+    ]
+
+
+def common_floor(rows: pa.Table) -> float | None:
+    """Where both runs' Δlog p is told from noise; None where their floors are the same.
+
+    Returns:
+        The lowest value that both analyses have shares beyond, from the larger floor on; infinite
+        where there is none.
+    """
+    delta = [row for row in rows.to_pylist() if row["statistic"] == "delta_logp"]
+    floors = {row[f"noise_floor_{side}"] or 0.0 for row in delta for side in "ab"}
+    if len(floors) < 2:
+        return None
+    beyond = [row["x"] for row in delta if row["figure"] == _BEYOND["share_raised"]]
+    return min((x for x in beyond if x >= max(floors)), default=math.inf)
+
+
+_BEYOND = {"share_raised": "share_raised_above", "share_lowered": "share_lowered_above"}
+"""Figure beyond a run's own floor -> the same beyond some value."""
+
+
+def _headlines(floor: float | None) -> dict[tuple[str, str, float | None], str]:
+    """(statistic, figure, at) -> heading."""
+    names: dict[tuple[str, str, float | None], str] = {}
+    for heading, statistic, figure, at in HEADLINES:
+        if floor is not None and figure in _BEYOND:
+            names[statistic, _BEYOND[figure], floor] = f"{heading} > {floor:g}"
+        elif floor is None or figure != "share_unresolved":
+            names[statistic, figure, at] = heading
+    return names
+
+
+def notes(rows: pa.Table) -> list[str]:
+    """What one has to know of the table, for people."""
+    floor, told = common_floor(rows), []
+    if floor == math.inf:
+        told.append(
+            "the runs' noise floors differ, so that what is raised and lowered can't be compared; "
+            "`dlogp sparsity` makes analyses that can"
+        )
+    elif floor is not None:
+        told.append(
+            f"raised and lowered: by more than {floor:g} nats in both, the larger of the runs' "
+            "noise floors rounded up"
+        )
+    every = rows.to_pylist()
+    shown = [row for row in every if _key(row) in _headlines(floor)] or every
+    if all(row["paired"] for row in shown):
+        told.append("differences: by folds of sample ids, so that samples of both runs are paired")
+    elif not any(row["paired"] for row in shown):
+        told.append(
+            "differences: as if the runs had no samples in common; `dlogp sparsity` makes analyses "
+            "in which they are paired"
+        )
+    return told
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, float | None]:
+    return row["statistic"], row["figure"], row["x"]
 
 
 def headline_differences(rows: pa.Table) -> Table:
@@ -83,9 +169,9 @@ def headline_differences(rows: pa.Table) -> Table:
         table.add_column(heading)
     for heading in ("a", "b", "a - b"):
         table.add_column(heading, justify="right")
-    names = {(statistic, figure, at): heading for heading, statistic, figure, at in HEADLINES}
+    names = _headlines(common_floor(rows))
     for row in rows.to_pylist():
-        key = (row["statistic"], row["figure"], row["x"])
+        key = _key(row)
         if key in names:
             percent = row["figure"] != "mean"
             whose = [row["policy"], row["generator"] or "unnamed", *(row[n] or "" for n in by)]

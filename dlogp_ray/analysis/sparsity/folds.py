@@ -11,7 +11,7 @@ Shapes: k folds.
 
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -24,21 +24,22 @@ def folds_of(sample_ids: Iterable[str]) -> Int[np.ndarray, " s"]:
     return np.array([zlib.crc32(name.encode()) % FOLDS for name in sample_ids], dtype=np.int64)
 
 
-def jackknife(
+def without_each(
     figure: Callable[[np.ndarray], float], occupied: Int[np.ndarray, " k"]
-) -> tuple[float, float | None]:
-    """A figure of all folds, and its standard error.
+) -> list[float]:
+    """[k] a figure without each fold in turn.
 
     Args:
         figure: The figure of the folds that are given, by their numbers.
         occupied: The folds that have samples.
-
-    Returns:
-        The error is None with fewer than two folds.
     """
-    value, k = figure(occupied), len(occupied)
+    return [figure(np.delete(occupied, index)) for index in range(len(occupied))]
+
+
+def jackknife_error(without: Sequence[float]) -> float | None:
+    """The standard error of a figure, of what it is without each fold; None with fewer than two."""
+    k = len(without)
     if k < 2:
-        return value, None
-    without = np.array([figure(np.delete(occupied, index)) for index in range(k)])
-    squares = float(((without - without.mean()) ** 2).sum())
-    return value, math.sqrt((k - 1) / k * squares)
+        return None
+    values = np.array(without)
+    return math.sqrt((k - 1) / k * float(((values - values.mean()) ** 2).sum()))

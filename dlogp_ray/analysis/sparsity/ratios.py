@@ -9,7 +9,10 @@ independent of one another, so that the error comes from the samples' residuals:
 (the linearised ratio estimator with the CR1 correction). The squares add up over samples, so that
 no sample is looked at twice. Counts are exact up to 2^53.
 
-Shapes: f figures, s samples.
+Beside that, what each figure would be without each fold of samples (``folds``) says how it goes
+together with the same figure of another run of the same samples.
+
+Shapes: f figures, s samples, k folds.
 """
 
 import math
@@ -21,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dlogp_ray.analysis.estimates import t975
+from dlogp_ray.analysis.sparsity.folds import FOLDS
 
 Key = tuple[str, str, float | None]
 """Of what, which figure, and where on its axis: a threshold, the start of a bin."""
@@ -37,6 +41,8 @@ class Figure:
         ci_high: The same.
         n_tokens: Tokens that it is of.
         n_samples: Samples that they come from.
+        without: [k] what it would be without each fold; None for a fold that has no samples, or
+            without which nothing is left. None where that is not kept.
     """
 
     value: float | None
@@ -45,6 +51,7 @@ class Figure:
     ci_high: float | None
     n_tokens: int
     n_samples: int
+    without: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ class Ratios:
         yy: [f] Σ y_i².
         yn: [f] Σ y_i·n_i.
         nn: [f] Σ n_i².
+        fold_y: [f, k] Σ y_i over the samples of each fold; None where folds are not kept.
+        fold_n: [f, k] Σ n_i.
     """
 
     keys: tuple[Key, ...]
@@ -87,10 +96,17 @@ class Ratios:
     yy: Float[np.ndarray, " f"]
     yn: Float[np.ndarray, " f"]
     nn: Float[np.ndarray, " f"]
+    fold_y: Float[np.ndarray, "f k"] | None = None
+    fold_n: Float[np.ndarray, "f k"] | None = None
 
     @classmethod
-    def of(cls, parts: Iterable[Part]) -> Self:
-        """The sums of some samples."""
+    def of(cls, parts: Iterable[Part], folds: Int[np.ndarray, " s"] | None = None) -> Self:
+        """The sums of some samples.
+
+        Args:
+            parts: What they add to each figure.
+            folds: Of each; None keeps none.
+        """
         parts = list(parts)
         y = np.array([part.y for part in parts], dtype=np.float64)
         n = np.array([part.n for part in parts], dtype=np.float64)
@@ -104,6 +120,8 @@ class Ratios:
             yy=(y * y).sum(1),
             yn=(y * n).sum(1),
             nn=(n * n).sum(1),
+            fold_y=None if folds is None else _by_fold(y, folds),
+            fold_n=None if folds is None else _by_fold(n, folds),
         )
 
     def __add__(self, other: Self) -> Self:
@@ -114,7 +132,9 @@ class Ratios:
         """
         if self.keys != other.keys:
             raise ValueError("expected the same figures, got others")
-        names = ("tokens", "samples", "y", "n", "yy", "yn", "nn")
+        names = ["tokens", "samples", "y", "n", "yy", "yn", "nn"]
+        if self.fold_y is not None:
+            names += ["fold_y", "fold_n"]
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def figures(self) -> dict[Key, Figure]:
@@ -132,4 +152,20 @@ class Ratios:
         # Roundings may leave a little less than nothing.
         se = math.sqrt(samples / (samples - 1) * max(0.0, residuals)) / n
         half = t975(samples - 1) * se
-        return Figure(value, se, value - half, value + half, tokens, samples)
+        return Figure(value, se, value - half, value + half, tokens, samples, self._without(f))
+
+    def _without(self, f: int) -> tuple[float | None, ...] | None:
+        if self.fold_y is None or self.fold_n is None:
+            return None
+        y, n = self.fold_y[f], self.fold_n[f]
+        left, of = y.sum() - y, n.sum() - n
+        return tuple(
+            a / b if there and b else None
+            for a, b, there in zip(left.tolist(), of.tolist(), (n > 0).tolist(), strict=True)
+        )
+
+
+def _by_fold(
+    values: Float[np.ndarray, "f s"], folds: Int[np.ndarray, " s"]
+) -> Float[np.ndarray, "f k"]:
+    return np.stack([values[:, folds == fold].sum(1) for fold in range(FOLDS)], axis=1)

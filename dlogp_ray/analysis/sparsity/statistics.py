@@ -16,7 +16,7 @@ import numpy as np
 
 from dlogp_ray.analysis.estimates import t975
 from dlogp_ray.analysis.sparsity.bins import Bins, gini
-from dlogp_ray.analysis.sparsity.folds import folds_of, jackknife
+from dlogp_ray.analysis.sparsity.folds import FOLDS, folds_of, jackknife_error, without_each
 from dlogp_ray.analysis.sparsity.quantiles import COARSE, Quantiles
 from dlogp_ray.analysis.sparsity.ratios import Figure, Key, Part, Ratios
 from dlogp_ray.analysis.sparsity.shifted import Shifted
@@ -67,6 +67,11 @@ HISTOGRAMS: Mapping[str, np.ndarray] = {
 JOINT = ("js", "abs_delta_logp")
 """Statistics that are counted by the base's entropy as well."""
 JOINT_EDGES = np.geomspace(1e-6, 10, 71)
+FLOORS = (
+    *(1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+    *(0.01, 0.03, 0.1, 0.3, 1.0),
+)
+"""From where Δlog p counts as raised or lowered, for runs whose own noise floors differ."""
 MEANS = (
     *("delta_logp", "abs_delta_logp", "kl_rl_base", "kl_base_rl", "js"),
     *("entropy_base", "entropy_rl", "logp_base", "logp_rl", "top1_agree"),
@@ -131,7 +136,7 @@ class Statistics:
         return cls(
             samples=len(tokens.lengths),
             tokens=len(tokens),
-            ratios=Ratios.of(parts(tokens, values, floors)),
+            ratios=Ratios.of(parts(tokens, values, floors), sample_folds),
             histograms={
                 name: _histogram(values[name], edges)
                 for name, edges in HISTOGRAMS.items()
@@ -223,11 +228,16 @@ class Statistics:
                 yield key, self._jackknifed(partial(in_decile, decile, which), bins)
 
     def _jackknifed(self, figure: Callable[[np.ndarray], float], bins: Bins) -> Figure:
-        value, se = jackknife(figure, bins.occupied)
+        occupied = bins.occupied
+        value = figure(occupied)
+        without = without_each(figure, occupied) if len(occupied) > 1 else []
+        se = jackknife_error(without)
         if se is None or self.samples < 2:
             return Figure(value, None, None, None, self.tokens, self.samples)
-        half = t975(len(bins.occupied) - 1) * se
-        return Figure(value, se, value - half, value + half, self.tokens, self.samples)
+        half = t975(len(occupied) - 1) * se
+        by_fold = dict(zip(occupied.tolist(), without, strict=True))
+        each = tuple(by_fold.get(fold) for fold in range(FOLDS))
+        return Figure(value, se, value - half, value + half, self.tokens, self.samples, each)
 
 
 def measured(tokens: Tokens) -> dict[str, np.ndarray]:
@@ -260,6 +270,9 @@ def parts(
         ("share_unresolved", magnitude <= floor),
     ):
         yield Part(("delta_logp", name, None), each(where), n)
+    for least in FLOORS:
+        yield Part(("delta_logp", "share_raised_above", least), each(delta > least), n)
+        yield Part(("delta_logp", "share_lowered_above", least), each(delta < -least), n)
     for threshold in DELTA_THRESHOLDS:
         yield Part(("abs_delta_logp", "share_above", threshold), each(magnitude > threshold), n)
     for name in DIVERGENCES:

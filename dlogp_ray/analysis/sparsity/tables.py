@@ -1,7 +1,8 @@
 """The sparsity tables: statistics of groups as rows that one can query.
 
 figures      one row a figure: statistic, figure, x -> value, se, ci_low, ci_high, n_tokens,
-             n_samples, noise_floor: of the statistic, where the run has measured one
+             n_samples, noise_floor: of the statistic, where the run has measured one; and without:
+             what it would be without each of the folds that samples are dealt into by their ids
 histograms   one row a bin: statistic, low, high -> tokens, noise_floor
 joint        one row a bin of two: entropy_low, entropy_high, statistic, low, high -> tokens
 shifted      one row a vocabulary id, the most shifted first: tokens, total and mean Δlog p
@@ -41,7 +42,7 @@ _FIGURE = pa.schema(
     [(name, pa.string()) for name in ("statistic", "figure")]
     + [(name, pa.float64()) for name in ("x", "value", "se", "ci_low", "ci_high")]
     + [(name, pa.int64()) for name in ("n_tokens", "n_samples")]
-    + [("noise_floor", pa.float64())]
+    + [("noise_floor", pa.float64()), ("without", pa.list_(pa.float64()))]
 )
 _BIN = pa.schema(
     [
@@ -171,6 +172,7 @@ def _rows(figures: Mapping[Key, Figure]) -> Iterator[dict[str, Any]]:
             "ci_high": estimate.ci_high,
             "n_tokens": estimate.n_tokens,
             "n_samples": estimate.n_samples,
+            "without": estimate.without,
         }
 
 

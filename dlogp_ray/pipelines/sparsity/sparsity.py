@@ -53,6 +53,8 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     clock = Clock(("start", "plan", "reading", "writing"))
     run = open_run(config.run)
     check_sparsity(run, config)
+    folder = run.path(f"sparsity/{config.name}")
+    store.check_writable(folder, conditional=False)
     objects = run.objects()
     floors = run.noise.floors if run.noise else {}
     policies = max(1, len(run.info.config.policies) - 1)
@@ -69,7 +71,6 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
             f"run {run.uri}: nothing in it is compared with a base policy "
             f"({whole.rows:,} rows, {whole.alone:,} of them of a policy by itself)"
         )
-    folder = run.path(f"sparsity/{config.name}")
     surface = _surfaces(run)
     training = training_tables(whole, floors, surface)
     tables = sparsity_tables(whole, config.by, floors, surface) | training
