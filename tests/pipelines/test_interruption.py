@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import stub_policies
 import yaml
@@ -25,7 +26,7 @@ START_TIMEOUT_S = 180
 TESTS = Path(__file__).parents[1]
 STUBS = {
     "DLOGP_TESTS_STUB": "1",
-    "PYTHONPATH": os.pathsep.join(str(TESTS / part) for part in ("", "faults")),
+    "PYTHONPATH": os.pathsep.join(str(TESTS / part) for part in ("..", "", "faults")),
 }
 
 
@@ -104,3 +105,29 @@ def test_a_driver_that_is_stopped_loses_nothing_and_does_nothing_twice(
     assert driver.returncode == code, log
     assert time.monotonic() - asked < 60  # seconds, where the machine is its own
     goes_on(job, config.run_uri, undisturbed, log)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ctrl_c_again_and_again_leaves_no_process(
+    make_config: Callable[..., ScoreConfig], tmp_path: Path
+) -> None:
+    rows = [row | {"generator": f"waits for: {tmp_path / 'never'}"} for row in make_rows(20)]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", rows)
+    config = make_config(corpus=str(corpus), run_on="ray")
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    driver = start(job)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not Path(config.run_uri, "run.json").exists():
+        assert time.monotonic() < deadline, "it did not begin"
+        time.sleep(0.05)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    assert family
+    while driver.poll() is None:
+        driver.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    _, log = driver.communicate(timeout=300)
+    assert driver.returncode == 130, log
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive

@@ -23,7 +23,7 @@ from dlogp_ray.errors import (
     Refused,
 )
 from dlogp_ray.pipelines.run.local_ray import start_local
-from dlogp_ray.pipelines.run.stop import take_back
+from dlogp_ray.pipelines.run.stop import take_back, to_the_end
 
 _CONNECT_TIMEOUT_S = 10
 _IDLE_WORKERS = 8
@@ -110,7 +110,8 @@ def shutdown() -> None:
     """End the Ray session that jobs of this process have started; the next job starts one anew."""
     global _own
     if _own is not None:
-        _own.end()
+        with to_the_end():
+            _own.end()
         _own = None
 
 

@@ -1,12 +1,16 @@
 """A clean end on SIGTERM: a stopped Ray job and a lost spot node get it seconds before the end."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-from dlogp_ray.errors import Stopped
+import psutil
+
+from dlogp_ray.errors import ExitCode, Stopped
+from dlogp_ray.events import tell
 
 
 class StopRequest:
@@ -58,6 +62,36 @@ def stop_on_sigterm(
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    """What is within it is not cut short by Ctrl-C: processes that it ends would live on.
+
+    One that comes is answered; at the next this process ends at once, with those that it started.
+    Elsewhere than in the main thread nothing comes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = 0
+
+    def again(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came += 1
+        if came == 1:
+            tell("ending", "ending the processes that were started; Ctrl-C again ends them at once")
+            return
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        os._exit(ExitCode.INTERRUPTED)
+
+    previous = signal.signal(signal.SIGINT, again)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def take_back() -> None:
