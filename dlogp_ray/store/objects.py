@@ -56,7 +56,7 @@ def absolute(uri: str) -> str:
             one that ends with this process.
     """
     try:
-        check_address(uri)
+        uri = check_address(uri)
     except ValueError as error:
         raise Refused(str(error)) from None
     try:
@@ -207,7 +207,8 @@ def check_writable(uri: str, *, conditional: bool = True) -> None:
             )
     except (OSError, ValueError, NotImplementedError) as error:
         raise Refused(
-            f"{uri}: nothing can be written there ({error}); `dlogp doctor` says more"
+            f"{uri}: nothing can be written there ({error}); check the address, and what the "
+            "credentials in the environment allow"
         ) from None
     finally:
         if made:  # else a server that does not answer would be waited for again

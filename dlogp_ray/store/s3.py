@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 PROTOCOLS = frozenset({"s3", "s3a"})
@@ -24,6 +26,10 @@ _WRONG = {
     "UnknownEndpointError",
 }
 """botocore's errors of what was asked, or where."""
+_SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
+"""What servers say of a request that is signed with another time than theirs."""
+_MOST_SKEW_S = 300.0
+"""S3 allows 15 minutes; others less."""
 _patient: ContextVar[bool] = ContextVar("patient", default=False)
 
 CONFIG: dict[bool, dict[str, Any]] = {
@@ -144,10 +150,24 @@ def refusal(error: BaseException) -> str | None:
     if code == "NoSuchBucket":
         return "there is no such bucket; create it, or correct the address"
     if status(error) in (401, 403):
+        if (theirs := _clock(error)) or code in _SKEWED:
+            return (
+                f"access is denied, for this machine's clock says {datetime.now(UTC):%c} UTC and "
+                f"the store's {theirs or 'another time'}: set the clock, by NTP for one"
+            )
         return (
             f"access is denied ({code}: {error}); check the credentials (environment, "
             "~/.aws/credentials) and what they allow"
         )
+    return None
+
+
+def _clock(error: BaseException) -> str | None:
+    """What the server's clock says, where that is far from this machine's."""
+    said = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    with suppress(ValueError, TypeError):
+        if abs((parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()) > _MOST_SKEW_S:
+            return str(said)
     return None
 
 

@@ -6,6 +6,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 
 from dlogp_ray import events, store
 from dlogp_ray.cli import app
-from dlogp_ray.errors import Unanswered
+from dlogp_ray.errors import Refused, Unanswered
 from dlogp_ray.store import patient_s3
 from dlogp_ray.store import s3 as s3_module
 from dlogp_ray.store.patient_s3 import PatientS3
@@ -48,7 +50,9 @@ class Silent:
         with contextlib.suppress(OSError):
             self.requests.append(connection.recv(65_536))
             if self._answer:
-                connection.sendall(self._answer)
+                head, end, body = self._answer.partition(b"\r\n\r\n")
+                to_head = self.requests[-1].startswith(b"HEAD ") and b" 403 " in head
+                connection.sendall(head + end + (b"" if to_head else body))
                 connection.close()
             while connection.recv(65_536):
                 pass
@@ -192,6 +196,41 @@ def test_a_store_where_nobody_listens_is_told_with_the_address(
         done = run_command(words, policy_folders, tmp_path)
     assert isinstance(done.exception, Unanswered), repr(done.exception)
     assert "s3://bucket/runs" in str(done.exception)
+
+
+CODES = ["RequestTimeTooSkewed", "AccessDenied"]
+"""Servers differ in what they say of it; an answer to HEAD has no body, and no code."""
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+@pytest.mark.parametrize("code", CODES)
+def test_a_clock_that_is_off_is_named(
+    code: str,
+    words: list[str],
+    policy_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs = format_datetime(datetime.now(UTC) - timedelta(minutes=20), usegmt=True)
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+    head = f"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nDate: {theirs}\r\n"
+    answer = f"{head}Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    with quick(Silent(answer.encode()), monkeypatch):
+        done = run_command(words, policy_folders, tmp_path)
+    assert isinstance(done.exception, Refused), repr(done.exception)
+    assert f"and the store's {theirs}: set the clock" in str(done.exception)
+
+
+def test_a_clock_that_is_right_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = format_datetime(datetime.now(UTC), usegmt=True)
+    body = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+    head = f"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nDate: {theirs}\r\n"
+    answer = f"{head}Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    with (
+        quick(Silent(answer.encode()), monkeypatch),
+        pytest.raises(Refused, match=r"access is denied .*; check the credentials"),
+    ):
+        store.read("s3://bucket/key")
 
 
 def test_real_waits_end_within_two_minutes() -> None:
