@@ -195,3 +195,25 @@ def test_policies_that_memory_does_not_hold_are_refused_here(
         Refused, match=r"the policies take 0.0 GiB in float32 .* 1.0 GiB are free; use a machine"
     ):
         ForPolicies("here").tried(job, 1, NOBODY)
+
+
+def test_more_actors_than_this_machine_has_cpus_are_refused_before_ray_starts(
+    make_config: Any, begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "cpus", lambda: 2)
+    monkeypatch.setattr(cost, "has_gpus", lambda: False)
+    many = make_config(corpus="c.jsonl", actors=50, run_on="auto")
+    with pytest.raises(Refused, match=r"asks for 50 actors .* the machine has 2 CPUs and 0 GPUs"):
+        cost.begin(many)
+    on_gpus = make_config(corpus="c.jsonl", actors=2, gpus_per_actor=1, run_on="auto")
+    with pytest.raises(Refused, match="2 actors with 1 GPUs each, and the machine has 2 CPUs"):
+        cost.begin(on_gpus)
+    assert not begun
+    assert cost.begin(make_config(corpus="c.jsonl", actors=2, run_on="auto")) == "ray"
+    assert begun
+    # What only Ray knows is for Ray to say.
+    monkeypatch.setattr(cost, "has_gpus", lambda: True)
+    assert cost.begin(on_gpus) == "ray"
+    monkeypatch.setattr(cost, "has_gpus", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cost.begin(many) == "ray"

@@ -13,6 +13,8 @@ from dlogp_ray.config import RunConfig
 from dlogp_ray.config.job import RunOn
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.run import session
+from dlogp_ray.pipelines.run.machine import cpus, has_gpus
+from dlogp_ray.pipelines.run.placement import place_actors
 from dlogp_ray.tables.object_names import SEAL
 
 _RAY_COSTS = 20_000
@@ -76,8 +78,20 @@ def begin(config: RunConfig) -> RunOn:
         )
     where = settled(config.run_on, too_many)
     if where == "ray" and not _sealed(config.run_uri):
+        if not session.was_there() and session.address() == "local":
+            _check_room(config)
         session.begin()
     return where
+
+
+def _check_room(config: RunConfig) -> None:
+    """Refuse what a Ray of this machine would refuse, before it takes half a minute to start.
+
+    Raises:
+        Refused: This machine has fewer CPUs than the actors that are asked for, or no GPU for them.
+    """
+    if not has_gpus():  # how many there are to use, Ray will say
+        place_actors(config, {"CPU": cpus(), "GPU": 0}, where="machine")
 
 
 def _sealed(run_uri: str) -> bool:

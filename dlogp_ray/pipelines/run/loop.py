@@ -96,7 +96,7 @@ def do_units(
                     left -= 1
                     execution.waiting(left)
                     _say_done(unit, receipt)
-                    shown.advance(unit.tokens)
+                    shown.advance(unit.tokens, receipt["seconds"])
                     stop.check()
             except Ended as error:
                 outcome.ended = str(error)

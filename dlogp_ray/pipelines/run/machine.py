@@ -1,4 +1,4 @@
-"""What this machine has: CPUs, and memory that is free. In a container, what that may use."""
+"""What this machine has: CPUs, GPUs, and memory that is free. In a container, what that may use."""
 
 import os
 from pathlib import Path
@@ -25,6 +25,11 @@ def cpus(cgroups: Path = CGROUPS) -> int:
     if quota in ("max", "-1"):
         return most
     return max(1, min(most, int(quota) // int(period)))
+
+
+def has_gpus() -> bool:
+    """Whether there is any of NVIDIA's, seen without loading what could use it."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def free_bytes(cgroups: Path = CGROUPS) -> int:

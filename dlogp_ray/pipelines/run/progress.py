@@ -16,12 +16,15 @@ LINE_EVERY_S = 15.0
 class Advancing(Protocol):
     """A bar of units."""
 
-    def advance(self, tokens: int) -> None:
-        """One more, with so much in it, about."""
+    def advance(self, tokens: int, seconds: float) -> None:
+        """One more, with so much in it, about, and what an actor worked on it."""
 
 
 class UnitProgress:
     """Counts units, and what is in them, as they are committed.
+
+    The rate is since the work on the first of them began: what actors need to start, to load and
+    to compile is none of it.
 
     Args:
         units: How many are to be done.
@@ -46,11 +49,12 @@ class UnitProgress:
         )
         self._task = self._bar.add_task("", total=tokens, units=f"0/{units}", rate="")
         self._done_units = self._done_tokens = 0
-        self._started = self._last_line = time.monotonic()
+        self._started: float | None = None
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Start the clock and the bar."""
-        self._started = self._last_line = time.monotonic()
+        """Show the bar."""
+        self._last_line = time.monotonic()
         self._bar.start()
         return self
 
@@ -63,19 +67,16 @@ class UnitProgress:
         """Leave the bar as it stands."""
         self._bar.stop()
 
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the context was entered."""
-        return time.monotonic() - self._started
-
-    def advance(self, tokens: int) -> None:
-        """One more unit, with so much in it, about."""
+    def advance(self, tokens: int, seconds: float) -> None:
+        """One more unit, with so much in it, about, and what an actor worked on it."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now - seconds
         self._done_units += 1
         self._done_tokens += tokens
-        rate = self._done_tokens / max(self.elapsed_s, 1e-9)
+        rate = self._done_tokens / max(now - self._started, 1e-9)
         units, speed = f"{self._done_units}/{self._units}", f"{rate:,.0f} {self._counts}/s"
         self._bar.update(self._task, completed=self._done_tokens, units=units, rate=speed)
-        now = time.monotonic()
         due = now - self._last_line > LINE_EVERY_S or self._done_units == self._units
         if self._enabled and not sys.stderr.isatty() and due:
             left_s = (self._tokens - self._done_tokens) / max(rate, 1e-9)
@@ -108,7 +109,7 @@ class CountedUnits:
         """Leave it as it stands."""
         self._bar.__exit__(*error)
 
-    def advance(self, tokens: int) -> None:
+    def advance(self, tokens: int, seconds: float) -> None:
         """One more."""
         self._step()
 
