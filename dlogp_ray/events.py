@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dlogp_ray.addresses import without_credentials
+from dlogp_ray.visible import visible
 
 LOG = logging.getLogger("dlogp_ray.events")
 """Silent unless a program gives it a level and a handler."""
@@ -37,7 +38,7 @@ def tell(event: str, text: str, **fields: Any) -> None:
     """
     say(event, logging.WARNING, text=text, **fields)
     if not LOG.handlers:
-        sys.stderr.write(f"dlogp: {without_credentials(text)}\n")
+        sys.stderr.write(visible(f"dlogp: {without_credentials(text)}\n"))
         sys.stderr.flush()
 
 

@@ -32,7 +32,9 @@ LEVELS = {
     "events": 2,
     "errors": 1,
     "addresses": 0,
+    "amounts": 0,
     "status": 0,
+    "visible": 0,
 }
 MAY_IMPORT_RAY = {"pipelines", "jobs"}
 

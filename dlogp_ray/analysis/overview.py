@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.analysis.answers import AnswerCounts, AnswerSummary
+from dlogp_ray.analysis.places import place
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.analysis.weights import schemes_line, weights_facts
@@ -42,7 +44,8 @@ class Overview:
         units_done: Those whose object is there.
         noise: The floor; None where it was not measured.
         summary: Of all objects; an intervene job's is of its answers, a weights table's of weights.
-        rejected: Up to three examples a status: status, count, sample_id, source, error.
+        rejected: Up to three examples a status: status, count, sample_id, error, and ``source``,
+            which is file and place, or the problem.
         failures: Units that could not be done, with cause and attempts.
         calls: That made it, from the first on: where, and what they spent their time on.
     """
@@ -105,20 +108,21 @@ def overview(run: Run) -> Overview:
 def _rejected(run: Run) -> list[dict[str, Any]]:
     placed = run.kind is SCORES
     order = "source_file, source_offset" if placed else "sample_id"
-    source = "source_file || ':' || source_offset" if placed else "group_id"
+    source = "source_file, source_offset" if placed else "group_id AS source"
     rows = run.sql(
         f"""
         WITH first_of_each AS (
-            SELECT *, count(*) OVER (PARTITION BY status) AS count, {source} AS source
-            FROM rejected
+            SELECT *, count(*) OVER (PARTITION BY status) AS count FROM rejected
             QUALIFY row_number() OVER (PARTITION BY status, error ORDER BY {order}) = 1
         )
-        SELECT status, count, sample_id, source, error FROM first_of_each
+        SELECT status, count, sample_id, {source}, error FROM first_of_each
         QUALIFY row_number() OVER (PARTITION BY status ORDER BY {order}) <= {_EXAMPLES}
         ORDER BY status, {order}
         """
     )
     reasons: list[dict[str, Any]] = rows.to_arrow_table().to_pylist()
+    for row in reasons if placed else ():
+        row["source"] = place(row.pop("source_file"), row.pop("source_offset"))
     return reasons
 
 
@@ -138,7 +142,7 @@ def print_overview(seen: Overview, console: Console) -> None:
     for heading, fact in special_token_rows(seen.special_tokens):
         facts.add_row(heading, fact)
     if len(seen.calls) > _CALLS:
-        facts.add_row("spent", f"by {len(seen.calls):,} calls; the last of them:")
+        facts.add_row("spent", f"by {amount(len(seen.calls), 'call')}; the last of them:")
     for call in seen.calls[-_CALLS:]:
         facts.add_row("spent", _spent(call))
     print_whole(facts, console)
@@ -158,14 +162,14 @@ def print_overview(seen: Overview, console: Console) -> None:
         line = f"  {row['status']} ({row['count']:,}): {name}{where}: {row['error']}"
         console.print(escape(line), highlight=False, soft_wrap=True)
     for unit, record in seen.failures.items():
-        line = f"failed {unit} after {record['attempts']} attempts: {record['cause']}"
+        line = f"failed {unit} after {amount(record['attempts'], 'attempt')}: {record['cause']}"
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _spent(call: Call) -> str:
     where = "through Ray" if call.run_on == "ray" else f"in process {call.process} on {call.host}"
     if call.ended or call.stopped:
-        units = f"{call.units_created} units {where}"
+        units = f"{amount(call.units_created, 'unit')} {where}"
         stopped = f", stopped by {call.stopped}" if call.stopped else ""
         return f"{units}{stopped}: {spent_in_words(sum(call.spent.values()), call.spent)}"
     state = "under way" if call.alive else "not ended"

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.status import Status
 from dlogp_ray.tables.weights import WeightsSummary
 
@@ -33,7 +34,7 @@ def weights_facts(summary: WeightsSummary) -> Table:
     if summary.undefined:
         facts.append(("not defined, so 1", f"{summary.undefined:,} tokens"))
     if summary.other_temperature:
-        facts.append(("scored at another temperature", f"{summary.other_temperature:,} samples"))
+        facts.append(("scored at another temperature", amount(summary.other_temperature, "sample")))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in facts:
         table.add_row(name, value)

@@ -1,9 +1,7 @@
 """Result of a benchmark: speeds with their spread, ratios within a round, shares of the peak."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +9,6 @@ from rich.table import Table
 
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.config.bench import ARMS
-from dlogp_ray.errors import Refused
 
 RATIOS = {
     "pair / vllm_twice": ("pair", "vllm_twice"),
@@ -77,16 +74,3 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
         f"{share}{peak / 1e9:,.0f} GFLOP/s; "
         f"{memory:,.0f} MiB at most in one process; padding {result['padding_share']:.1%}"
     )
-
-
-def write_bench(result: dict[str, Any], path: Path) -> None:
-    """Write the result file.
-
-    Raises:
-        Refused: The file can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise Refused(f"--out {path}: {error.strerror}; give a file that can be written") from None

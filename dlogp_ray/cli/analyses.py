@@ -5,15 +5,19 @@ from typing import Annotated
 
 import typer
 
-from dlogp_ray.cli.application import EXIT_CODES, app, conclude
-from dlogp_ray.cli.options import ProgressOption, RunArgument, TableRunOnOption
-from dlogp_ray.config import SCHEMES, ReweightConfig, SparsityConfig
-from dlogp_ray.config.spelling import spelled_schemes
+from dlogp_ray.cli.application import app, conclude, epilog
+from dlogp_ray.cli.options import JsonOption, ProgressOption, RunArgument, TableRunOnOption
+from dlogp_ray.config import ReweightConfig, SparsityConfig
+from dlogp_ray.config.spelling import spelled_schemes, spellings
+from dlogp_ray.errors import ExitCode
 
-SchemeOption = Annotated[float | None, typer.Option(help="Of the scheme that has it.")]
+_CODES = (ExitCode.FAILED_UNITS, ExitCode.DAMAGED, ExitCode.INTERRUPTED)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(
+    short_help="Where, in which direction and how sparsely RL changed the policy.",
+    epilog=epilog("dlogp sparsity runs/my-run --by reward --name by-reward", *_CODES),
+)
 def sparsity(
     run: RunArgument,
     by: Annotated[
@@ -40,8 +44,9 @@ def sparsity(
     ] = False,
     run_on: TableRunOnOption = "auto",
     progress: ProgressOption = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """Where, in which direction and how sparsely RL changed the policy. Last line: JSON."""
+    """Where, in which direction and how sparsely RL changed the policy."""
     config = SparsityConfig.from_mapping(
         {"run": run, "by": by or [], "name": name, "partial": partial, "run_on": run_on},
         source="sparsity",
@@ -49,31 +54,27 @@ def sparsity(
     from dlogp_ray.pipelines.sparsity.result import print_sparsity
     from dlogp_ray.pipelines.sparsity.sparsity import sparsity as run_job
 
-    conclude(
-        run_job(config, progress=progress), functools.partial(print_sparsity, llama_cpp=llama_cpp)
-    )
+    in_words = functools.partial(print_sparsity, llama_cpp=llama_cpp)
+    conclude(run_job(config, progress=progress), in_words, as_json=as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(
+    short_help="A weight for each token's loss or advantage, as a table.",
+    epilog=epilog(
+        "dlogp reweight runs/my-run --scheme low_prob:alpha=0.2",
+        *_CODES,
+        more=("Schemes with their parameters and defaults:", *map("  {}".format, spellings())),
+    ),
+)
 def reweight(
     run: RunArgument,
     scheme: Annotated[
         list[str],
         typer.Option(
             metavar="NAME[:PARAMETER=VALUE,...]",
-            help=f"{', '.join(SCHEMES)}; may be repeated: weights are multiplied.",
+            help="A scheme, as below; may be repeated: weights are multiplied.",
         ),
     ],
-    alpha: SchemeOption = None,
-    beta: SchemeOption = None,
-    rho: SchemeOption = None,
-    scale: SchemeOption = None,
-    low: SchemeOption = None,
-    high: SchemeOption = None,
-    half_life: SchemeOption = None,
-    max_ratio: Annotated[
-        str | None, typer.Option(help="Of the scheme that has it; none for no such limit.")
-    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -93,22 +94,13 @@ def reweight(
     ] = None,
     run_on: TableRunOnOption = "auto",
     progress: ProgressOption = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """A weight for each token's loss or advantage, as a table for trainers. Last line: JSON."""
-    given = {
-        "alpha": alpha,
-        "beta": beta,
-        "rho": rho,
-        "scale": scale,
-        "low": low,
-        "high": high,
-        "half_life": half_life,
-        "max_ratio": max_ratio,
-    }
+    """A weight for each token's loss or advantage, as a table for trainers."""
     config = ReweightConfig.from_mapping(
         {
             "run": run,
-            "schemes": spelled_schemes(scheme, {k: v for k, v in given.items() if v is not None}),
+            "schemes": spelled_schemes(scheme),
             "name": name,
             "policy": policy,
             "rl": rl,
@@ -120,4 +112,4 @@ def reweight(
     from dlogp_ray.pipelines.reweight.result import print_reweight
     from dlogp_ray.pipelines.reweight.reweight import reweight as run_job
 
-    conclude(run_job(config, progress=progress), print_reweight)
+    conclude(run_job(config, progress=progress), print_reweight, as_json=as_json)

@@ -5,11 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from dlogp_ray.cli.application import app
+from dlogp_ray.cli.application import app, epilog
 from dlogp_ray.errors import Refused
 
 
-@app.command()
+@app.command(
+    short_help="The main job on a pair that is at hand.",
+    epilog=epilog("dlogp demo --problems 500"),
+)
 def demo(
     output: Annotated[Path, typer.Option(help="Where the corpus and the run go.")] = Path(
         "demo-runs"

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from dlogp_ray.cli.application import EXIT_CODES, app
+from dlogp_ray.cli.application import app, epilog
+from dlogp_ray.cli.options import JsonOption, OverwriteOption, ProgressOption
+from dlogp_ray.cli.out import check_new, written
 from dlogp_ray.config import BenchConfig
 from dlogp_ray.config.bench import ARMS
 from dlogp_ray.errors import ExitCode, Refused
@@ -15,28 +17,35 @@ BENCH_OPTIONS = ("base", "rl", "arms", "vllm_python", "lm_eval_python")
 """Fields of the benchmark that have an option of their own."""
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(
+    short_help="Try whether a store is fit for runs.",
+    epilog=epilog("dlogp doctor s3://bucket/runs", ExitCode.FAILED_UNITS, ExitCode.MISMATCH),
+)
 def doctor(
     output: Annotated[str, typer.Argument(help="Folder or URL under which runs are to be made.")],
     writers: Annotated[
         int, typer.Option(min=2, help="Writers that race to create one object.")
     ] = 16,
     rounds: Annotated[int, typer.Option(min=1, help="Races.")] = 5,
+    as_json: JsonOption = False,
 ) -> None:
-    """Try whether a store is fit for runs: access, conditional create, listing. Last line: JSON."""
-    from rich.console import Console
-
+    """Try whether a store is fit for runs: access, conditional create, listing."""
+    from dlogp_ray.analysis.printing import for_people, for_programs
     from dlogp_ray.store import absolute
     from dlogp_ray.store.fitness import examine, print_findings
 
     address = absolute(output)
     typer.echo(f"trying {address}; a server that does not answer is asked for 90 s", err=True)
     findings = examine(address, writers=writers, rounds=rounds)
-    typer.echo(json.dumps(print_findings(output, findings, Console())))
+    found = print_findings(output, findings, for_people(as_json=as_json))
+    for_programs(found, as_json=as_json)
     raise typer.Exit(ExitCode.OK if all(f.fit for f in findings) else ExitCode.MISMATCH)
 
 
-@app.command()
+@app.command(
+    short_help="This machine's speed on a pair, beside other engines.",
+    epilog=epilog("dlogp bench --base checkpoints/base --rl checkpoints/rl --arm pair"),
+)
 def bench(
     base: Annotated[
         str | None, typer.Option(help="Base policy: folder or hub id (default: the demo pair).")
@@ -63,12 +72,16 @@ def bench(
         str | None, typer.Option(help="A Python that has lm-eval, to be measured beside.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
-    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+    overwrite: OverwriteOption = False,
+    progress: ProgressOption = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """This machine's speed on a pair, beside naive loops and other engines. Last line: JSON.
+    """This machine's speed on a pair, beside naive loops and other engines.
 
     Says beforehand how long it will take. The naive loops get as many texts as a minute allows.
     """
+    if out is not None:
+        check_new(out, overwrite=overwrite)
     if (base is None) != (rl is None):
         raise Refused("expected both --base and --rl, or neither for the demo pair; got one")
     if base is None or rl is None:
@@ -88,15 +101,15 @@ def bench(
             raise Refused(f"--set {setting}: expected FIELD=VALUE, as in --set texts=96")
         values[field] = value
     config = BenchConfig.from_mapping(values, source="bench")
-    from rich.console import Console
-
-    from dlogp_ray.bench.result import print_bench, write_bench
+    from dlogp_ray.analysis.printing import for_people, for_programs
+    from dlogp_ray.bench.result import print_bench
     from dlogp_ray.bench.run import run_bench
     from dlogp_ray.pipelines.run.stop import stop_on_sigterm
 
     with stop_on_sigterm("nothing was written"):
         result = run_bench(config, progress=progress)
     if out is not None:
-        write_bench(result, out)
-    print_bench(result, Console())
-    typer.echo(json.dumps(result))
+        with written(out) as sink:
+            sink.write((json.dumps(result, indent=2) + "\n").encode())
+    print_bench(result, for_people(as_json=as_json))
+    for_programs(result, as_json=as_json)

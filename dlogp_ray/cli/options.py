@@ -31,6 +31,17 @@ SealPartialOption = Annotated[
     bool, typer.Option("--seal-partial", help="Seal the run although units failed.")
 ]
 ProgressOption = Annotated[bool, typer.Option(help="Show progress on standard error.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the file of --out, if it is there.")
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print a line of JSON alone. Where standard output is no terminal, it is the last "
+        "line in any case.",
+    ),
+]
 JsonLogOption = Annotated[
     bool,
     typer.Option(

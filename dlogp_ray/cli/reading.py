@@ -1,17 +1,22 @@
 """Looking at runs: ``show``, ``query``, ``compare``, ``verify``."""
 
+import io
 import json
 import sys
+from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, cast
 
 import typer
 
-from dlogp_ray.cli.application import EXIT_CODES, app
-from dlogp_ray.cli.options import RunArgument
+from dlogp_ray.cli.application import app, epilog
+from dlogp_ray.cli.options import JsonOption, OverwriteOption, ProgressOption, RunArgument
+from dlogp_ray.cli.out import check_new, written
+from dlogp_ray.cli.views_help import QueryCommand
 from dlogp_ray.config import SparsityConfig
 from dlogp_ray.errors import ExitCode, Refused, StoreFailed
+from dlogp_ray.visible import visible
 
 
 class Format(StrEnum):
@@ -23,7 +28,13 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
-@app.command()
+_READS = (ExitCode.FAILED_UNITS, ExitCode.DAMAGED)
+
+
+@app.command(
+    short_help="What ran, how far it is, its totals, and what went wrong.",
+    epilog=epilog("dlogp show runs/my-run", *_READS),
+)
 def show(
     run: RunArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -33,9 +44,8 @@ def show(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two lines.")] = 10.0,
 ) -> None:
     """What ran, how far it is, its totals, and what was rejected or failed and why."""
-    from rich.console import Console
-
     from dlogp_ray.analysis.overview import overview, print_overview
+    from dlogp_ray.analysis.printing import for_people
     from dlogp_ray.tables.run import open_run
 
     if watching:
@@ -49,10 +59,17 @@ def show(
     if as_json:
         typer.echo(json.dumps(document.as_json()))
     else:
-        print_overview(document, Console())
+        print_overview(document, for_people(as_json=False))
 
 
-@app.command()
+@app.command(
+    cls=QueryCommand,
+    short_help="Ask a run's tables in SQL.",
+    epilog=epilog(
+        'dlogp query runs/my-run "SELECT generator, avg(delta_logp) FROM tokens GROUP BY 1"',
+        *_READS,
+    ),
+)
 def query(
     run: RunArgument,
     sql: Annotated[str, typer.Argument(help="DuckDB SQL over the run's views.")],
@@ -60,8 +77,9 @@ def query(
     out: Annotated[
         Path | None, typer.Option(help="Write to this file instead of standard output.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Query a run: scores or generations (a row a sample), tokens (a row a token), sparsity, …"""
+    """Ask a run's tables in SQL: scores, generations or weights, a row a token, and statistics."""
     from dlogp_ray.tables.output import write_rows
     from dlogp_ray.tables.run import open_run
     from dlogp_ray.tables.sql import rows_read
@@ -70,6 +88,8 @@ def query(
         raise Refused(
             "--out: expected --format csv, json or parquet with it; a table is for people"
         )
+    if out is not None:
+        check_new(out, overwrite=overwrite)
     opened = open_run(run)
     if not opened.sealed:
         share = f"{len(opened.committed())} of {opened.planned} units"
@@ -77,20 +97,37 @@ def query(
     relation = opened.sql(sql)
     with rows_read(opened):
         if form is Format.TABLE:
-            relation.show(max_rows=200, max_width=200)
+            with redirect_stdout(io.StringIO()) as shown:
+                relation.show(max_rows=200, max_width=200)
+            typer.echo(visible(shown.getvalue()))
             return
         if out is None:
             sys.stdout.flush()
-            write_rows(relation, form.value, sys.stdout.buffer)
+            write_rows(relation, form.value, _standard_output(form))
             return
-        try:
-            with out.open("wb") as sink:
-                write_rows(relation, form.value, sink)
-        except OSError as error:
-            raise Refused(f"--out {out}: {error.strerror}") from None
+        with written(out) as sink:
+            write_rows(relation, form.value, sink)
 
 
-@app.command()
+def _standard_output(form: Format) -> IO[bytes]:
+    """For rows; a terminal gets no control characters of theirs."""
+    if not sys.stdout.isatty():
+        return sys.stdout.buffer
+    if form is Format.PARQUET:
+        raise Refused("--format parquet: a terminal shows no Parquet; give --out FILE with it")
+    return cast("IO[bytes]", _Shown())
+
+
+class _Shown:
+    def write(self, data: bytes) -> int:
+        typer.echo(visible(data.decode().replace("\r\n", "\n")), nl=False)
+        return len(data)
+
+
+@app.command(
+    short_help="Two runs' sparsity side by side, with differences and errors.",
+    epilog=epilog("dlogp compare runs/step-100 runs/step-200", *_READS),
+)
 def compare(
     run_a: Annotated[str, typer.Argument(help="A run with a sparsity analysis.")],
     run_b: Annotated[str, typer.Argument(help="Another one.")],
@@ -102,10 +139,8 @@ def compare(
     ] = False,
 ) -> None:
     """Two runs' sparsity side by side: the figures of both, and the differences with errors."""
-    from rich.console import Console
-
-    from dlogp_ray.analysis.printing import print_whole
-    from dlogp_ray.analysis.sparsity.comparing import compared, headline_differences
+    from dlogp_ray.analysis.printing import for_people, print_whole
+    from dlogp_ray.analysis.sparsity.comparing import compared, headline_differences, notes
     from dlogp_ray.tables.run import open_run
 
     rows = compared(open_run(run_a).figures(name), open_run(run_b).figures(name))
@@ -113,10 +148,16 @@ def compare(
         for row in rows.to_pylist():
             typer.echo(json.dumps(row))
     else:
-        print_whole(headline_differences(rows), Console())
+        console = for_people(as_json=False)
+        print_whole(headline_differences(rows), console)
+        for note in notes(rows):
+            console.print(note, highlight=False, soft_wrap=True)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(
+    short_help="Read a whole run and name what is missing, damaged or changed.",
+    epilog=epilog("dlogp verify runs/my-run", *_READS),
+)
 def verify(
     run: RunArgument,
     repair: Annotated[
@@ -133,13 +174,16 @@ def verify(
             "allow_pickle, a verifier of its own.",
         ),
     ] = False,
-    progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
+    progress: ProgressOption = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """Read a whole run and name what is missing, damaged or changed. The last line is JSON."""
+    """Read a whole run and name what is missing, damaged or changed."""
+    from dlogp_ray.analysis.printing import for_people, for_programs
     from dlogp_ray.pipelines.run.progress import counted
     from dlogp_ray.tables.run import open_run
     from dlogp_ray.tables.verification import Fault, report, verify
 
+    console = for_people(as_json=as_json)
     copied: list[str] = []
 
     def check() -> list[Fault]:
@@ -154,7 +198,7 @@ def verify(
         from dlogp_ray.pipelines.repair import repair as repair_run
 
         for problem in problems:
-            typer.echo(str(problem))
+            console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
         repaired = sorted({problem.unit for problem in problems if problem.unit})
         ended = repair_run(open_run(run), problems, trusted=trust_run, progress=progress)
         if not ended.sealed:
@@ -162,6 +206,6 @@ def verify(
             raise StoreFailed(f"{run}: the repair has not come to its end: {lost or ended.ended}")
         problems = check()
     lines, document = report(open_run(run), problems, repaired, sorted(copied))
-    typer.echo("\n".join(lines))
-    typer.echo(json.dumps(document))
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    for_programs(document, as_json=as_json)
     raise typer.Exit(ExitCode.DAMAGED if problems else ExitCode.OK)

@@ -1,37 +1,40 @@
 """Jobs that make a run with policies: ``score``, ``intervene``."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from dlogp_ray.cli.application import EXIT_CODES, app, conclude
+from dlogp_ray.cli.application import app, conclude, epilog
 from dlogp_ray.cli.options import (
     ActorsOption,
     JobArgument,
     JsonLogOption,
+    JsonOption,
     ProgressOption,
     RunOnOption,
     SealPartialOption,
     TimeoutStartOption,
 )
 from dlogp_ray.config import InterveneConfig, ScoreConfig
-from dlogp_ray.errors import Interrupted
+from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.run.cost import begin
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+AnyConfig = TypeVar("AnyConfig", ScoreConfig, InterveneConfig)
 
-    from rich.console import Console
+_CODES = (
+    ExitCode.REJECTED_ROWS,
+    ExitCode.FAILED_UNITS,
+    ExitCode.MISMATCH,
+    ExitCode.DAMAGED,
+    ExitCode.INTERRUPTED,
+)
 
-    from dlogp_ray.pipelines.run.result import RunResult
 
-    AnyConfig = TypeVar("AnyConfig", ScoreConfig, InterveneConfig)
-    AnyResult = TypeVar("AnyResult", bound=RunResult)
-
-
-@app.command(epilog=EXIT_CODES)
+@app.command(
+    short_help="Score a corpus; run it again to do what is missing.",
+    epilog=epilog("dlogp score job.yaml", *_CODES),
+)
 def score(
     config: JobArgument,
     plan: Annotated[
@@ -43,25 +46,31 @@ def score(
     seal_partial: SealPartialOption = False,
     progress: ProgressOption = True,
     json_log: JsonLogOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Score a corpus; run it again to do what is missing. The last line printed is JSON."""
+    """Score a corpus; run it again to do what is missing."""
     given = {"actors": actors, "run_on": run_on, "timeout_start": timeout_start}
     job = _begun(ScoreConfig, config, given | {"seal_partial": seal_partial or None}, json_log)
     if plan:
-        from rich.console import Console
-
+        from dlogp_ray.analysis.printing import for_people, for_programs
         from dlogp_ray.pipelines.score.preview import print_plan
         from dlogp_ray.pipelines.score.score import preview
 
-        typer.echo(json.dumps(print_plan(preview(job), Console())))
+        console = for_people(as_json=as_json)
+        for_programs(print_plan(preview(job), console), as_json=as_json)
         return
     from dlogp_ray.pipelines.score.result import print_score
     from dlogp_ray.pipelines.score.score import score as run_job
 
-    _end(lambda: run_job(job, progress=progress and not json_log), print_score)
+    result = run_job(job, progress=progress and not json_log)
+    conclude(result, print_score, as_json=as_json)
+    raise typer.Exit(result.exit_code)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(
+    short_help="Answer problems with both policies together, and grade.",
+    epilog=epilog("dlogp intervene intervene.yaml --plan", *_CODES),
+)
 def intervene(
     config: JobArgument,
     plan: Annotated[
@@ -73,27 +82,28 @@ def intervene(
     seal_partial: SealPartialOption = False,
     progress: ProgressOption = True,
     json_log: JsonLogOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Answer problems with both policies together, grade, and draw the curve. Last line: JSON."""
+    """Answer problems with both policies together, grade, and draw the curve."""
     given = {"actors": actors, "run_on": run_on, "timeout_start": timeout_start}
     job = _begun(InterveneConfig, config, given | {"seal_partial": seal_partial or None}, json_log)
     if plan:
-        from rich.console import Console
-
+        from dlogp_ray.analysis.printing import for_people, for_programs
         from dlogp_ray.pipelines.intervene.intervene import preview
         from dlogp_ray.pipelines.intervene.preview import print_intervene_plan
 
-        typer.echo(json.dumps(print_intervene_plan(preview(job), Console())))
+        console = for_people(as_json=as_json)
+        for_programs(print_intervene_plan(preview(job), console), as_json=as_json)
         return
     from dlogp_ray.pipelines.intervene.intervene import intervene as run_job
     from dlogp_ray.pipelines.intervene.result import print_intervene
 
-    _end(lambda: run_job(job, progress=progress and not json_log), print_intervene)
+    result = run_job(job, progress=progress and not json_log)
+    conclude(result, print_intervene, as_json=as_json)
+    raise typer.Exit(result.exit_code)
 
 
-def _begun(
-    kind: "type[AnyConfig]", path: Path, given: dict[str, Any], json_log: bool
-) -> "AnyConfig":
+def _begun(kind: type[AnyConfig], path: Path, given: dict[str, Any], json_log: bool) -> AnyConfig:
     """The job of a file, with what the command line says instead; None is not said."""
     if json_log:
         from dlogp_ray.events import log_to_standard_error
@@ -102,17 +112,3 @@ def _begun(
     job = kind.from_yaml(path, **given)
     begin(job)
     return job
-
-
-def _end(
-    run_job: "Callable[[], AnyResult]", print_result: "Callable[[AnyResult, Console], None]"
-) -> None:
-    """Run a job, print how it ended, and exit with its code."""
-    try:
-        result = run_job()
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted; what is committed stays, the same command goes on"
-        ) from None
-    conclude(result, print_result)
-    raise typer.Exit(result.exit_code)

@@ -93,13 +93,20 @@ def threshold(rule: Rule, values: np.ndarray, rate: float) -> Threshold:
     ordered = -np.sort(-sign * values.astype(np.float64))  # those that fire first
     wanted = round(rate * len(ordered))
     if not 0 < wanted < len(ordered):
-        reason = f"a rate of {rate:g} is less than one of {len(ordered):,} tokens"
+        reason = (
+            f"a rate of {rate:g} is less than one of {len(ordered):,} tokens; give a higher one, "
+            "or more calibration_problems"
+        )
         return Threshold(rate, None, 0.0, reason)
     last = ordered[wanted - 1]
     if last == ordered[wanted]:
         wanted = int(np.searchsorted(-ordered, -last, side="left"))
         if wanted == 0:
-            reason = f"{float(np.mean(ordered == last)):.1%} of the tokens have the same value"
+            share = float(np.mean(ordered == last))
+            reason = (
+                f"{share:.1%} of the tokens have the same value, the first to fire; give a rate "
+                f"above {share:.3g}, or a threshold"
+            )
             return Threshold(rate, None, 0.0, reason)
         last = ordered[wanted - 1]
     value = sign * (last + ordered[wanted]) / 2
@@ -108,7 +115,7 @@ def threshold(rule: Rule, values: np.ndarray, rate: float) -> Threshold:
         allowed = float(np.mean((values > low) & (values < high)))
         reason = (
             f"it would need a threshold of {value:g}, outside of ({low:g}, {high:g}): "
-            f"only {allowed:.1%} of the tokens lie inside"
+            f"only {allowed:.1%} of the tokens lie inside; give a lower rate, or a threshold"
         )
         return Threshold(rate, None, 0.0, reason)
     return Threshold(rate, value, wanted / len(ordered))

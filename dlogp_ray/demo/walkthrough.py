@@ -5,14 +5,13 @@ the real job; the table then says at which tokens, and in which direction, RL ch
 and a report shows it.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import AutoTokenizer
 
+from dlogp_ray.analysis.printing import for_people, for_programs
 from dlogp_ray.config import BASE, ScoreConfig
 from dlogp_ray.demo.corpus import make_corpus
 from dlogp_ray.demo.looking import print_queries, print_run
@@ -36,7 +35,7 @@ def run_demo(output: Path, problems: int) -> int:
     Returns:
         The score job's exit code.
     """
-    console = Console()
+    console = for_people(as_json=False)
     generators = (BASE_NAME, rl_name())
     corpus = output / f"corpus-{problems}.jsonl"
     make_corpus(corpus, generators, partial(_sample, problems=problems), console)
@@ -61,7 +60,7 @@ def run_demo(output: Path, problems: int) -> int:
     print_run(result, tokenizer, generators, console)
     print_queries(result.run, console)
     shutdown()  # what Ray may have to say comes before the last line
-    console.print(json.dumps(result.as_json()), highlight=False, soft_wrap=True)
+    for_programs(result.as_json(), as_json=False)
     return result.exit_code
 
 

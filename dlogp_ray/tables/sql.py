@@ -11,9 +11,10 @@ weights       of a score run: one row a sample of every sealed weights table, by
 curve         of a sealed intervene job: one row an intervention
 """
 
+import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from dlogp_ray.tables.derived import (
     read_derived,
     weights_tables,
 )
-from dlogp_ray.tables.kinds import Beside
+from dlogp_ray.tables.kinds import Beside, Kind
 from dlogp_ray.tables.naming import names_in
 from dlogp_ray.tables.source import source_hash
 from dlogp_ray.tables.stored import StoredRun
@@ -63,7 +64,6 @@ def query_run(run: StoredRun, query: str) -> Any:
         Refused: DuckDB refuses it.
     """
     connection = confined(run, query)
-    views = ", ".join(_names(connection))
     try:
         # COPY, ATTACH and CREATE could write, even over the run's own objects.
         statements = connection.extract_statements(query)
@@ -73,9 +73,31 @@ def query_run(run: StoredRun, query: str) -> Any:
             raise Refused(f"expected one query that returns rows, got: {query}")
         return relation
     except duckdb.Error as error:
-        raise Refused(
-            f"the query failed: {error}\nThere are the views {views}; DESCRIBE tokens lists columns"
-        ) from None
+        raise Refused(f"the query failed: {error}\n{_remedy(connection, run, query)}") from None
+
+
+def views_of(kind: Kind, columns: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Views that every run of a kind has, and their columns, those of its table given."""
+    tokens = [*_unnested(kind), *_of_rows(kind, columns)]
+    return {kind.table: columns, "tokens": tokens, "rejected": columns}
+
+
+def _remedy(connection: duckdb.DuckDBPyConnection, run: StoredRun, query: str) -> str:
+    """What may be asked instead, or done first."""
+    views = _names(connection)
+    words = set(re.findall(r"\w+", query.lower()))
+    for beside in run.kind.beside:
+        view, command = MADE_BY[beside]
+        if view not in views and any(word.startswith(view) for word in words):
+            return f"There is no view {view} yet; {command.format(uri=run.uri)} makes it"
+    # A view is made with those columns alone that the query may mean.
+    whole = views_of(run.kind, run.schema.names)
+    described = [
+        f"{view} has the columns {', '.join(whole.get(view) or connection.view(view).columns)}"
+        for view in views
+        if view in words
+    ]
+    return "\n".join([f"There are the views {', '.join(views)}", *described])
 
 
 def confined(run: StoredRun, query: str) -> duckdb.DuckDBPyConnection:
@@ -212,6 +234,12 @@ def _create_curve(
     connection.execute(f"CREATE VIEW curve AS SELECT * FROM read_parquet({name})")
 
 
+MADE_BY: Mapping[Beside, tuple[str, str]] = {
+    "analyses": ("sparsity", "`dlogp sparsity {uri}`"),
+    "weights": ("weights", "`dlogp reweight {uri} --scheme NAME`"),
+    "curve": ("curve", "`dlogp intervene`, as it seals the run,"),
+}
+"""What lies beside a table -> the first of its views, and what makes it."""
 _CREATE: Mapping[Beside, Callable[..., None]] = {
     "analyses": _create_sparsity,
     "weights": _create_weights,
@@ -226,17 +254,27 @@ def _tokens(run: StoredRun, named: set[str] | None) -> str:
     a list that was not computed is null, and gives no rows by itself.
     """
     kind = run.kind
-    columns = []
-    if named is None or "position" in named:
-        columns.append(f'unnest(range(len({kind.always}))) AS "position"')
-    for name in kind.per_token:
-        shown = kind.renamed.get(name, name)
-        if named is None or shown in named or name == kind.always:
-            columns.append(f"unnest({name}) AS {shown}")
-    apart = (*kind.per_token, "prompt_ids", "status", "error")
-    scalars = [f'"{name}"' for name in run.schema.names if name not in apart]
-    there = f"SELECT {', '.join([*columns, *scalars])} FROM {kind.table}"
+    always = kind.renamed.get(kind.always, kind.always)
+    columns = [
+        f'unnest({values}) AS "{name}"'
+        for name, values in _unnested(kind).items()
+        if named is None or name in named or name == always
+    ]
+    columns += [f'"{name}"' for name in _of_rows(kind, run.schema.names)]
+    there = f"SELECT {', '.join(columns)} FROM {kind.table}"
     return there if kind.rejected_have_tokens else f"{there} WHERE status = '{Status.OK}'"
+
+
+def _unnested(kind: Kind) -> dict[str, str]:
+    """Column of the view ``tokens`` -> the list that it has a value a token of."""
+    lists = {kind.renamed.get(name, name): name for name in kind.per_token}
+    return {"position": f"range(len({kind.always}))"} | lists
+
+
+def _of_rows(kind: Kind, columns: Sequence[str]) -> list[str]:
+    """Columns of the view ``tokens`` that repeat the row's."""
+    apart = (*kind.per_token, "prompt_ids", "status", "error")
+    return [name for name in columns if name not in apart]
 
 
 def _quoted(text: str) -> str:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from dlogp_ray import store
+from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Damaged, Refused, StoreFailed
 from dlogp_ray.tables.committed import Committed
 from dlogp_ray.tables.encoding import Footer, footer_bytes, read_footer
@@ -267,7 +268,7 @@ class StoredRun:
                 there.append(self._object(row["unit"], committed[row["unit"]]))
         if wrong:
             raise Damaged(
-                f"run {self.uri} is sealed, but of its objects {len(wrong)} are not what the "
+                f"run {self.uri} is sealed, and {amount(len(wrong), 'object')} of it not as the "
                 f"manifest says: {'; '.join(wrong[:10])}. Put them back, or: {self.remedy}"
             )
         return there

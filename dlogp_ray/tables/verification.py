@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dlogp_ray import store
+from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Damaged
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.encoding import Footer, check_lists, footer_bytes, read_footer
@@ -127,25 +128,25 @@ def report(
     objects = len(run.committed()) - len(late)
     lines = [f"repaired: {', '.join(repaired)}"] if repaired else []
     if copied:
+        whose = amount(len(copied), "object")
         lines.append(
-            f"{len(copied)} objects have another etag than the manifest says, and its contents: "
-            "they were copied or restored"
+            f"of {whose} the contents are as sealed and the etag is not: copied or restored"
         )
     if late:
         lines.append(
-            f"{len(late)} objects came after the run was sealed without them: they are not part of "
-            "it, and nothing reads them"
+            f"{amount(len(late), 'object')} came after the run was sealed without: not part of it, "
+            "and read by nothing"
         )
     if problems:
         units = {problem.unit for problem in problems} - {None}
         lines += [str(problem) for problem in problems]
         lines.append(
-            f"{run.uri}: {len(problems)} problems, in {len(units)} of {objects} objects and the "
-            f"run's own records. {run.remedy}"
+            f"{run.uri}: {amount(len(problems), 'problem')}, in {len(units)} of "
+            f"{amount(objects, 'object')} and the run's own records. {run.remedy}"
         )
     else:
         share = "sealed" if run.sealed else f"not sealed, {objects} of {run.planned} units"
-        lines.append(f"{run.uri}: {objects} objects are whole ({share})")
+        lines.append(f"{run.uri}: whole: {amount(objects, 'object')} ({share})")
     document = {
         "run": run.uri,
         "sealed": run.sealed,

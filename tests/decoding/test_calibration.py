@@ -40,7 +40,10 @@ def test_equal_values_fire_together_or_not_at_all() -> None:
     assert (found.value, found.reached) == (7.0, 0.1)
     none = threshold(ABOVE, np.array([5.0, 5, 5, 1]), 0.5)
     assert none.value is None
-    assert none.reason == "75.0% of the tokens have the same value"
+    assert none.reason == (
+        "75.0% of the tokens have the same value, the first to fire; give a rate above 0.75, or a "
+        "threshold"
+    )
 
 
 def test_a_rate_that_needs_a_threshold_of_the_wrong_sign_has_none() -> None:
@@ -54,7 +57,10 @@ def test_a_rate_that_needs_a_threshold_of_the_wrong_sign_has_none() -> None:
 
 def test_a_rate_of_less_than_a_token_has_no_threshold() -> None:
     found = threshold(ABOVE, np.arange(10.0), 0.01)
-    assert found.reason == "a rate of 0.01 is less than one of 10 tokens"
+    assert found.reason == (
+        "a rate of 0.01 is less than one of 10 tokens; give a higher one, or more "
+        "calibration_problems"
+    )
 
 
 @pytest.mark.parametrize("primary", ["base", "rl"])

@@ -294,7 +294,7 @@ def test_a_damaged_table_is_made_again_and_not_repaired(run: Run) -> None:
 
 
 def test_the_command_line_and_the_views(run: Run) -> None:
-    arguments = ["reweight", run.uri, "--scheme", "rsi_band", "--low", "0.5", "--high", "2"]
+    arguments = ["reweight", run.uri, "--scheme", "rsi_band:low=0.5,high=2"]
     done = CliRunner().invoke(app, [*arguments, "--name", "band", "--no-progress"])
     assert done.exit_code == 0, done.output
     assert "rsi_band(low=0.5, high=2.0); π_old is base" in done.stdout
@@ -311,14 +311,11 @@ def test_the_command_line_and_the_views(run: Run) -> None:
     assert "samples with weights" in shown.stdout
     for wrong, said in [
         (["--scheme", "lowprob"], "expected one of low_prob"),
-        (["--scheme", "low_prob", "--rho", "0.1"], "--rho: none of the schemes has it"),
-        (
-            ["--scheme", "low_prob", "--scheme", "dominate", "--alpha", "0.1"],
-            "--alpha: several of the schemes have it",
-        ),
+        (["--scheme", "low_prob:rho=1"], "it has no rho; expected low_prob:alpha=0.2"),
         (["--scheme", "low_prob:alpha"], "NAME:PARAMETER=VALUE"),
-        (["--scheme", "low_prob:alpha=x"], "alpha"),
-        (["--scheme", "ppl"], "alpha: is required"),
+        (["--scheme", "low_prob:alpha=x"], "--scheme low_prob:alpha=x: alpha: "),
+        (["--scheme", "ppl"], "--scheme ppl: alpha is missing; expected ppl:alpha=…,low=none"),
+        (["--scheme", "rsi_band:low=2,high=1"], "rsi_band:low=2,high=1: low 2 is more than high 1"),
         (["--scheme", "low_prob", "--scheme", "low_prob"], "there twice"),
     ]:
         refused = CliRunner().invoke(app, ["reweight", run.uri, *wrong])

