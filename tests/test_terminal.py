@@ -190,3 +190,10 @@ def test_a_query_for_an_analysis_that_is_not_there_says_the_command(
         [sys.executable, "-m", "dlogp_ray.cli", *words], capture_output=True, text=True
     )
     assert f"There is no view sparsity yet; `dlogp sparsity {copy}` makes it" in done.stderr
+
+
+def test_no_line_wraps_in_a_pipe(tmp_path: Path) -> None:
+    lines = in_a_pipe("doctor", str(tmp_path), "--rounds", "1").splitlines()
+    findings = {finding["detail"] for finding in json.loads(lines[-1])["findings"]}
+    assert any(len(detail) > 60 for detail in findings)
+    assert all(any(detail in line for line in lines[:-1]) for detail in findings)

@@ -12,6 +12,9 @@ from rich.text import Text
 
 from dlogp_ray.visible import visible
 
+_UNBOUNDED = 10_000
+"""Columns."""
+
 
 class _Visible(Console):
     """A console that sends no control character of what it is given."""
@@ -22,8 +25,11 @@ class _Visible(Console):
 
 
 def for_people(*, as_json: bool) -> Console:
-    """Standard output; silent where JSON alone was asked for."""
-    return _Visible(quiet=as_json)
+    """Standard output; silent where JSON alone was asked for.
+
+    Lines wrap where a terminal ends, and nowhere else: without one rich takes 80 columns.
+    """
+    return _Visible(quiet=as_json, width=None if sys.stdout.isatty() else _UNBOUNDED)
 
 
 def for_programs(document: Mapping[str, Any], *, as_json: bool) -> None:
@@ -38,7 +44,7 @@ def print_whole(table: Table, console: Console) -> None:
     Where there is no terminal rich takes 80 columns for the width, and cuts: a name or a figure
     that is cut says nothing.
     """
-    unbounded = console.options.update(width=10_000)
+    unbounded = console.options.update(width=_UNBOUNDED)
     width = max(console.width, Measurement.get(console, unbounded, table).maximum)
     wide = _Visible(
         file=console.file, width=width, force_terminal=console.is_terminal, quiet=console.quiet
