@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,10 @@ def train_as_the_readme_says(run: Run, corpus: Path, monkeypatch: pytest.MonkeyP
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[Run, Path, str]]:
     def run(problems: int) -> tuple[Run, Path, str]:
         printed = io.StringIO()
-        monkeypatch.setattr(walkthrough, "Console", lambda: Console(file=printed, width=120))
+        console = Console(file=printed, width=120)
+        monkeypatch.setattr(walkthrough, "for_people", lambda **_: console)
+        last = partial(json.dump, fp=printed)
+        monkeypatch.setattr(walkthrough, "for_programs", lambda document, **_: last(document))
         assert walkthrough.run_demo(tmp_path, problems) == 0
         result = json.loads(printed.getvalue().splitlines()[-1])
         return dlogp_ray.open_run(result["run"]), tmp_path / f"corpus-{problems}.jsonl", result

@@ -211,7 +211,7 @@ def test_what_changes_no_number_is_not_in_the_fingerprint(
     [
         ({"temperature": 0.7}, "temperature"),
         ({"dtype": "bfloat16"}, "policies"),
-        ({"columns": {"response": "completion"}}, "columns"),
+        ({"columns": {"group_id": "sample_id"}}, "columns"),
         ({"carry": {"source": "string"}}, "carry"),
         ({"append_eos": True}, "append_eos"),
         ({"tokenize_with": "base"}, "tokenize_with"),

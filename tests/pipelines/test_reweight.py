@@ -239,7 +239,7 @@ def test_what_cannot_be_is_refused_before_work(run: Run, tmp_path: Path) -> None
         made(theirs, "low_prob", policy="base")
     assert not (tmp_path / "theirs" / "weights").exists()
     with pytest.raises(
-        Refused, match=r"schemes.0.low_prob.alfa: unknown.*fields are scheme, alpha$"
+        Refused, match=r"schemes.0.low_prob.alfa: unknown field; did you mean alpha\?$"
     ):
         ReweightConfig.from_mapping(
             {"run": run.uri, "schemes": {"scheme": "low_prob", "alfa": 1}}, source="reweight"

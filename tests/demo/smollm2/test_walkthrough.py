@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(output: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[str, Any]]:
     printed = io.StringIO()
-    monkeypatch.setattr(walkthrough, "Console", lambda: Console(file=printed, width=120))
+    console = Console(file=printed, width=120)
+    monkeypatch.setattr(walkthrough, "for_people", lambda **_: console)
+    last = partial(json.dump, fp=printed)
+    monkeypatch.setattr(walkthrough, "for_programs", lambda document, **_: last(document))
     assert walkthrough.run_demo(output, PROBLEMS) == 0
     return printed.getvalue(), json.loads(printed.getvalue().splitlines()[-1])
 
