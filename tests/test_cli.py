@@ -202,3 +202,13 @@ def test_the_address_of_a_job_file_is_told_without_credentials(command: str) -> 
     assert isinstance(done.exception, Refused)
     assert "bucket/job.yaml" in str(done.exception)
     assert "HUSHHUSH" not in str(done.exception) + done.output
+
+
+def test_an_interrupted_query_is_an_interruption(run: str) -> None:
+    """DuckDB takes the signal, and makes an error of its own of it."""
+    from dlogp_ray.tables.sql import rows_read
+
+    with pytest.raises(KeyboardInterrupt), rows_read(dlogp_ray.open_run(run)):
+        raise RuntimeError("Query interrupted")
+    with pytest.raises(RuntimeError, match="another"), rows_read(dlogp_ray.open_run(run)):
+        raise RuntimeError("another")

@@ -403,3 +403,11 @@ def test_aliases_may_be_used(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("corpus: &c x.jsonl\npolicies: {base: *c}\noutput: runs\nrun_id: *c\n")
     assert ScoreConfig.from_yaml(path).run_id == "x.jsonl"
+
+
+@pytest.mark.parametrize(("spelled", "read"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_on_and_off_are_what_they_say_although_yaml_has_them_for_truth_values(
+    spelled: str, read: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, yaml.safe_dump(VALID) + f"compile: {spelled}\n")
+    assert ScoreConfig.from_yaml(path).compile == read

@@ -155,7 +155,7 @@ def print_overview(seen: Overview, console: Console) -> None:
         console.print()
         print_whole(_groups(seen.summary), console)
     if seen.rejected:
-        console.print(f"\n{lost} (the first of each kind)")
+        console.print(f"\n{lost} (of each kind up to three)")
     for row in seen.rejected:
         name = row["sample_id"] or "no sample_id"
         where = f" at {row['source']}" if row["source"] else ""

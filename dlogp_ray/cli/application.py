@@ -58,6 +58,10 @@ def _as_it_is(lines: Sequence[str]) -> str:
     return "\n".join(["\b", *lines])
 
 
+_COMMITS = ("score", "intervene", "sparsity", "reweight", "verify", "demo")
+"""Commands of which something may stay."""
+
+
 class _Commands(TyperGroup):
     """Of any of them, Ctrl-C is an error with a code of its own."""
 
@@ -68,9 +72,9 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             # Another one would cut short what Python and Ray do at the process's end.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            raise Interrupted(
-                "interrupted; what is committed stays, the same command goes on"
-            ) from None
+            goes_on = "; what is committed stays, the same command goes on"
+            does_work = ctx.invoked_subcommand in _COMMITS
+            raise Interrupted(f"interrupted{goes_on if does_work else ''}") from None
 
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from contextlib import redirect_stdout
 from enum import StrEnum
@@ -98,7 +99,7 @@ def query(
     with rows_read(opened):
         if form is Format.TABLE:
             with redirect_stdout(io.StringIO()) as shown:
-                relation.show(max_rows=200, max_width=200)
+                relation.show(max_rows=200, max_width=_width())
             typer.echo(visible(shown.getvalue()))
             return
         if out is None:
@@ -107,6 +108,11 @@ def query(
             return
         with written(out) as sink:
             write_rows(relation, form.value, sink)
+
+
+def _width() -> int:
+    """Columns of a table of rows, which is cut there."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
 def _standard_output(form: Format) -> IO[bytes]:

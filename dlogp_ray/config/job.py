@@ -64,6 +64,11 @@ def as_list(value: object) -> object:
     return [value] if isinstance(value, str | dict) else value
 
 
+def on_or_off(value: object) -> object:
+    """``on`` and ``off``, which YAML reads as true and false."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 RunOn = Literal["auto", "here", "ray"]
 """Where a job's work is done: in this process, through Ray, or in this process where that is
 sooner."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlogp_ray.config.job import Uri, as_list
+from dlogp_ray.config.job import Uri, as_list, on_or_off
 from dlogp_ray.config.run import MAX_ROW_BYTES, RunConfig
 
 CORPUS_COLUMNS = (
@@ -66,7 +66,7 @@ class ScoreConfig(RunConfig):
     token_budget: Annotated[int, Field(ge=1)] | None = None
     """Tokens of one forward pass; a longer sequence runs in several (default: 2,048 on a CPU,
     16,384 on a GPU)."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_or_off)] = "auto"
     """Whether ``torch.compile`` fuses the policies' layers and the statistics; auto tries it where
     the job is long enough to pay for it, and keeps what ends sooner."""
 

@@ -30,7 +30,10 @@ def carry_types(
     """
     taken = sorted(set(carry) & (RESERVED | {"prompt_ids", "position", "token_id"}))
     if taken:
-        raise Refused(f"carry: the table has a column {taken[0]!r} of its own; rename yours")
+        raise Refused(
+            f"carry: the table has a column {taken[0]!r} of its own; where that is yours it comes "
+            "along anyhow: leave it out. Else rename yours"
+        )
     if isinstance(carry, Mapping):
         return dict(carry)
     if not carry:

@@ -1,6 +1,6 @@
 """Whether rows can have what a job needs of them, seen at the corpus's beginning."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import pyarrow as pa
@@ -48,8 +48,13 @@ def check_columns(
         Refused: It names what is missing, and what is there.
     """
     seen: dict[str, None] = {}
+    rows = 0
     for file in files[:_FILES]:
-        seen |= dict.fromkeys(_names(file, max_row_bytes))
+        names, count = _names(file, max_row_bytes)
+        seen |= dict.fromkeys(names)
+        rows += count
+    if not rows and len(files) <= _FILES:
+        raise Refused(f"corpus: there is no row in {', '.join(file.uri for file in files)}")
     if not seen:
         return
     there = f"the rows at the beginning of {files[0].uri} have {', '.join(seen)}"
@@ -63,24 +68,24 @@ def check_columns(
         if not any(columns.get(name, name) in seen for name in group):
             wanted = " or ".join(repr(columns.get(name, name)) for name in group)
             raise Refused(
-                f"corpus: a row needs {wanted}, and {there}. Say what it is called, as in "
-                f"columns: {{{group[0]}: {next(iter(seen))}}}"
+                f"corpus: a row {'with `pairs: true` ' if pairs else ''}needs {wanted}, and "
+                f"{there}. If one of these is it, say so: columns: {{{group[0]}: ITS NAME}}"
             )
 
 
-def _names(file: CorpusFile, max_row_bytes: int) -> Iterator[str]:
-    """Of a file's columns, or of what its first rows have that is not null."""
+def _names(file: CorpusFile, max_row_bytes: int) -> tuple[list[str], int]:
+    """Of a file's columns, or of what its first rows have that is not null; and how many rows."""
     if file.format == "parquet":
         try:
             with open_file(file.uri, file.entry) as raw:
-                yield from pq.ParquetFile(raw).schema_arrow.names
+                parquet = pq.ParquetFile(raw)
+                return parquet.schema_arrow.names, parquet.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
             raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
-        return
     try:
-        rows = read_jsonl(file.uri, file.entry, 0, None, file.compression, max_row_bytes)
-        for _, row in islice(rows, _ROWS):
-            if not isinstance(row, RowRejected):
-                yield from (name for name, value in row.items() if value is not None)
+        first = read_jsonl(file.uri, file.entry, 0, None, file.compression, max_row_bytes)
+        rows = [row for _, row in islice(first, _ROWS)]
     except OSError as error:
         raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
+    whole = (row for row in rows if not isinstance(row, RowRejected))
+    return [name for row in whole for name, value in row.items() if value is not None], len(rows)

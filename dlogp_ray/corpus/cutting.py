@@ -82,7 +82,7 @@ def cut_units(
         )
         count += parts
     if not tables:
-        raise Refused(f"corpus: all {len(files)} files are empty")
+        raise Refused(f"corpus: there is no row in {', '.join(file.uri for file in files)}")
     return Units(pa.concat_tables(tables))
 
 

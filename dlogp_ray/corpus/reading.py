@@ -114,6 +114,9 @@ def _too_large(what: str, max_row_bytes: int) -> RowRejected:
 def _parse(line: bytes) -> dict[str, Any] | RowRejected:
     try:
         row = json.loads(line.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:  # whose text counts lines within the line
+        where = f"character {error.pos + 1}"
+        return RowRejected(Status.MALFORMED, f"not a line of JSON: {error.msg} at {where}")
     except (ValueError, RecursionError) as error:
         return RowRejected(Status.MALFORMED, f"not a line of JSON: {error}")
     if not isinstance(row, dict):

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from dlogp_ray import store
-from dlogp_ray.errors import Refused
+from dlogp_ray.errors import Damaged, Refused
 from dlogp_ray.tables import derived
 from dlogp_ray.tables.fingerprint import check_fingerprint
 from dlogp_ray.tables.info import RunInfo
-from dlogp_ray.tables.object_names import RECORD
+from dlogp_ray.tables.object_names import RECORD, SEAL
 from dlogp_ray.tables.record import with_hash
 from dlogp_ray.tables.stored import StoredRun, read_info
 
@@ -84,8 +84,19 @@ def open_run(uri: str) -> Run:
 
 
 def find_run(uri: str) -> Run | None:
-    """The run at ``uri`` if there is one."""
-    return open_run(uri) if store.exists(f"{uri}/{RECORD}") else None
+    """The run at ``uri`` if there is one.
+
+    Raises:
+        Damaged: There was one, and its record is gone.
+    """
+    if store.exists(f"{uri}/{RECORD}"):
+        return open_run(uri)
+    if store.exists(f"{uri}/{SEAL}"):
+        raise Damaged(
+            f"run {uri} is sealed, and its {RECORD} is gone; put it back from a copy, or give "
+            "another run_id"
+        )
+    return None
 
 
 def begin_run(uri: str, info: RunInfo, records: Mapping[str, bytes]) -> Run:

@@ -127,6 +127,10 @@ def rows_read(run: StoredRun) -> Iterator[None]:
     """
     try:
         yield
+    except RuntimeError as error:
+        if "interrupted" not in str(error).lower():
+            raise
+        raise KeyboardInterrupt from None  # which DuckDB has taken
     except duckdb.Error as error:
         if not _of_reading(error):
             raise Refused(f"the query failed: {error}") from None

@@ -139,10 +139,12 @@ def report(
         )
     if problems:
         units = {problem.unit for problem in problems} - {None}
+        places = [f"in {amount(len(units), 'unit')} of {run.planned}"] if units else []
+        if any(problem.unit is None for problem in problems):
+            places.append("in the run's own records")
         lines += [str(problem) for problem in problems]
         lines.append(
-            f"{run.uri}: {amount(len(problems), 'problem')}, in {len(units)} of "
-            f"{amount(objects, 'object')} and the run's own records. {run.remedy}"
+            f"{run.uri}: {amount(len(problems), 'problem')}, {' and '.join(places)}. {run.remedy}"
         )
     else:
         share = "sealed" if run.sealed else f"not sealed, {objects} of {run.planned} units"

@@ -91,3 +91,19 @@ def test_bad_files_that_come_first_hide_no_good_one(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_read_nothing_is_said_of_columns(tmp_path: Path) -> None:
     check(write_jsonl(tmp_path / "c.jsonl", ["no json", "neither"]))
+
+
+def test_a_corpus_of_blank_lines_has_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "blank.jsonl"
+    path.write_text("\n\n  \n")
+    with pytest.raises(Refused, match=r"there is no row in .*blank\.jsonl"):
+        check(path)
+
+
+def test_a_name_is_not_made_up_for_what_is_missing(tmp_path: Path) -> None:
+    """The first column that is there may be another one's."""
+    path = write_jsonl(tmp_path / "c.jsonl", [without(GOOD, "response_ids")])
+    with pytest.raises(Refused, match=r"say so: columns: \{response_ids: ITS NAME\}"):
+        check(path)
+    with pytest.raises(Refused, match="a row with `pairs: true` needs 'chosen_ids'"):
+        check(write_jsonl(tmp_path / "d.jsonl", [GOOD]), pairs=True)

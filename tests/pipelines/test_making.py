@@ -22,7 +22,7 @@ import dlogp_ray
 from dlogp_ray import store
 from dlogp_ray.analysis.overview import overview, print_overview
 from dlogp_ray.config import ScoreConfig
-from dlogp_ray.errors import Stopped
+from dlogp_ray.errors import Damaged, Stopped
 from dlogp_ray.tables.calls import Call, read_calls
 from dlogp_ray.tables.verification import verify
 
@@ -348,3 +348,15 @@ def test_threads_of_the_caller_are_as_they_were(make_job: MakeJob) -> None:
     before = threading.active_count(), torch.get_num_threads()
     dlogp_ray.score(make_job(run_on="here"), progress=False)
     assert (threading.active_count(), torch.get_num_threads()) == before
+
+
+def test_a_sealed_run_without_its_record_is_refused_before_work(
+    make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_policies.install(monkeypatch.setattr)
+    job = make_config(corpus=str(write_jsonl(tmp_path / "c.jsonl", make_rows(20))))
+    run = Path(dlogp_ray.score(job, progress=False).run)
+    (run / "run.json").unlink()
+    with pytest.raises(Damaged, match=r"is sealed, and its run\.json is gone"):
+        dlogp_ray.score(job, progress=False)
+    assert not (run / "run.json").exists()

@@ -374,3 +374,14 @@ def test_an_output_that_cannot_be_written(
     # Where it can, looking leaves nothing behind.
     plan_score(make_config(corpus=str(corpus), output=str(tmp_path / "new/deeper")))
     assert not (tmp_path / "new").exists()
+
+
+def test_policies_of_the_same_files_are_told(
+    make_config: Any, copies: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", make_rows(3)))
+    base, rl = paths(copies).values()
+    plan_score(make_config(corpus=corpus, policies={"base": base, "rl": rl}))
+    assert "same files" not in capsys.readouterr().err
+    plan_score(make_config(corpus=corpus, policies={"base": base, "rl": base}))
+    assert "policies base and rl have the same files: every Δlog p" in capsys.readouterr().err

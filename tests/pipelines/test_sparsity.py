@@ -13,13 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from conftest import make_rows, write_jsonl
 from score_tables import made_up_run, score_rows
 from typer.testing import CliRunner
 
+import dlogp_ray
 from dlogp_ray.analysis.sparsity.comparing import compared
 from dlogp_ray.analysis.sparsity.groups import Group, Grouped, grouped
 from dlogp_ray.cli import app
-from dlogp_ray.config import SparsityConfig
+from dlogp_ray.config import ScoreConfig, SparsityConfig
 from dlogp_ray.errors import Damaged, Refused
 from dlogp_ray.pipelines.run import ray_fold as adding
 from dlogp_ray.pipelines.sparsity.sparsity import sparsity
@@ -289,3 +291,31 @@ def test_the_same_texts_under_two_settings_are_paired(tmp_path: Path) -> None:
     assert row["difference"] == pytest.approx(0.001, abs=1e-6)  # of float32 values of about 1
     # Each token is moved by the same: only float32's roundings differ, by 1e-7 a token.
     assert row["difference_se"] < 1e-6 < row["se_a"]
+
+
+def test_a_run_of_sampled_statistics_alone_is_analysed(
+    config_defaults: dict[str, Any], tmp_path: Path
+) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(20))
+    job = {"corpus": str(corpus), "output": str(tmp_path), "statistics": "sampled"}
+    run = dlogp_ray.score(ScoreConfig.from_mapping(config_defaults | job), progress=False).run
+    found = sparsity(SparsityConfig(run=run, run_on="here"), progress=False)
+    figures = dlogp_ray.open_run(run).figures("all").to_pylist()
+    deltas = dlogp_ray.open_run(run).sql("SELECT delta_logp FROM tokens").fetchnumpy()["delta_logp"]
+    means = [r for r in figures if (r["statistic"], r["figure"]) == ("delta_logp", "mean")]
+    total = sum(r["value"] * r["n_tokens"] for r in means)
+    assert total == pytest.approx(float(np.sum(deltas, dtype=np.float64)))
+    assert found.tokens == len(deltas)
+    assert {r["statistic"] for r in figures}.isdisjoint({"js", "entropy_base", "kl_rl_base"})
+
+
+def test_a_weights_table_has_no_figures_of_its_own(
+    config_defaults: dict[str, Any], tmp_path: Path
+) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", make_rows(20))
+    job = {"corpus": str(corpus), "output": str(tmp_path)}
+    run = dlogp_ray.score(ScoreConfig.from_mapping(config_defaults | job), progress=False).run
+    weights = {"run": run, "schemes": ["delta"], "run_on": "here"}
+    table = dlogp_ray.reweight(dlogp_ray.ReweightConfig.from_mapping(weights), progress=False).table
+    with pytest.raises(Refused, match="is a weights table, whose figures `dlogp show` has"):
+        sparsity(SparsityConfig(run=table, run_on="here"), progress=False)

@@ -146,7 +146,7 @@ def notes(rows: pa.Table) -> list[str]:
     every = rows.to_pylist()
     shown = [row for row in every if _key(row) in _headlines(floor)] or every
     if all(row["paired"] for row in shown):
-        told.append("differences: by folds of sample ids, so that samples of both runs are paired")
+        told.append("differences: paired by sample id (without each of 16 folds of ids in turn)")
     elif not any(row["paired"] for row in shown):
         told.append(
             "differences: as if the runs had no samples in common; `dlogp sparsity` makes analyses "

@@ -145,7 +145,7 @@ class Statistics:
             joint={
                 name: _joint(values["entropy_base"], values[name])
                 for name in JOINT
-                if name in values
+                if name in values and "entropy_base" in values
             },
             quantiles=quantiles,
             place_quantiles={

@@ -11,6 +11,7 @@ from dlogp_ray.config import BASE, PolicySource, RunConfig
 from dlogp_ray.config.trust import Trust
 from dlogp_ray.corpus.text import TextTokenizer
 from dlogp_ray.errors import Refused
+from dlogp_ray.events import tell
 from dlogp_ray.policies.adapter_files import resolve_adapter
 from dlogp_ray.policies.checkpoint import Checkpoint, Files, resolve
 from dlogp_ray.policies.tokenizers import check_same, load_tokenizer
@@ -136,9 +137,14 @@ def policies_fingerprint(
     config: RunConfig, checkpoints: Mapping[str, Checkpoint]
 ) -> dict[str, dict[str, Any]]:
     """What of the policies changes numbers."""
+    files = {name: checkpoint.identity() for name, checkpoint in checkpoints.items()}
+    for name in config.compared:
+        if name != BASE and files[name] == files.get(BASE):
+            said = f"policies {BASE} and {name} have the same files: every Δlog p of theirs is 0"
+            tell("same policies", said, policies=[BASE, name])
     return {
         name: {
-            "files": checkpoint.identity(),
+            "files": files[name],
             "step": config.policies[name].step,
             "dtype": checkpoint.saved_dtype if config.dtype == "auto" else config.dtype,
         }

@@ -63,3 +63,5 @@ def print_score(result: ScoreResult, console: Console) -> None:
         units = amount(result.units_uncompiled, "unit")
         measured.append(("uncompiled", f"{units}, in part: {gave_up}"))
     print_whole(result_table(result, measured), console)
+    if result.rejected:
+        console.print(f"which rows, and why: dlogp show {result.run}", soft_wrap=True)

@@ -6,7 +6,7 @@ from dlogp_ray.analysis.sparsity.groups import SPLIT
 from dlogp_ray.analysis.sparsity.tables import names_of_tables
 from dlogp_ray.config import SparsityConfig
 from dlogp_ray.errors import Refused
-from dlogp_ray.tables.kinds import GENERATIONS
+from dlogp_ray.tables.kinds import GENERATIONS, WEIGHTS
 from dlogp_ray.tables.run import Run
 
 _ANYHOW = (*SPLIT, "step")
@@ -19,6 +19,11 @@ def check_sparsity(run: Run, config: SparsityConfig) -> None:
     Raises:
         Refused: With what to do.
     """
+    if run.kind is WEIGHTS:
+        raise Refused(
+            f"{run.uri} is a weights table, whose figures `dlogp show` has; give the run of scores "
+            "that it was made from"
+        )
     if run.kind is GENERATIONS:
         raise Refused(
             f"run {run.uri} is of an intervene job, whose statistics are in its curve; score its "
