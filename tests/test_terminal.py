@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from conftest import make_rows, write_jsonl
+from typer.testing import CliRunner
 
 import dlogp_ray
 from dlogp_ray.cli import app
 from dlogp_ray.config import SCHEMES, ScoreConfig
+from dlogp_ray.errors import Refused
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2Jred\u202e"
 
@@ -61,10 +63,8 @@ def on_a_terminal(*words: str) -> str:
 
 
 def in_a_pipe(*words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "dlogp_ray.cli", *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, words, prog_name="dlogp")
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
@@ -171,11 +171,9 @@ def test_a_query_that_fails_says_what_can_be_asked(run: str, sql: str, said: str
     if "sparsity" in sql:
         in_a_pipe("sparsity", run, "--no-progress", "--run-on", "here")
         sql = "SELECT nothere FROM sparsity_joint"
-    done = subprocess.run(
-        [sys.executable, "-m", "dlogp_ray.cli", "query", run, sql], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert said.format(run=run) in done.stderr
+    done = CliRunner().invoke(app, ["query", run, sql])
+    assert isinstance(done.exception, Refused)
+    assert said.format(run=run) in str(done.exception)
 
 
 def test_a_query_for_an_analysis_that_is_not_there_says_the_command(
@@ -186,10 +184,8 @@ def test_a_query_for_an_analysis_that_is_not_there_says_the_command(
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "sparsity", ignore_errors=True)
     words = ["query", str(copy), "SELECT * FROM sparsity_histograms"]
-    done = subprocess.run(
-        [sys.executable, "-m", "dlogp_ray.cli", *words], capture_output=True, text=True
-    )
-    assert f"There is no view sparsity yet; `dlogp sparsity {copy}` makes it" in done.stderr
+    done = CliRunner().invoke(app, words)
+    assert f"There is no view sparsity yet; `dlogp sparsity {copy}` makes it" in str(done.exception)
 
 
 def test_no_line_wraps_in_a_pipe(tmp_path: Path) -> None:
