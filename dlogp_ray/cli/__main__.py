@@ -2,4 +2,5 @@
 
 from dlogp_ray.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -84,8 +84,11 @@ def _names(file: CorpusFile, max_row_bytes: int) -> tuple[list[str], int]:
             raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
     try:
         first = read_jsonl(file.uri, file.entry, 0, None, file.compression, max_row_bytes)
-        rows = [row for _, row in islice(first, _ROWS)]
+        names, count = dict[str, None](), 0
+        for _, row in islice(first, _ROWS):  # one at a time: each may take max_row_bytes
+            count += 1
+            if not isinstance(row, RowRejected):
+                names |= dict.fromkeys(name for name, value in row.items() if value is not None)
     except OSError as error:
         raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
-    whole = (row for row in rows if not isinstance(row, RowRejected))
-    return [name for row in whole for name, value in row.items() if value is not None], len(rows)
+    return [*names], count

@@ -1,5 +1,6 @@
 """A corpus whose rows can't be scored is refused before anything starts."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,16 @@ def test_a_name_is_not_made_up_for_what_is_missing(tmp_path: Path) -> None:
         check(path)
     with pytest.raises(Refused, match="a row with `pairs: true` needs 'chosen_ids'"):
         check(write_jsonl(tmp_path / "d.jsonl", [GOOD]), pairs=True)
+
+
+def test_one_row_is_held_at_a_time(tmp_path: Path) -> None:
+    """Of a hundred, each of which may take 64 MiB: here 50 of 1 MB."""
+    path = write_jsonl(tmp_path / "c.jsonl", [GOOD | {"text": "x" * 1_000_000} for _ in range(50)])
+    files = list_corpus([str(path)])
+    tracemalloc.start()
+    try:
+        check_columns(files, {})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000  # a line, its text, its row, and the line before

@@ -21,7 +21,7 @@ def read_object(
     """The statistics of one object.
 
     Args:
-        one: Which.
+        part: Which.
         by: Columns to split by.
         floors: As ``Statistics.of``.
         policies: Rows of each sample, which lie together.

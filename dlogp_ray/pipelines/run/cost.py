@@ -65,7 +65,7 @@ def begin(config: RunConfig) -> RunOn:
     """``settled``, for a job that makes a run; Ray begins to start where it is certain to be used.
 
     Raises:
-        Refused: It is to be done here, and can't be.
+        Refused: It is to be done here, and can't be; or this machine has no room for its actors.
     """
     most = config.actors.max if config.actors else 1
     too_many = None
