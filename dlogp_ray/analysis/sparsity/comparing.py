@@ -93,11 +93,12 @@ def _without(mine: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[floa
     a, b = mine.get("without"), other.get("without")
     if a is None or b is None:
         return None
-    return [
+    without = [
         (mine["value"] if x is None else x) - (other["value"] if y is None else y)
         for x, y in zip(a, b, strict=True)
         if x is not None or y is not None
     ]
+    return without if len(without) > 1 else None  # one fold alone says nothing of an error
 
 
 def common_floor(rows: pa.Table) -> float | None:

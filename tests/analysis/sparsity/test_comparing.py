@@ -164,3 +164,13 @@ def test_analyses_of_before_say_that_floors_differ() -> None:
     assert "raised" not in text
     assert any("can't be compared; `dlogp sparsity` makes" in note for note in told)
     assert any("as if the runs had no samples in common" in note for note in told)
+
+
+def test_samples_of_one_fold_alone_count_as_independent() -> None:
+    """Without that fold nothing is left, of which an error could come."""
+    ids = [name for name in (f"s{i}" for i in range(100)) if zlib.crc32(name.encode()) % 16 == 3]
+    a = scored(ids, np.arange(len(ids), dtype=float), np.full(len(ids), 5.0))
+    b = scored(ids, np.arange(len(ids), dtype=float)[::-1], np.full(len(ids), 5.0))
+    row = difference(a, b)
+    assert not row["paired"]
+    assert row["difference_se"] == pytest.approx(np.hypot(a["se"], b["se"]))
