@@ -411,3 +411,18 @@ def test_on_and_off_are_what_they_say_although_yaml_has_them_for_truth_values(
 ) -> None:
     path = write(tmp_path, yaml.safe_dump(VALID) + f"compile: {spelled}\n")
     assert ScoreConfig.from_yaml(path).compile == read
+
+
+def test_what_is_wrong_with_a_text_is_not_told_as_no_text() -> None:
+    """Errors without words of ours keep pydantic's: no field has such a bound today."""
+    from pydantic import BaseModel, Field, ValidationError
+
+    from dlogp_ray.config.explaining import in_words
+
+    class Bounded(BaseModel):
+        text: str = Field("", max_length=2)
+
+    with pytest.raises(ValidationError) as raised:
+        Bounded(text="long")
+    (problem,) = raised.value.errors()
+    assert in_words(problem) == "String should have at most 2 characters"

@@ -30,7 +30,9 @@ _EXPECTED = {
     "union_tag_not_found": "expected a name, or fields with a {discriminator}",
     "union_tag_invalid": "expected one of {expected_tags}",
 }
-"""What pydantic calls an error, or how it begins -> what was expected; with values of its own."""
+"""What pydantic calls an error, or a type -> what was expected; with values of its own."""
+_OF_ANOTHER_TYPE = ("type", "attributes_type", "parsing", "from_float", "number", "error")
+"""How its errors go on that say no more than that a value is not of a type."""
 _NAMES = {dict: "fields", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
 _Place = tuple[int | str, ...]
 _SHOWN = 100
@@ -84,8 +86,8 @@ def in_words(problem: Mapping[str, Any]) -> str:
     kind = problem["type"]
     if kind == "missing":
         return "is required and missing"
-    beginnings = (kind, kind.partition("_")[0])
-    words = next((_EXPECTED[name] for name in beginnings if name in _EXPECTED), None)
+    stem, _, rest = kind.partition("_")
+    words = _EXPECTED.get(kind) or (_EXPECTED.get(stem) if rest in _OF_ANOTHER_TYPE else None)
     if words is None:
         return str(problem["msg"].removeprefix("Value error, "))
     context = problem.get("ctx", {}).items()
