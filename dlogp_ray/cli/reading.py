@@ -146,17 +146,23 @@ def compare(
 ) -> None:
     """Two runs' sparsity side by side: the figures of both, and the differences with errors."""
     from dlogp_ray.analysis.printing import for_people, print_whole
-    from dlogp_ray.analysis.sparsity.comparing import compared, headline_differences, notes
+    from dlogp_ray.analysis.sparsity.comparing import (
+        compared,
+        headline_differences,
+        notes,
+        shared_samples,
+    )
     from dlogp_ray.tables.run import open_run
 
-    rows = compared(open_run(run_a).figures(name), open_run(run_b).figures(name))
+    first, second = open_run(run_a), open_run(run_b)
+    rows = compared(first.figures(name), second.figures(name))
     if as_json:
         for row in rows.to_pylist():
             typer.echo(json.dumps(row))
     else:
         console = for_people(as_json=False)
         print_whole(headline_differences(rows), console)
-        for note in notes(rows):
+        for note in notes(rows, shared_samples(first, second)):
             console.print(note, highlight=False, soft_wrap=True)
 
 

@@ -124,10 +124,14 @@ def figures(run: StoredRun, analysis: str) -> pa.Table:
     try:
         data = analysis_tables(run, analysis, ["figures"])["figures"]
     except FileNotFoundError:
-        there = ", ".join(analyses(run)) or "none"
+        command, there = f"`dlogp sparsity {run.uri} --name {analysis}`", analyses(run)
+        if analysis in there:
+            lacks = f"run {run.uri}: the sparsity analysis {analysis!r} has no figures.parquet"
+            raise Damaged(f"{lacks} any more; {command} makes it again") from None
+        names = ", ".join(map(repr, there)) or "none"
         raise Refused(
-            f"run {run.uri} has no sparsity analysis {analysis!r} (there is {there}); make it "
-            f"with `dlogp sparsity {run.uri} --name {analysis}`"
+            f"run {run.uri} has no sparsity analysis {analysis!r} (those there: {names}); make it "
+            f"with {command}"
         ) from None
     return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
 

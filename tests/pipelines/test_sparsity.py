@@ -248,8 +248,33 @@ def test_figures_are_a_view_and_are_compared(run: Run, found: Any, tmp_path: Pat
     assert {row["difference"] for row in rows} <= {0.0, None}
     done = CliRunner().invoke(app, ["compare", run.uri, run.uri])
     assert "JS > 0.1" in done.stdout
-    with pytest.raises(Refused, match=r"no sparsity analysis 'other' .there is all"):
+    with pytest.raises(Refused, match=r"no sparsity analysis 'other' .those there: 'all'\)"):
         run.figures("other")
+
+
+def test_an_analysis_without_its_figures_is_damaged(tmp_path: Path) -> None:
+    run = made_up_run(str(tmp_path / "r"), [score_rows(3)])
+    sparsity(SparsityConfig(run=run.uri), progress=False)
+    (tmp_path / "r/sparsity/all/figures.parquet").unlink()
+    with pytest.raises(Damaged, match=r"no figures\.parquet any more; `dlogp sparsity "):
+        run.figures("all")
+
+
+def test_how_many_samples_are_paired_is_told(tmp_path: Path) -> None:
+    uris = []
+    for first, count in ((0, 30), (20, 25), (100, 7)):
+        rows = score_rows(count)
+        ids = pa.array([f"s{i}" for i in range(first, first + count)])
+        rows = rows.set_column(rows.schema.get_field_index("sample_id"), "sample_id", ids)
+        run = made_up_run(str(tmp_path / str(first)), [rows])
+        sparsity(SparsityConfig(run=run.uri), progress=False)
+        uris.append(run.uri)
+    told = CliRunner().invoke(app, ["compare", *uris[:2]]).stdout
+    assert "10 sample ids are in both runs, of 30 in the first and 25 in the second" in told
+    assert "paired by sample id" in told
+    told = CliRunner().invoke(app, ["compare", *uris[::2]]).stdout
+    assert "0 sample ids are in both runs, of 30 in the first and 7 in the second" in told
+    assert "nothing in them is paired" in told
 
 
 def test_a_place_that_takes_nothing_is_refused_before_the_table_is_read(

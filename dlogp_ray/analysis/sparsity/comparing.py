@@ -16,16 +16,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.table import Table
 
 from dlogp_ray.analysis.estimates import Z95, t975
 from dlogp_ray.analysis.sparsity.folds import jackknife_error
 from dlogp_ray.analysis.sparsity.headlines import HEADLINES, cell
 from dlogp_ray.errors import Refused
+from dlogp_ray.status import Status
+from dlogp_ray.tables.run import Run
 
 _NUMBERS = ("value", "se", "n_tokens", "n_samples", "noise_floor")
 _APART = (*_NUMBERS, "ci_low", "ci_high", "step", "without")
 """What is not part of a figure's name."""
+_NAMED = 6
+"""Groups, in an error."""
 _OWN = ("policy", "generator", "statistic", "figure", "x")
 """What every figure's name has, beside the columns that an analysis is split by."""
 
@@ -64,9 +69,30 @@ def compared(a: pa.Table, b: pa.Table) -> pa.Table:
     if not rows:
         raise Refused(
             "the two analyses have no figure in common: expected the same names of policies and "
-            "generators"
+            f"generators (what their columns `policy` and `generator` say); the first has "
+            f"{_groups(a)}, the second {_groups(b)}"
         )
     return pa.Table.from_pylist(rows)
+
+
+def _groups(figures: pa.Table) -> str:
+    """Whose figures there are; the first few."""
+    pairs = dict.fromkeys((row["policy"], row["generator"]) for row in figures.to_pylist())
+    named = [f"{policy} on text of {generator or 'unnamed'}" for policy, generator in pairs]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return ", ".join(named[:_NAMED]) + more
+
+
+def shared_samples(a: Run, b: Run) -> tuple[int, int, int]:
+    """Ids of samples with statistics: in one run, in the other, and in both."""
+    ids_a, ids_b = _ids(a), _ids(b)
+    both = pc.sum(pc.is_in(ids_a, value_set=ids_b), min_count=0).as_py()
+    return len(ids_a), len(ids_b), both
+
+
+def _ids(run: Run) -> pa.Array:
+    ok = run.dataset().to_table(["sample_id"], filter=pc.field("status") == Status.OK)
+    return pc.unique(ok["sample_id"])
 
 
 def _difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,8 +157,14 @@ def _headlines(floor: float | None) -> dict[tuple[str, str, float | None], str]:
     return names
 
 
-def notes(rows: pa.Table) -> list[str]:
-    """What one has to know of the table, for people."""
+def notes(rows: pa.Table, samples: tuple[int, int, int]) -> list[str]:
+    """What one has to know of the table, for people.
+
+    Args:
+        rows: As ``compared`` gives them.
+        samples: As ``shared_samples`` gives them.
+    """
+    of_a, of_b, both = samples
     floor, told = common_floor(rows), []
     if floor == math.inf:
         told.append(
@@ -146,7 +178,12 @@ def notes(rows: pa.Table) -> list[str]:
         )
     every = rows.to_pylist()
     shown = [row for row in every if _key(row) in _headlines(floor)] or every
-    if all(row["paired"] for row in shown):
+    told.append(
+        f"{both:,} sample ids are in both runs, of {of_a:,} in the first and {of_b:,} in the second"
+    )
+    if not both:
+        told.append("differences: nothing in them is paired")
+    elif all(row["paired"] for row in shown):
         told.append("differences: paired by sample id (without each of 16 folds of ids in turn)")
     elif not any(row["paired"] for row in shown):
         told.append(

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from rich.table import Table
 
 HEADLINES: tuple[tuple[str, str, str, float | None], ...] = (
     ("mean Δ", "delta_logp", "mean", None),
@@ -39,17 +38,6 @@ def headline_rows(figures: pa.Table, by: Sequence[str]) -> list[list[str]]:
             cells.append(cell(row["value"], row["se"], percent=figure != "mean"))
         rows.append([*whose, *cells])
     return rows
-
-
-def headlines(figures: pa.Table, by: Sequence[str]) -> Table:
-    """The same for a terminal."""
-    headings, *rows = headline_rows(figures, by)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < 2 + len(by) else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _groups(

@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from dlogp_ray import store
-from dlogp_ray.analysis.printing import print_whole
-from dlogp_ray.analysis.sparsity.headlines import headlines
+from dlogp_ray.analysis.printing import print_rows
+from dlogp_ray.analysis.sparsity.headlines import headline_rows
 from dlogp_ray.analysis.sparsity.llama_cpp import llama_cpp_lines
 from dlogp_ray.tables.derived import ANALYSIS
 from dlogp_ray.tables.run import open_run
@@ -69,10 +69,11 @@ def print_sparsity(result: SparsityResult, console: Console, *, llama_cpp: bool 
         )
     config = json.loads(store.read(f"{result.folder}/{ANALYSIS}"))["config"]
     figures = open_run(result.run).figures(config["name"])
-    print_whole(headlines(figures, config["by"]), console)
+    by = config["by"]
+    print_rows(headline_rows(figures, by), console, names=2 + len(by))
     if llama_cpp:
         console.print()
-        for line in llama_cpp_lines(figures, config["by"]):
+        for line in llama_cpp_lines(figures, by):
             console.print(line, highlight=False, soft_wrap=True)
     if result.unresolved_nats is None:
         console.print("the run has no noise floor: raised and lowered are all that is not 0")

@@ -45,7 +45,9 @@ def test_differences_by_hand() -> None:
 
 def test_what_has_nothing_in_common_is_refused() -> None:
     a = pa.Table.from_pylist([figure(0.5, 0.1)])
-    with pytest.raises(Refused, match="no figure in common"):
+    with pytest.raises(
+        Refused, match=r"no figure in common.*rl on text of base.*other on text of base"
+    ):
         compared(a, pa.Table.from_pylist([figure(0.5, 0.1, policy="other")]))
     with pytest.raises(Refused, match="split by the same columns"):
         compared(a, a.drop_columns(["correct"]))
@@ -138,7 +140,7 @@ def shown(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> tuple[str, list[s
     rows = compared(pa.Table.from_pylist(a), pa.Table.from_pylist(b))
     sink = io.StringIO()
     Console(file=sink, width=200).print(headline_differences(rows))
-    return sink.getvalue(), notes(rows)
+    return sink.getvalue(), notes(rows, (60, 60, 60))
 
 
 def test_what_is_raised_is_told_beyond_one_floor_in_both() -> None:
