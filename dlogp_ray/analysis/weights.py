@@ -32,7 +32,7 @@ def weights_facts(summary: WeightsSummary) -> Table:
         span = f"{summary.least:.4g} to {summary.greatest:.4g}, mean {summary.mean:.4g}"
         facts.append(("weights", span))
     if summary.undefined:
-        facts.append(("not defined, so 1", f"{summary.undefined:,} tokens"))
+        facts.append(("not defined, so 1", amount(summary.undefined, "token")))
     if summary.other_temperature:
         facts.append(("scored at another temperature", amount(summary.other_temperature, "sample")))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import Progress
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.policies.packing import TokenSequence, count_tokens
 
 NAIVE = ("naive_logp_twice", "naive_statistics")
@@ -78,8 +79,8 @@ def plan_rounds(arms: dict[str, Arm], repeats: int, progress: bool) -> None:
     cut = [f"{name} on {arm.count}" for name, arm in arms.items() if arm.count < len(arm.texts)]
     fewer = f" ({', '.join(cut)} of them, which take a minute)" if cut else ""
     texts = max(len(arm.texts) for arm in arms.values())
-    what = f"{repeats} rounds of {len(arms)} arms on {texts} texts{fewer}"
-    say(f"{what}: {_about(seconds)}, and then the noise floor", progress)
+    what = f"{amount(repeats, 'round')} of {amount(len(arms), 'arm')} on {amount(texts, 'text')}"
+    say(f"{what}{fewer}: {_about(seconds)}, and then the noise floor", progress)
 
 
 def measure(arms: dict[str, Arm], repeats: int, progress: bool) -> dict[str, list[float]]:

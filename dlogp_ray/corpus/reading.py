@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dlogp_ray import store
+from dlogp_ray.amounts import amount
 from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.errors import InputChanged, Refused, RowRejected
 from dlogp_ray.status import Status
@@ -107,7 +108,8 @@ def _rest_of_line(file: Any) -> int:
 
 def _too_large(what: str, max_row_bytes: int) -> RowRejected:
     return RowRejected(
-        Status.TOO_LARGE, f"{what}; expected at most {max_row_bytes:,} bytes (max_row_bytes)"
+        Status.TOO_LARGE,
+        f"{what}; expected at most {amount(max_row_bytes, 'byte')} (max_row_bytes)",
     )
 
 
@@ -173,8 +175,8 @@ def check_row_group(
     unfolded = _unfolded_bytes(row_group)
     if unfolded > max(1, row_group.num_rows) * max_row_bytes:
         raise Refused(
-            f"corpus {uri}: row group {group} has {row_group.num_rows:,} rows and unfolds to "
-            f"{unfolded:,} bytes, more than max_row_bytes ({max_row_bytes:,}) for each"
+            f"corpus {uri}: row group {group} has {amount(row_group.num_rows, 'row')} and unfolds "
+            f"to {amount(unfolded, 'byte')}, more than max_row_bytes ({max_row_bytes:,}) for each"
         )
 
 
@@ -214,7 +216,7 @@ def _rows(batch: pa.RecordBatch, max_row_bytes: int) -> Iterator[dict[str, Any] 
     for index in range(len(batch)):
         row = batch.slice(index, 1)
         if (size := _bytes(row.to_struct_array())) > max_row_bytes:
-            yield _too_large(f"it has {size:,} bytes", max_row_bytes)
+            yield _too_large(f"it has {amount(size, 'byte')}", max_row_bytes)
         else:
             yield row.to_pylist()[0]
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.corpus.reading import RawRow
 from dlogp_ray.corpus.text import TextIds, TextTokenizer
 from dlogp_ray.errors import RowRejected
@@ -280,7 +281,8 @@ def _mask(name: str, value: Any, length: int) -> list[bool]:
         raise _wrong_type(name, "a list of true/false or 1/0", value)
     if len(value) != length:
         raise RowRejected(
-            Status.MASK_LENGTH, f"{name!r} has {len(value)} values for {length} response tokens"
+            Status.MASK_LENGTH,
+            f"{name!r} has {amount(len(value), 'value')} for {length} response tokens",
         )
     return [bool(v) for v in value]
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Refused, RowRejected
 from dlogp_ray.status import Status
 from dlogp_ray.tables.special_tokens import BOS_THERE, END_LEFT_OFF, EOS_THERE
@@ -172,8 +173,8 @@ class TextTokenizer:
             if count > 2 * self._max_tokens:
                 raise RowRejected(
                     Status.TOO_LONG,
-                    f"the first {size:,} of {len(text):,} characters have {count:,} tokens; the "
-                    f"policies take {self._max_tokens:,}",
+                    f"the first {size:,} of {len(text):,} characters have "
+                    f"{amount(count, 'token')}; the policies take {self._max_tokens:,}",
                 )
             size *= 2
 

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.decoding.block_size import LARGEST
 from dlogp_ray.decoding.rules import Intervention
 from dlogp_ray.decoding.streams import Purpose, uniforms
@@ -62,8 +63,8 @@ def why_not(ids: Sequence[int], context: int | None, width: int) -> str | None:
         return "expected a prompt of at least one token, got none"
     if context is not None and len(ids) >= context:
         return (
-            f"the prompt has {len(ids):,} tokens, which leaves no room for an answer in the "
-            f"policies' context of {context:,}"
+            f"the prompt has {amount(len(ids), 'token')}, which leaves no room for an answer in "
+            f"the policies' context of {context:,}"
         )
     if min(ids) < 0 or max(ids) >= width:
         return f"expected ids from 0 to {width - 1}, got {min(ids)} to {max(ids)}"

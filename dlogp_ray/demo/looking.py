@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.analysis.overview import overview
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.config import SparsityConfig
@@ -91,7 +92,7 @@ def print_most_shifted(
         console.print(f"\nMost {direction} in text by {generator}", highlight=False)
         for token, count, mean, total in kinds:
             console.print(
-                f"  {tokenizer.decode([token])!r}: {count:,} times, mean {mean:+.2f}, "
+                f"  {tokenizer.decode([token])!r}: {amount(count, 'time')}, mean {mean:+.2f}, "
                 f"in all {total:+,.0f} nats",
                 highlight=False,
                 markup=False,

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int, Shaped
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.config import BASE, AnyScheme
 from dlogp_ray.config.schemes import OfWhole
 from dlogp_ray.errors import Refused
@@ -125,7 +126,7 @@ class Rows:
         for role, column in weighing.columns.items():
             if len(values[role]) != len(mask):
                 raise Refused(
-                    f"the scores have no {column} for {len(mask):,} tokens, only for "
+                    f"the scores have no {column} for {amount(len(mask), 'token')}, only for "
                     f"{len(values[role]):,}: score again with statistics: all"
                 )
         return cls(table, ok, lengths, mask, values)

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Refused
 from dlogp_ray.weights.rollouts import complete
 from dlogp_ray.weights.table import Missing, PerToken
@@ -73,8 +74,8 @@ def _lines(
         mask = [1] * len(response) if given is None else list(map(int, given))
         if len(mask) != len(response):
             raise Refused(
-                f"sample {row['sample_id']}: its response_mask has {len(mask)} values for "
-                f"{len(response)} tokens"
+                f"sample {row['sample_id']}: its response_mask has {amount(len(mask), 'value')} "
+                f"for {amount(len(response), 'token')}"
             )
         reward = row.get("reward")
         sample = {

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.config import BASE
 from dlogp_ray.errors import Refused, StoreFailed, Unanswered
 from dlogp_ray.tables.info import ReweightInfo, RunInfo
@@ -166,8 +167,8 @@ class PerToken:
         if len(lengths) and lengths.max() > length:
             at = int(lengths.argmax())
             raise ValueError(
-                f"sample {sample_ids[at]}: its response has {lengths[at]} tokens, and length is "
-                f"{length}"
+                f"sample {sample_ids[at]}: its response has {amount(lengths[at], 'token')}, and "
+                f"length is {length}"
             )
         out = np.zeros((len(lengths), length), np.float32)
         where = np.arange(length) < lengths[:, None] if mask is None else there
@@ -295,8 +296,8 @@ class PerToken:
                 raise WrongTokens(
                     name,
                     None,
-                    f"its prompt of {len(prompt)} tokens has the hash {mine}, and the one that was "
-                    f"scored {theirs}",
+                    f"its prompt of {amount(len(prompt), 'token')} has the hash {mine}, and the "
+                    f"one that was scored {theirs}",
                 )
 
     def _checked(
@@ -347,8 +348,8 @@ class PerToken:
         return WrongTokens(
             sample_id,
             position,
-            f"its response has {len(mine)} tokens, and the table was made for {len(other)}; "
-            f"{where}",
+            f"its response has {amount(len(mine), 'token')}, and the table was made for "
+            f"{len(other)}; {where}",
         )
 
     def _unknown(self, sample_id: str | int) -> UnknownSample:

@@ -221,7 +221,7 @@ def test_a_row_group_that_unfolds_to_too_much_is_refused_by_its_metadata(tmp_pat
     pq.write_table(pa.table({"prompt_ids": zeros}), path, compression="zstd")
     assert os.path.getsize(path) < 20_000
     rows = read_parquet(path, store.entry(path), max_row_bytes=64 * 2**20)
-    with pytest.raises(Refused, match=r"row group 0 has 1 rows and unfolds to 200,.* bytes"):
+    with pytest.raises(Refused, match=r"row group 0 has 1 row and unfolds to 200,.* bytes"):
         list(rows)
     with pytest.raises(Refused, match="max_row_bytes"):
         cut_units(list_corpus([path]), 100, {})

@@ -64,7 +64,7 @@ def test_what_is_waited_for_is_what_one_actor_asks_for() -> None:
     assert missing_now(placement, having(8, 1)) is None
     said = missing_now(placement, having(8))
     assert said is not None
-    assert "0.999 CPUs and 1 GPUs; the cluster has 8 CPUs and 0 GPUs" in said
+    assert "0.999 CPUs and 1 GPU; the cluster has 8 CPUs and 0 GPUs" in said
     assert missing_now(Placement(1, 64, 0.999, 0.0), {}) is not None
 
 
@@ -78,9 +78,11 @@ def test_a_run_keeps_its_threads_on_another_cluster() -> None:
     ("resources", "fields", "named"),
     [
         (having(2), {"gpus_per_actor": 1}, "0 GPUs"),
-        (having(9, 2), {"actors": 3}, "3 actors with 1 GPUs each"),
+        (having(9, 2), {"actors": 3}, "3 actors with 1 GPU each"),
         (having(9, 2), {"gpus_per_actor": 4}, "1 actor with 4 GPUs each"),
         (having(2), {"actors": 100}, "100 actors"),
+        (having(2), {"threads_per_actor": 64}, "threads_per_actor: 64, and the .* has 2 CPUs"),
+        (having(2), {"threads_per_actor": 3, "actors": 1}, "threads_per_actor: 3"),
         ({}, {}, r"0 CPUs.* give a range: actors: \{min: 1, max: 8\}"),
     ],
 )

@@ -206,7 +206,7 @@ def test_more_actors_than_this_machine_has_cpus_are_refused_before_ray_starts(
     with pytest.raises(Refused, match=r"asks for 50 actors .* the machine has 2 CPUs and 0 GPUs"):
         cost.begin(many)
     on_gpus = make_config(corpus="c.jsonl", actors=2, gpus_per_actor=1, run_on="auto")
-    with pytest.raises(Refused, match="2 actors with 1 GPUs each, and the machine has 2 CPUs"):
+    with pytest.raises(Refused, match="2 actors with 1 GPU each, and the machine has 2 CPUs"):
         cost.begin(on_gpus)
     assert not begun
     assert cost.begin(make_config(corpus="c.jsonl", actors=2, run_on="auto")) == "ray"

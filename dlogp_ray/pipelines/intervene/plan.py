@@ -10,6 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from dlogp_ray import store
+from dlogp_ray.amounts import amount
 from dlogp_ray.config import InterveneConfig
 from dlogp_ray.corpus.files import list_corpus
 from dlogp_ray.corpus.problems import PROBLEMS, encode_problems, problem_units, read_problems
@@ -68,10 +69,8 @@ class IntervenePlan(PolicyPlan[InterveneJob]):
         placement = executor.place(job.config, threads, progress=progress)
         if progress:
             first = min(job.config.calibration_problems, len(self.problems))
-            what = (
-                f"loading the policies, and answering {first:,} problems for thresholds and speed"
-            )
-            Console(stderr=True).print(what, highlight=False)
+            answering = f"answering {amount(first, 'problem')} for thresholds and speed"
+            Console(stderr=True).print(f"loading the policies, and {answering}", highlight=False)
         return executor.attempt(placement, calibrate, job, placement, self.problems)
 
     def prepare(

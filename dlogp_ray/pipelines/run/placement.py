@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.config import RunConfig
 from dlogp_ray.errors import Refused
 
@@ -112,13 +113,17 @@ def place_actors(
         cpus_each = _ACTOR_SHARE if gpus_each else threads * _ACTOR_SHARE
         return Placement(wanted.min, wanted.max, _rounded(cpus_each), gpus_each, threads)
     actors = wanted.max if wanted else max(1, room)
-    several = "actor" if actors == 1 else "actors"
-    asked = f"the job asks for {actors} {several} with {gpus_each:g} GPUs each"
-    there = f"the {where} has {cpus:g} CPUs and {gpus:g} GPUs"
+    asked = f"the job asks for {amount(actors, 'actor')} with {amount(gpus_each, 'GPU')} each"
+    there = f"the {where} has {amount(cpus, 'CPU')} and {amount(gpus, 'GPU')}"
     if cpus <= 0:
         raise Refused(
             f"{asked} and CPUs to read and write, and {there}; where it adds nodes by itself, give "
             "a range: actors: {min: 1, max: 8} and gpus_per_actor: 1 (or 0)"
+        )
+    if not gpus_each and config.threads_per_actor and config.threads_per_actor > max(1, cpus):
+        raise Refused(
+            f"threads_per_actor: {threads}, and {there}: threads without a CPU only take each "
+            "other's time; lower it, or leave it out"
         )
     if actors > room:
         hint = (
@@ -142,6 +147,6 @@ def missing_now(placement: Placement, resources: Mapping[str, float]) -> str | N
     if cpus >= placement.cpus and gpus >= placement.gpus:
         return None
     return (
-        f"a node with {placement.cpus:g} CPUs and {placement.gpus:g} GPUs; the cluster has "
-        f"{cpus:g} CPUs and {gpus:g} GPUs"
+        f"a node with {amount(placement.cpus, 'CPU')} and {amount(placement.gpus, 'GPU')}; the "
+        f"cluster has {amount(cpus, 'CPU')} and {amount(gpus, 'GPU')}"
     )

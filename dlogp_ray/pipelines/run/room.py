@@ -9,6 +9,7 @@ import time
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Refused
 from dlogp_ray.events import SAID_EVERY_S, SAID_FIRST_S, tell
 
@@ -52,9 +53,9 @@ def _needs(count: int, cpus: float, gpus: float) -> str:
     there, free = ray.cluster_resources(), ray.available_resources()
 
     def of(name: str) -> str:
-        return f"{there.get(name, 0):g} {name}s ({free.get(name, 0):g} free)"
+        return f"{amount(there.get(name, 0), name)} ({free.get(name, 0):g} free)"
 
     return (
-        f"the job asks for {count} x {cpus:g} CPUs and {gpus:g} GPUs, and the cluster has "
-        f"{of('CPU')} and {of('GPU')}"
+        f"the job asks for {count} x {amount(cpus, 'CPU')} and {amount(gpus, 'GPU')}, and the "
+        f"cluster has {of('CPU')} and {of('GPU')}"
     )

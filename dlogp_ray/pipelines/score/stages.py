@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pyarrow.compute as pc
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.analysis.summary import summarise
 from dlogp_ray.config import CORPUS_COLUMNS
 from dlogp_ray.corpus.pairs import split_pairs
@@ -49,8 +50,8 @@ def check_count(unit: Unit, rows: int, *, pairs: bool) -> None:
     planned = (unit.stop - unit.start) * (2 if pairs else 1)
     if rows != planned:
         raise InputChanged(
-            f"corpus_changed: {unit.file} gave {rows} rows of [{unit.start}, {unit.stop}), and "
-            f"{planned} were planned"
+            f"corpus_changed: {unit.file} gave {amount(rows, 'row')} of [{unit.start}, "
+            f"{unit.stop}), and {planned} were planned"
         )
 
 

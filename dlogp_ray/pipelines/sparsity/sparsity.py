@@ -15,6 +15,7 @@ from functools import partial
 import pyarrow as pa
 
 from dlogp_ray import store
+from dlogp_ray.amounts import amount
 from dlogp_ray.analysis.sparsity.groups import Grouped
 from dlogp_ray.analysis.sparsity.reading import read_object
 from dlogp_ray.analysis.sparsity.report.report import report
@@ -69,7 +70,7 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     if not whole.groups:
         raise Refused(
             f"run {run.uri}: nothing in it is compared with a base policy "
-            f"({whole.rows:,} rows, {whole.alone:,} of them of a policy by itself)"
+            f"({amount(whole.rows, 'row')}, {whole.alone:,} of them of a policy by itself)"
         )
     surface = _surfaces(run)
     training = training_tables(whole, floors, surface)

@@ -20,6 +20,7 @@ from datasets.fingerprint import generate_random_fingerprint
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Refused
 from dlogp_ray.weights.table import PerToken
 
@@ -156,7 +157,8 @@ def _cut(
         return values
     if mode != "keep_start":
         raise Refused(
-            f"sample {sample_id} has {prompt + len(values)} tokens, and max_length is {longest}: "
+            f"sample {sample_id} has {amount(prompt + len(values), 'token')}, and max_length is "
+            f"{longest}: "
             f"truncation_mode={mode!r} changes what comes before its tokens; score what is left of "
             "it, or use keep_start"
         )

@@ -19,6 +19,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Refused
 from dlogp_ray.weights.rollouts import by_others, complete
 from dlogp_ray.weights.table import Missing, PerToken
@@ -184,8 +185,8 @@ def _chunks(rollouts: Sequence[Mapping[str, Any]], size: int) -> list[list[_Row]
     left = sum(map(len, groups.values())) - sum(map(len, chunks))
     if not chunks:
         raise Refused(
-            f"rollouts: no group_id has num_generations={size} rows; there are {left} rows of "
-            f"{len(groups)} groups"
+            f"rollouts: no group_id has num_generations={size} rows; there are "
+            f"{amount(left, 'row')} of {len(groups)} groups"
         )
     if left:
         logger.warning("%d rollouts are not trained on: their groups have no full %d", left, size)

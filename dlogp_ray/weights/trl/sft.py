@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import SFTTrainer
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Refused
 from dlogp_ray.weights.rollouts import complete
 from dlogp_ray.weights.table import Missing, PerToken
@@ -118,7 +119,8 @@ def weighted_dataset(
         prompt, response = list(row["prompt_ids"]), list(row["response_ids"])
         if max_length is not None and len(prompt) + len(response) > max_length:
             raise Refused(
-                f"sample {row['sample_id']} has {len(prompt) + len(response)} tokens, and "
+                f"sample {row['sample_id']} has {amount(len(prompt) + len(response), 'token')}, "
+                "and "
                 f"max_length is {max_length}: a text that is cut has no weights; leave such rows "
                 "out, or raise max_length"
             )
@@ -127,8 +129,8 @@ def weighted_dataset(
         learnt = [True] * len(response) if mask is None else [bool(learn) for learn in mask]
         if len(learnt) != len(response):
             raise Refused(
-                f"sample {row['sample_id']}: its response_mask has {len(learnt)} values for "
-                f"{len(response)} tokens"
+                f"sample {row['sample_id']}: its response_mask has {amount(len(learnt), 'value')} "
+                f"for {amount(len(response), 'token')}"
             )
         nothing = [_IGNORED] * len(prompt)
         rows["input_ids"].append(prompt + response)

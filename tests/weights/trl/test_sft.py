@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused(
             trainer(model, tokenizer, tmp_path, changed(**change), weights)
     with pytest.raises(Refused, match="row 1 has no prompt_ids"):
         trainer(model, tokenizer, tmp_path, changed(prompt_ids=None), weights)
-    with pytest.raises(Refused, match="response_mask has 1 values for 2 tokens"):
+    with pytest.raises(Refused, match="response_mask has 1 value for 2 tokens"):
         trainer(model, tokenizer, tmp_path, changed(response_mask=[1]), weights)
     with pytest.raises(Refused, match="sample a/0 has 7 tokens, and max_length is 6"):
         trainer(model, tokenizer, tmp_path, rollouts, weights, max_length=6)
