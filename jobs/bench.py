@@ -7,7 +7,7 @@ The same as ``dlogp bench``; ``--help`` lists the options.
 
 import sys
 
-from dlogp_ray.cli import main
+from dlogp_ray.__main__ import main
 
 if __name__ == "__main__":
     sys.argv[1:] = ["bench", *sys.argv[1:]]

@@ -7,7 +7,7 @@ The same as ``dlogp intervene job.yaml``; ``--help`` lists the options.
 
 import sys
 
-from dlogp_ray.cli import main
+from dlogp_ray.__main__ import main
 
 if __name__ == "__main__":
     words = [word.removeprefix("--config=") for word in sys.argv[1:] if word != "--config"]

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import dlogp_ray
 from dlogp_ray import cli
+from dlogp_ray.cli import app
 from dlogp_ray.config import ScoreConfig
 from dlogp_ray.errors import Refused
 
@@ -212,3 +213,37 @@ def test_an_interrupted_query_is_an_interruption(run: str) -> None:
         raise RuntimeError("Query interrupted")
     with pytest.raises(RuntimeError, match="another"), rows_read(dlogp_ray.open_run(run)):
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("query r q --format xlsx", "'xlsx' is not one of 'table', 'csv', 'json', 'parquet'"),
+        ("show r --every x", 'expected a number (got "x")'),
+        ("show r --every -1", "expected 0.1 or more (got"),
+        ("score j.yaml --actors x", 'expected a whole number (got "x")'),
+        ("demo --problems 0", "expected 1 or more (got"),
+    ],
+)
+def test_an_option_is_refused_in_plain_words(words: str, said: str) -> None:
+    done = CliRunner().invoke(app, words.split(), prog_name="dlogp")
+    assert done.exit_code == 2
+    assert said in done.output
+    assert "Input should" not in done.output
+    assert "Value error" not in done.output
+
+
+def test_an_interruption_while_all_is_imported_is_no_traceback() -> None:
+    code = """
+import builtins, sys
+imported = builtins.__import__
+def interrupted(name, *rest):
+    if name == "typer":
+        raise KeyboardInterrupt
+    return imported(name, *rest)
+builtins.__import__ = interrupted
+from dlogp_ray.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "dlogp: interrupted\n")

@@ -8,7 +8,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from dlogp_ray.config import ActorRange, InterveneConfig, PolicySource, ScoreConfig
+from dlogp_ray.config import (
+    SCHEMES,
+    ActorRange,
+    InterveneConfig,
+    PolicySource,
+    ReweightConfig,
+    ScoreConfig,
+)
 from dlogp_ray.errors import ExitCode, Refused
 
 VALID: dict[str, Any] = {
@@ -46,9 +53,9 @@ def test_strings_stand_for_a_list_of_one_and_for_a_path() -> None:
             {"policies": {"base": {"path": "p", "setp": 1}}},
             ["base.setp: unknown field; did you mean step?"],
         ),
-        ({1: 2}, ["1: Keys should be strings"]),
+        ({1: 2}, ["1: expected text for the name of a field"]),
         ({"corpus": []}, ["corpus: expected 1 or more of them, as in corpus: rollouts/"]),
-        ({"corpus": ""}, ["corpus.0: ", "got '', which names no folder"]),
+        ({"corpus": ""}, ["corpus: ", "got '', which names no folder"]),
         ({"corpus": None}, ["corpus: expected a list, as in corpus: rollouts/", "(got null)"]),
         ({"policies": {}}, ["policies: expected 1 or more of them, as in policies: {base: "]),
         (
@@ -315,16 +322,19 @@ def test_one_of_a_list_needs_no_list() -> None:
     ("change", "named"),
     [
         ({"rules": []}, "rules: expected 1 or more of them, as in rules: "),
-        ({"rules": [{"rule": "kll"}]}, r"rules\.0\.rule: .*'kl'.*got \"kll\""),
-        ({"rules": [{"rule": "kl"}]}, r"rules\.0: rule kl needs thresholds, or rates"),
+        ({"rules": [{"rule": "kll"}]}, r"rules \(item 1\)\.rule: .*'kl'.*got \"kll\""),
+        ({"rules": [{"rule": "kl"}]}, r"rules \(item 1\): rule kl needs thresholds, or rates"),
         (
             {"rules": [{"rule": "never", "rates": 0.1}]},
-            r"rules\.0: rule never takes neither thresholds nor rates",
+            r"rules \(item 1\): rule never takes neither thresholds nor rates",
         ),
-        ({"rules": [{"rule": "kl", "rates": 1.0}]}, r"rules\.0\.rates\.0: .*less than 1.*got 1"),
+        (
+            {"rules": [{"rule": "kl", "rates": 1.0}]},
+            r"\(item 1\)\.rates: .*less than 1.*got 1",
+        ),
         (
             {"rules": [{"rule": "kl", "thresholds": 1, "gamma": 1}]},
-            r"rules\.0\.gamma: unknown field; did you mean gammas\?$",
+            r"rules \(item 1\)\.gamma: unknown field; did you mean gammas\?$",
         ),
         ({"policies": {"base": "b"}}, "policies base: expected two, 'base' and the RL policy"),
         ({"policies": {"base": "b", "x": "x", "y": "y"}}, "policies base, x, y: expected two"),
@@ -332,9 +342,9 @@ def test_one_of_a_list_needs_no_list() -> None:
         ({"seeds": [1, 1]}, "seeds 1, 1: one is there twice"),
         ({"seeds": []}, "seeds: expected 1 or more"),
         # One line: that the list is too short as well, without what is wrong in it, is not said.
-        ({"seeds": [-1]}, r"^config:\n  seeds\.0: expected 0 or more \(got -1\)$"),
-        ({"seeds": 2**63}, r"seeds\.0: .*less than 9223372036854775808"),
-        ({"stop_strings": ["", "b"]}, r"stop_strings\.0: .*at least 1 character"),
+        ({"seeds": [-1]}, r"^config:\n  seeds \(item 1\): expected 0 or more \(got -1\)$"),
+        ({"seeds": 2**63}, r"seeds: .*less than 9223372036854775808"),
+        ({"stop_strings": ["", "b"]}, r"stop_strings \(item 1\): expected 1 or more characters"),
         ({"rules": {"rule": "kl", "thresholds": True}}, "expected numbers, got a truth value"),
         ({"top_p": 0}, r"top_p: expected more than 0 \(got 0\)"),
         ({"block": 17}, r"block: expected 16 or less"),
@@ -426,3 +436,26 @@ def test_what_is_wrong_with_a_text_is_not_told_as_no_text() -> None:
         Bounded(text="long")
     (problem,) = raised.value.errors()
     assert in_words(problem) == "String should have at most 2 characters"
+
+
+def test_python_gets_the_same_words_and_may_give_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"^ScoreConfig:\n  temperature: expected more than 0 "):
+        ScoreConfig(**VALID | {"temperature": 0})
+    paths = {"base": tmp_path / "base", "rl": {"path": tmp_path / "rl"}}
+    given = ScoreConfig(**VALID | {"corpus": tmp_path / "c.jsonl", "policies": paths})
+    assert given.corpus == (str(tmp_path / "c.jsonl"),)
+    assert [p.path for p in given.policies.values()] == [str(tmp_path / n) for n in paths]
+    delta = SCHEMES["delta"](beta=0.5)
+    for schemes in (delta, [delta], {"scheme": "delta", "beta": 0.5}):
+        assert ReweightConfig(run="r", schemes=schemes).schemes == (delta,)
+
+
+def test_an_item_of_a_list_is_told_by_its_number() -> None:
+    with pytest.raises(Refused) as caught:
+        ReweightConfig(run="r", schemes=["low_prob", {"scheme": "delta", "beta": "x"}])
+    assert "  schemes (item 2).delta.beta: expected a number" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["gpus_per_actor", "timeout_start"])
+def test_endless_is_no_number_of_gpus_or_seconds(field: str) -> None:
+    assert "expected a finite number" in refusal(**{field: float("inf")})

@@ -15,7 +15,8 @@ HEAVY = {"torch", "ray", "transformers", "duckdb", "vl_convert"}
 # A room may import itself and whatever stands on a lower level; rooms on one level don't import
 # each other. demo stands above pipelines, for its walkthrough runs a job.
 LEVELS = {
-    "jobs": 9,
+    "jobs": 10,
+    "__main__": 9,
     "cli": 8,
     "demo": 7,
     "bench": 6,

@@ -41,7 +41,7 @@ def on_a_terminal(*words: str) -> str:
     """What the command sends to a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "dlogp_ray.cli", *words],
+        [sys.executable, "-m", "dlogp_ray", *words],
         stdout=theirs,
         stderr=theirs,
         stdin=theirs,

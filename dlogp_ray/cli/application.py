@@ -69,12 +69,26 @@ class _Commands(TyperGroup):
         """Run the command that was called."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            _put_in_words(error)
+            raise
         except KeyboardInterrupt:
             # Another one would cut short what Python and Ray do at the process's end.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             goes_on = "; what is committed stays, the same command goes on"
             does_work = ctx.invoked_subcommand in _COMMITS
             raise Interrupted(f"interrupted{goes_on if does_work else ''}") from None
+
+
+def _put_in_words(error: typer.BadParameter) -> None:
+    """What is wrong with an option, in the words that a job file's errors have."""
+    from pydantic import ValidationError
+
+    from dlogp_ray.config.explaining import in_words, shown
+
+    if isinstance(error.__cause__, ValidationError):
+        problems = error.__cause__.errors()
+        error.message = "; ".join(f"{in_words(p)} (got {shown(p['input'])})" for p in problems)
 
 
 app = typer.Typer(

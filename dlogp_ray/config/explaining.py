@@ -20,12 +20,13 @@ _EXPECTED = {
     "tuple": "expected a list",
     "list": "expected a list",
     "finite": "expected a finite number",
+    "invalid_key": "expected text for the name of a field",
     "greater_than": "expected more than {gt}",
     "greater_than_equal": "expected {ge} or more",
     "less_than": "expected less than {lt}",
     "less_than_equal": "expected {le} or less",
     "too_short": "expected {min_length} or more of them",
-    "string_too_short": "expected at least {min_length} characters",
+    "string_too_short": "expected {min_length} or more characters",
     "literal": "expected {expected}",
     "union_tag_not_found": "expected a name, or fields with a {discriminator}",
     "union_tag_invalid": "expected one of {expected_tags}",
@@ -39,8 +40,14 @@ _SHOWN = 100
 """Characters of a value."""
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """A line for each problem, and one for the fields that a model has where a name is unknown."""
+def explain(error: ValidationError, model: type[BaseModel], values: object) -> list[str]:
+    """A line for each problem, and one for the fields that a model has where a name is unknown.
+
+    Args:
+        error: What pydantic found.
+        model: That was to be made.
+        values: Of its fields, as they came.
+    """
     problems: dict[_Place, Mapping[str, Any]] = {}
     for raised in error.errors():
         problems.setdefault(_place(raised), raised)
@@ -50,7 +57,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     for place, problem in problems.items():
         if place in inner and place:
             continue
-        where = ".".join(map(str, place))
+        where = _spelled(place, values)
         if problem["type"] == "extra_forbidden":
             owner = _owner(place, model)
             near = get_close_matches(str(place[-1]), owner.model_fields, n=1)
@@ -65,6 +72,23 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 def _place(problem: Mapping[str, Any]) -> _Place:
     """Names and numbers that lead to it, without the types of a field that may have several."""
     return tuple(part for part in problem["loc"] if "[" not in str(part))
+
+
+def _spelled(place: _Place, values: object) -> str:
+    """A place as people name it: ``rules (item 2).rates``; what came alone is no item of a list."""
+    spelled = ""
+    for part in place:
+        if not isinstance(part, int) or isinstance(values, dict):
+            spelled += f".{part}" if spelled else str(part)
+        elif isinstance(values, list | tuple):
+            spelled += f" (item {part + 1})"
+        else:
+            continue
+        try:
+            values = values[part]  # type: ignore[index]
+        except (LookupError, TypeError):
+            values = None
+    return spelled
 
 
 def shown(value: object) -> str:

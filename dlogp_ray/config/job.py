@@ -3,9 +3,9 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from dlogp_ray.addresses import carries_credentials
 from dlogp_ray.config.explaining import explain, named
@@ -42,7 +42,12 @@ def check_address(uri: str) -> str:
     return os.path.expanduser(uri)
 
 
-Uri = Annotated[str, AfterValidator(check_address)]
+def _spelled(value: object) -> object:
+    """An address that Python has as a path."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+Uri = Annotated[str, BeforeValidator(_spelled), AfterValidator(check_address)]
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -61,7 +66,7 @@ def check_name(name: str) -> str:
 
 def as_list(value: object) -> object:
     """A list of one where no list came."""
-    return [value] if isinstance(value, str | dict) else value
+    return [value] if isinstance(value, str | dict | os.PathLike | BaseModel) else value
 
 
 def on_or_off(value: object) -> object:
@@ -91,10 +96,21 @@ class JobConfig(BaseModel):
                 f"{source}: expected fields with values, as in corpus: rollouts/; got "
                 f"{named(values)}"
             )
+        config = cls.__new__(cls)
+        config._fill(values, source)
+        return config
+
+    if not TYPE_CHECKING:  # to whom the arguments are the fields
+
+        def __init__(self, **values: Any) -> None:
+            """Check the fields, as ``from_mapping``."""
+            self._fill(values, type(self).__name__)
+
+    def _fill(self, values: dict[Any, Any], source: str) -> None:
         try:
-            return cls.model_validate(values)
+            self.__pydantic_validator__.validate_python(values, self_instance=self)
         except ValidationError as error:
-            lines = explain(error, cls)
+            lines = explain(error, type(self), values)
             raise Refused(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
     @classmethod

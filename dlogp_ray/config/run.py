@@ -1,6 +1,7 @@
 """What the configs of all jobs share that make a run with policies."""
 
 import re
+from os import PathLike
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -42,7 +43,7 @@ class PolicySource(BaseModel):
 
 
 def _as_source(value: object) -> object:
-    return {"path": value} if isinstance(value, str) else value
+    return {"path": value} if isinstance(value, str | PathLike) else value
 
 
 MAX_ROW_BYTES = 64 * 2**20
@@ -99,14 +100,14 @@ class RunConfig(JobConfig):
     """Scoring actors, each with all policies in memory: a number, or a range as in
     ``{min: 1, max: 64}``, for a cluster that adds nodes while units wait (default: one a GPU, else
     as many as ``threads_per_actor`` leaves CPUs for)."""
-    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_actor: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """A fraction for small policies, several for large ones: each policy's layers are spread over
     them (default: 1 where the cluster has GPUs, else 0)."""
     threads_per_actor: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of one actor's tensor operations (default: the CPUs divided among
     ``actors`` where these are given; else as few as memory allows, or, in a long job, what scores
     most on a node; 1 on a GPU)."""
-    timeout_start: Annotated[float, Field(gt=0)] | None = None
+    timeout_start: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Seconds that a job through Ray waits for room in the cluster, before policies are tried and
     again before units are done, and is refused then (default: for ever; what it waits for is
     said)."""

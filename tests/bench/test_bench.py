@@ -171,7 +171,7 @@ def test_one_that_is_stopped_leaves_no_process_of_another_engine(
     flag = tmp_path / "processes"
     words = [f"--{name}={folder}" for name, folder in policy_folders.items()]
     words += ["--arm=vllm_twice", "--set=texts=2", "--set=groups=1", "--set=compile=off"]
-    command = [sys.executable, "-m", "dlogp_ray.cli", "bench", "--vllm-python", sys.executable]
+    command = [sys.executable, "-m", "dlogp_ray", "bench", "--vllm-python", sys.executable]
     bench = subprocess.Popen(
         [*command, *words],
         env=os.environ | {"DLOGP_TESTS_FOREVER": str(flag)},

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _help(command: str) -> str:
-    words = [sys.executable, "-m", "dlogp_ray.cli", *command.split(), "--help"]
+    words = [sys.executable, "-m", "dlogp_ray", *command.split(), "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return hashlib.sha256(done.stdout.encode()).hexdigest()
 

@@ -50,7 +50,7 @@ def start(job: Path, **environment: str) -> subprocess.Popen[str]:
     """A driver of its own, and with a Ray of its own where it asks for one."""
     kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen(
-        [sys.executable, "-m", "dlogp_ray.cli", "score", str(job), "--no-progress"],
+        [sys.executable, "-m", "dlogp_ray", "score", str(job), "--no-progress"],
         env=kept | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

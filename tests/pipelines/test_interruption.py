@@ -34,7 +34,7 @@ def start(config: Path) -> subprocess.Popen[str]:
     """A driver of its own, and with a Ray of its own where it asks for one."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen(
-        [sys.executable, "-m", "dlogp_ray.cli", "score", str(config), "--no-progress"],
+        [sys.executable, "-m", "dlogp_ray", "score", str(config), "--no-progress"],
         env=environment | STUBS,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -65,7 +65,7 @@ class Drivers:
         path = self.folder / f"{config.run_id}-{config.run_on}.yaml"
         path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
         return subprocess.Popen(
-            [sys.executable, "-m", "dlogp_ray.cli", "score", str(path), "--no-progress"],
+            [sys.executable, "-m", "dlogp_ray", "score", str(path), "--no-progress"],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

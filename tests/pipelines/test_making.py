@@ -71,7 +71,7 @@ def make_job(make_config: Any, tmp_path: Path) -> MakeJob:
 def command(config: ScoreConfig, folder: Path, *words: str) -> list[str]:
     path = folder / f"job-{time.monotonic_ns()}.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    return [sys.executable, "-m", "dlogp_ray.cli", "score", str(path), "--no-progress", *words]
+    return [sys.executable, "-m", "dlogp_ray", "score", str(path), "--no-progress", *words]
 
 
 def environment() -> dict[str, str]:

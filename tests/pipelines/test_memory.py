@@ -67,7 +67,7 @@ def test_memory_after_a_hundred_units_is_that_after_ten(
     config = tmp_path / "job.yaml"
     config.write_text(yaml.safe_dump(job))
     driver = subprocess.Popen(
-        [sys.executable, "-m", "dlogp_ray.cli", "score", str(config), "--no-progress"],
+        [sys.executable, "-m", "dlogp_ray", "score", str(config), "--no-progress"],
         stdout=subprocess.PIPE,
         text=True,
         env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},

@@ -260,7 +260,7 @@ def two_drivers(
     # A short name: that of a socket in it has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:
         other = subprocess.Popen(
-            [sys.executable, "-m", "dlogp_ray.cli", "score", str(job)],
+            [sys.executable, "-m", "dlogp_ray", "score", str(job)],
             env=kept | secrets | {"RAY_TMPDIR": ray_folder},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
