@@ -247,3 +247,18 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "dlogp: interrupted\n")
+
+
+def test_an_error_in_a_query_is_told_by_the_line_of_the_query(run: str) -> None:
+    query = "SELECT\n  CAST(sample_id AS INT)\nFROM scores"
+    for form in ("table", "csv"):
+        done = CliRunner().invoke(app, ["query", run, query, "--format", form])
+        assert "LINE 2:   CAST(sample_id AS INT)" in str(done.exception)
+
+
+def test_a_table_says_how_many_rows_there_are(run: str) -> None:
+    for name in ("n", "a_name_so_long_that_all_stands_in_a_line"):
+        for rows, told in ((300, "300 rows (200 shown)"), (123456, "more than 9999 rows (200")):
+            query = f"SELECT range AS {name} FROM range({rows})"
+            shown = CliRunner().invoke(app, ["query", run, query]).stdout
+            assert told in " ".join(shown.split())

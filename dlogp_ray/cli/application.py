@@ -87,8 +87,9 @@ def _put_in_words(error: typer.BadParameter) -> None:
     from dlogp_ray.config.explaining import in_words, shown
 
     if isinstance(error.__cause__, ValidationError):
-        problems = error.__cause__.errors()
-        error.message = "; ".join(f"{in_words(p)} (got {shown(p['input'])})" for p in problems)
+        (problem,) = error.__cause__.errors()
+        words, came = in_words(problem), repr(problem["input"])
+        error.message = words if came in words else f"{words} (got {shown(problem['input'])})"
 
 
 app = typer.Typer(

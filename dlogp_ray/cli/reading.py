@@ -1,10 +1,8 @@
 """Looking at runs: ``show``, ``query``, ``compare``, ``verify``."""
 
-import io
 import json
 import shutil
 import sys
-from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, cast
@@ -81,7 +79,7 @@ def query(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Ask a run's tables in SQL: scores, generations or weights, a row a token, and statistics."""
-    from dlogp_ray.tables.output import write_rows
+    from dlogp_ray.tables.output import shown_rows, write_rows
     from dlogp_ray.tables.run import open_run
     from dlogp_ray.tables.sql import rows_read
 
@@ -98,9 +96,7 @@ def query(
     relation = opened.sql(sql)
     with rows_read(opened):
         if form is Format.TABLE:
-            with redirect_stdout(io.StringIO()) as shown:
-                relation.show(max_rows=200, max_width=_width())
-            typer.echo(visible(shown.getvalue()))
+            typer.echo(visible(shown_rows(relation, _width())))
             return
         if out is None:
             sys.stdout.flush()

@@ -113,7 +113,7 @@ def in_words(problem: Mapping[str, Any]) -> str:
     stem, _, rest = kind.partition("_")
     words = _EXPECTED.get(kind) or (_EXPECTED.get(stem) if rest in _OF_ANOTHER_TYPE else None)
     if words is None:
-        return str(problem["msg"].removeprefix("Value error, "))
+        return str(problem["msg"].removeprefix("Value error, ").removesuffix("."))
     context = problem.get("ctx", {}).items()
     return words.format(**{k: f"{v:g}" if isinstance(v, float) else v for k, v in context})
 

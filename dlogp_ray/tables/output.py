@@ -1,13 +1,39 @@
-"""A query's rows as CSV, JSON lines or Parquet, a batch at a time."""
+"""A query's rows: the first as a table for people, or all as CSV, JSON lines or Parquet."""
 
 import csv
+import io
 import json
+import re
+from contextlib import redirect_stdout
 from typing import IO, Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 _BATCH = 10_000
+_SHOWN_ROWS = 200
+_LINES_BEFORE = 2
+"""That DuckDB writes before a query to show its rows, and counts in an error."""
+
+
+def shown_rows(relation: Any, width: int) -> str:
+    """The first rows as DuckDB draws them, and how many there are.
+
+    Args:
+        relation: As ``Run.sql`` gives it.
+        width: Columns of the table, which is cut there.
+    """
+    try:
+        with redirect_stdout(io.StringIO()) as shown:
+            relation.show(max_rows=_SHOWN_ROWS, max_width=width)
+    except duckdb.Error as error:
+        said = re.sub(
+            r"(?m)^LINE (\d+):", lambda m: f"LINE {int(m[1]) - _LINES_BEFORE}:", str(error)
+        )
+        raise type(error)(said) from None
+    # It draws no more than a part of many rows, and has not counted the others.
+    return re.sub(r"\? rows(\s+)\(>(\d+) rows,\s+", r"more than \2 rows\1(", shown.getvalue())
 
 
 def write_rows(relation: Any, form: str, sink: IO[bytes]) -> None:

@@ -62,7 +62,8 @@ class Run(StoredRun):
         """Run a query over its views: its table, ``tokens``, ``rejected`` (``curve``).
 
         Returns:
-            A DuckDB relation: print it, or take ``.fetchall()``, ``.df()``, ``.arrow()``.
+            A DuckDB relation: print it, or take ``.fetchall()``, ``.df()``, ``.arrow()``. What goes
+            wrong only when its rows are read is an error of DuckDB's.
 
         Raises:
             Refused: DuckDB refuses the query.
