@@ -10,7 +10,6 @@ from rich.table import Table
 
 from dlogp_ray.amounts import amount
 from dlogp_ray.analysis.answers import AnswerCounts, AnswerSummary
-from dlogp_ray.analysis.places import place
 from dlogp_ray.analysis.printing import print_whole
 from dlogp_ray.analysis.summary import DELTA_THRESHOLDS, Summary
 from dlogp_ray.analysis.weights import schemes_line, weights_facts
@@ -18,6 +17,7 @@ from dlogp_ray.tables.calls import Call, read_calls, spent_in_words
 from dlogp_ray.tables.info import InterveneInfo, ReweightInfo, RunInfo
 from dlogp_ray.tables.kinds import GENERATIONS, SCORES, WEIGHTS, Kind
 from dlogp_ray.tables.noise import NoiseFloor
+from dlogp_ray.tables.places import place
 from dlogp_ray.tables.run import Run
 from dlogp_ray.tables.special_tokens import special_token_rows
 from dlogp_ray.tables.weights import WeightsSummary

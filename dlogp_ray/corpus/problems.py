@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.corpus.files import CorpusFile
 from dlogp_ray.corpus.reading import read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import id_list, identifier, text_prompt
@@ -24,6 +25,7 @@ from dlogp_ray.corpus.units import SCHEMA as UNITS_SCHEMA
 from dlogp_ray.corpus.units import Units
 from dlogp_ray.errors import Refused, RowRejected
 from dlogp_ray.status import Status
+from dlogp_ray.tables.places import place
 
 PROBLEMS = "problems.parquet"
 """Their name in a run; one row group a unit."""
@@ -33,6 +35,8 @@ SCHEMA = pa.schema(
 """``row`` is what a verifier is given, in JSON: the problem as it came, and what ``columns`` maps
 under the standard names too."""
 _NAMED = 5
+_Place = tuple[str, int]
+"""File, and byte or row."""
 
 
 def read_problems(
@@ -56,33 +60,39 @@ def read_problems(
     """
     rows: list[dict[str, Any]] = []
     special: Counter[str] = Counter()
-    wrong: list[str] = []
-    seen: dict[str, str] = {}
-    for place, raw in _raw(files):
+    wrong: list[tuple[_Place, RowRejected]] = []
+    seen: dict[str, _Place] = {}
+    there: dict[str, None] = {}
+    for at, raw in _raw(files):
         try:
             if isinstance(raw, RowRejected):
                 raise raw
+            there |= dict.fromkeys(raw)
             problem, prompt = _problem(raw, columns, text_tokenizer, needed)
             name = problem["problem_id"]
             if first := seen.get(name):
                 raise RowRejected(
-                    Status.DUPLICATE_PROBLEM_ID, f"problem_id {name!r} is at {first} already"
+                    Status.DUPLICATE_PROBLEM_ID,
+                    f"problem_id {name!r} is at {place(*first)} already",
                 )
-            seen[name] = place
+            seen[name] = at
             if reason := why_not(problem["prompt_ids"]):
                 raise RowRejected(Status.UNFIT, f"problem {name}: {reason}")
             rows.append(problem)
             special.update(prompt.special)
         except RowRejected as rejection:
-            wrong.append(f"{place}: {rejection.error}")
+            wrong.append((at, rejection))
     if wrong:
-        more = f"\n  and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        count = f"{len(wrong):,} problem" + ("s" if len(wrong) > 1 else "")
-        raise Refused(
-            f"{count} can't be answered; correct or leave out:\n  "
-            + "\n  ".join(wrong[:_NAMED])
-            + more
-        )
+        told = [f"{place(*at)}: {rejection.error}" for at, rejection in wrong[:_NAMED]]
+        if len(wrong) > _NAMED:
+            told.append(f"and {len(wrong) - _NAMED:,} more")
+        if not rows and all(r.status is Status.MISSING_COLUMN for _, r in wrong):
+            told.append(
+                f"The problems have {', '.join(there)}. If one of these is it, say so, as in "
+                "columns: {answer: ITS NAME}"
+            )
+        what = f"{amount(len(wrong), 'problem')} can't be answered; correct or leave out:"
+        raise Refused("\n  ".join([what, *told]))
     if not rows:
         raise Refused(f"there are no problems in {', '.join(file.uri for file in files)}")
     return pa.Table.from_pylist(rows, schema=SCHEMA), dict(special)
@@ -130,16 +140,14 @@ def problem_units(uri: str, data: bytes, problems: int, unit_problems: int, answ
     return Units(pa.Table.from_pylist(rows, schema=UNITS_SCHEMA))
 
 
-def _raw(files: Sequence[CorpusFile]) -> Iterator[tuple[str, dict[str, Any] | RowRejected]]:
+def _raw(files: Sequence[CorpusFile]) -> Iterator[tuple[_Place, dict[str, Any] | RowRejected]]:
     for file in files:
         if file.format == "parquet":
             rows = read_parquet(file.uri, file.entry)
-            unit = "row"
         else:
             rows = read_jsonl(file.uri, file.entry, 0, None, file.compression)
-            unit = "byte"
         for offset, raw in rows:
-            yield f"{file.uri}, {unit} {offset:,}", raw
+            yield (file.uri, offset), raw
 
 
 def _problem(

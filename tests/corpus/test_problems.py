@@ -74,7 +74,7 @@ def test_what_the_verifier_needs_is_asked_for_beforehand(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["{"], r"p\.jsonl, byte 0: not a line of JSON"),
+        (["{"], r"p\.jsonl, line 1 \(byte 0\): not a line of JSON"),
         ([{"prompt": "1"}], "there is no 'problem_id'"),
         ([{"problem_id": "a"}], "expected one of 'prompt' and 'messages', got neither"),
         (
@@ -83,7 +83,7 @@ def test_what_the_verifier_needs_is_asked_for_beforehand(tmp_path: Path) -> None
         ),
         (
             [{"problem_id": "a", "prompt": "1"}] * 2,
-            r"byte \d+: problem_id 'a' is at .*p\.jsonl, byte 0 already",
+            r"line 2 \(byte \d+\): problem_id 'a' is at .*p\.jsonl, line 1 \(byte 0\) already",
         ),
         ([{"problem_id": "a", "prompt": "123"}], "problem a: too long: 3"),
         ([], "there are no problems in"),
@@ -104,8 +104,15 @@ def test_text_that_the_tokenizer_refuses_is_named_like_the_rest(tmp_path: Path) 
     with pytest.raises(Refused) as refused:
         read_problems(list_corpus([str(path)]), {}, lambda: tokenizer, lambda ids: None)
     _, first, second = str(refused.value).splitlines()
-    assert "byte 0: the tokenizer refuses it: " in first
+    assert "line 1 (byte 0): the tokenizer refuses it: " in first
     assert "expected one of 'prompt' and 'messages'" in second
+
+
+def test_problems_with_other_names_are_told_how_to_name_them(tmp_path: Path) -> None:
+    rows = [{"problem_id": "a", "prompt": "1", "solution": 1}]
+    path = write_jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(Refused, match=r"problem_id, prompt, solution\. .*columns: \{answer: "):
+        read(path, needed=["answer"])
 
 
 def test_a_few_of_many_wrong_problems_are_named(tmp_path: Path) -> None:

@@ -385,3 +385,33 @@ def test_policies_of_the_same_files_are_told(
     assert "same files" not in capsys.readouterr().err
     plan_score(make_config(corpus=corpus, policies={"base": base, "rl": base}))
     assert "policies base and rl have the same files: every Δlog p" in capsys.readouterr().err
+
+
+def test_a_corpus_without_a_fit_row_is_refused_with_its_reasons(
+    make_config: Any, tmp_path: Path
+) -> None:
+    """Seven of 200 rows too long, the others out of the vocabulary: more than are read at once."""
+    rows = [row | {"response_ids": [99]} for row in make_rows(200)]
+    for row in rows[:7]:
+        row["response_ids"] = [4] * 65
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows)
+    text = refusal(make_config(corpus=str(corpus), unit_tokens=100_000))
+    assert "no row is fit to be scored, of 200 rows. Correct them" in text
+    assert "  7 too_long: " in text
+    assert "  193 id_outside_vocabulary: " in text
+    assert "c.jsonl, line 8 (byte " in text
+
+
+def test_one_fit_row_anywhere_is_enough(make_config: Any, tmp_path: Path) -> None:
+    rows = [row | {"response_ids": [99]} for row in make_rows(200)]
+    rows[150]["response_ids"] = [4]
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows)
+    assert len(plan_score(make_config(corpus=str(corpus), unit_tokens=100_000)).units) == 1
+
+
+def test_rejections_that_are_allowed_are_no_reason(make_config: Any, tmp_path: Path) -> None:
+    rows = [row | {"response_ids": [99]} for row in make_rows(5)]
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", rows))
+    plan_score(make_config(corpus=corpus, max_rejected=5))
+    with pytest.raises(Refused, match="of 5 rows"):
+        plan_score(make_config(corpus=corpus, max_rejected=4, output=str(tmp_path / "other")))

@@ -27,13 +27,13 @@ from dlogp_ray.pipelines.run.record import common_info
 from dlogp_ray.pipelines.score.actor import ScoreUnit
 from dlogp_ray.pipelines.score.job import ScoreJob
 from dlogp_ray.pipelines.score.probe import Probe, probe
-from dlogp_ray.pipelines.score.sample import sample_units
+from dlogp_ray.pipelines.score.sample import check_some_fit, sample_units
 from dlogp_ray.pipelines.score.stages import read_unit, write_unit
 from dlogp_ray.scoring.engine import Engine
 from dlogp_ray.tables.info import SCHEMA, RecordedEngine, ScoreInfo
 from dlogp_ray.tables.kinds import SCORES
 from dlogp_ray.tables.noise import NoiseFloor
-from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.run import Run, find_run
 
 
 @dataclass(frozen=True)
@@ -123,4 +123,6 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         fingerprint["end_tokens"] = sorted(job.text_tokenizer().ends)
     store.check_writable(config.run_uri, conditional=not config.single_writer)
     units = cut_units(files, config.unit_tokens, config.columns, config.max_row_bytes)
+    if find_run(config.run_uri) is None:  # else what it says of its rows is there
+        check_some_fit(job, units)
     return ScorePlan(job, units, fingerprint)

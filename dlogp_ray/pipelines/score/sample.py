@@ -1,22 +1,28 @@
-"""A few texts of the corpus for the noise floor: the same at every call, and from all over it."""
+"""A few rows from all over the corpus: whether any is fit, and texts for the noise floor."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, islice, zip_longest
 
 import numpy as np
+import pyarrow as pa
 
+from dlogp_ray.amounts import amount
 from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.corpus.units import Unit, Units
+from dlogp_ray.errors import DlogpError, Refused
 from dlogp_ray.pipelines.score.job import ScoreJob
 from dlogp_ray.pipelines.score.stages import raw_rows
 from dlogp_ray.policies.packing import TokenSequence, count_tokens
 from dlogp_ray.status import Status
+from dlogp_ray.tables.places import place
 
 UNITS = 8
 """From how many units texts are taken."""
 TEXTS = 64
 """How many texts, at most."""
+_WHY = ["status", "error", "source_file", "source_offset"]
 _LEAST_TEXTS = 8
 """Long responses are cut, so that a sample is not one or two texts alone..."""
 _LEAST_RESPONSE_TOKENS = 256
@@ -27,6 +33,39 @@ def sample_units(units: Units) -> list[Unit]:
     """Units to take texts from, spread evenly over the corpus."""
     count = min(UNITS, len(units))
     return [units[index * len(units) // count] for index in range(count)]
+
+
+def check_some_fit(job: ScoreJob, units: Units) -> None:
+    """Refuse a corpus in which no row is fit, as far as a few units from all over it show.
+
+    A unit is read until a row is fit, which the first one is as a rule.
+
+    Raises:
+        Refused: All rows of these units would be rejected, and that is more than ``max_rejected``.
+    """
+    counts = Counter[str]()
+    first: dict[str, str] = {}
+    sampled = sample_units(units)
+    for unit in sampled:
+        try:
+            raw = raw_rows(unit, job)
+            while rows := check_rows(islice(raw, TEXTS), unit.file, job.rules, job.text_tokenizer):
+                if Status.OK in rows["status"].to_pylist():
+                    return
+                for row in rows.select(_WHY).to_pylist():
+                    counts[row["status"]] += 1
+                    if counts[row["status"]] == 1:
+                        at = place(row["source_file"], row["source_offset"])
+                        first[row["status"]] = f"{at}: {row['error']}"
+        except (DlogpError, OSError, pa.ArrowException):
+            return  # the unit's own reading meets it again, and records it
+    if counts.total() > job.config.max_rejected:
+        what = f"corpus: no row is fit to be scored, of {amount(counts.total(), 'row')}"
+        if len(sampled) < len(units):
+            what += f" in {len(sampled)} of {len(units):,} units"
+        told = [f"{count:,} {status}: {first[status]}" for status, count in counts.items()]
+        remedy = "Correct them, or what the job says of them"
+        raise Refused("\n  ".join([f"{what}. {remedy}:", *told]))
 
 
 def sample_texts(job: ScoreJob, units: Sequence[Unit], tokens: int) -> list[TokenSequence]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dlogp_ray.analysis import places
-from dlogp_ray.analysis.places import place
+from dlogp_ray.tables import places
+from dlogp_ray.tables.places import place
 
 LINES = [b'{"a": 1}\n', "é\n".encode(), b"\n", b"last"]
 
