@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 # Of any link of a chain (simplecache::s3://…), and where a slash got lost on the way (a path has
 # none twice). abfs://container@account names no secret.
-_START = r"(?<!abfs)(?<!abfss)(:/{1,3}|(?<![\w:/])//)"
+_START = r"(?<!abfs)(?<!abfss)(:/{1,3}[ \t]*|(?<![\w:/])//)"
 _PASSWORD = re.compile(rf"{_START}[^/\s?#'\"]*@")
 # A key may have a slash, or what begins a query; host:9000/a@b is no password.
 _PASSWORD_WITH_MORE = re.compile(rf"{_START}[^/\s?#'\":@\[]+:(?!\d+[/?#])[^\s'\"]*@")
@@ -24,6 +24,14 @@ _HIDDEN = "***"
 
 def without_credentials(text: str) -> str:
     """A text in which no address carries credentials: what is printed, logged or kept goes here."""
+    hidden = _without(text)
+    # Spelled with %3A and %40 they are the same; a text that has none so spelled is left as it is.
+    spelled = unquote(hidden) if "%" in hidden else hidden
+    said = _without(spelled)
+    return hidden if said == spelled else said
+
+
+def _without(text: str) -> str:
     for pattern in (_PASSWORD, _PASSWORD_WITH_MORE):
         text = pattern.sub(rf"\1{_HIDDEN}@", text)
     return _PARAMETER.sub(_hidden, text)

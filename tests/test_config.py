@@ -287,8 +287,41 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="Is a directory"):
         ScoreConfig.from_yaml(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"corpus: \xff")
-    with pytest.raises(Refused, match="not valid YAML"):
+    with pytest.raises(Refused, match=r"bytes\.yaml, line 1: expected UTF-8, got the byte 0xff"):
         ScoreConfig.from_yaml(tmp_path / "bytes.yaml")
+    (tmp_path / "latin.yaml").write_bytes("a: 1\noutput: Läufe".encode("latin-1"))
+    with pytest.raises(Refused, match=r"line 2: expected UTF-8, got the byte 0xe4; save it as"):
+        ScoreConfig.from_yaml(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a:\n\t- x", "line 2: .*indented with spaces"),
+        ("a: 1\n  b: 2", "line 2: .*indented like those around it"),
+        ("a\nb: 1", "line 2: .*the line before its colon"),
+        ("output: s3://a: b", "line 1: .*': ' in it quotes"),
+        ("- a\nb: 1", "line 2: .*indented like those"),
+        ("a: 'x\nb: 1", "a quote is not closed"),
+        ("a: [1\nb: 2", "line 2: .*a bracket is not closed before"),
+        ("a: @x", "line 1: .*wants quotes"),
+        ("a: *x", "line 1: .*begins with \\* wants quotes"),
+        ("a: !x", "line 1: .*begins with ! wants quotes"),
+        ("a: 1\n---\nb: 2", "a job is one"),
+    ],
+)
+def test_what_yaml_refuses_is_told_with_what_was_mostly_meant(
+    tmp_path: Path, text: str, hint: str
+) -> None:
+    with pytest.raises(Refused, match=hint):
+        ScoreConfig.from_yaml(write(tmp_path, text))
+
+
+def test_the_job_of_another_command_is_told_by_its_name() -> None:
+    with pytest.raises(Refused, match=r"no problems and no rules, .*`dlogp score` takes it"):
+        InterveneConfig.from_mapping(VALID)
+    with pytest.raises(Refused, match=r"no corpus, .*`dlogp intervene` takes it"):
+        ScoreConfig.from_mapping(INTERVENE)
 
 
 INTERVENE = {

@@ -40,6 +40,9 @@ WITH = [
     f"s3://KEY:{SECRET}@more@bucket/x",
     f"https:/KEY:{SECRET}@host/x",
     f"//KEY:{SECRET}@host/x",
+    f"s3:// KEY:{SECRET}@bucket/x",
+    f"memory://KEY%3A{SECRET}%40bucket/x",
+    f"s3%3A%2F%2FKEY%3A{SECRET}%40bucket/x",
 ]
 WITHOUT = [
     "s3://bucket/x",
@@ -53,6 +56,8 @@ WITHOUT = [
     "s3://bucket/x?versionId=3sL4kqtJlcpXroDTDmJrmSpXd3dIbrHY",
     "/data//user@host/a.jsonl",
     "https://host/x?download=true&X-Amz-Date=20261201T000000Z",
+    "s3://bucket/100%25/a%40b%3Ac.jsonl",
+    "memory://a%20b",
 ]
 
 
@@ -65,6 +70,11 @@ def test_credentials_are_recognised_and_left_out(address: str) -> None:
     assert said.endswith("(3 times), a=1")
     assert "host" in said or "bucket" in said
     assert without_credentials(said) == said
+
+
+def test_credentials_in_both_spellings_are_left_out() -> None:
+    said = without_credentials(f"s3://KEY:{SECRET}@a and memory://KEY%3A{SECRET}%40b")
+    assert SECRET not in said
 
 
 @pytest.mark.parametrize("address", WITHOUT)

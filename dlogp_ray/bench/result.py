@@ -58,12 +58,13 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
     for name, spread in result["tokens_per_s"].items():
         table.add_row(ARMS[name], *(f"{spread[k]:,.0f}" for k in ("median", "min", "max")))
     print_whole(table, console)
-    table = Table(box=None)
-    for column in ("ratio, within a round", "median", "lowest", "highest"):
-        table.add_column(column, justify="right" if table.columns else "left")
-    for name, spread in result["ratios"].items():
-        table.add_row(name, *(f"{spread[k]:.2f}" for k in ("median", "min", "max")))
-    print_whole(table, console)
+    if result["ratios"]:
+        table = Table(box=None)
+        for column in ("ratio, within a round", "median", "lowest", "highest"):
+            table.add_column(column, justify="right" if table.columns else "left")
+        for name, spread in result["ratios"].items():
+            table.add_row(name, *(f"{spread[k]:.2f}" for k in ("median", "min", "max")))
+        print_whole(table, console)
     engine = result["engine"]
     memory, peak = result["peak_memory_bytes"] / 2**20, result["matmul_peak_flops_per_s"]["median"]
     share = result["share_of_matmul_peak"]

@@ -2,12 +2,13 @@
 
 import re
 from os import PathLike
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dlogp_ray.config.job import JobConfig, RunOn, Uri
 from dlogp_ray.config.trust import Trust
+from dlogp_ray.errors import Refused
 
 BASE = "base"
 """The name of the policy that the others are compared with."""
@@ -156,6 +157,17 @@ class RunConfig(JobConfig):
             )
         return self
 
+    def _fill(self, values: dict[Any, Any], source: str) -> None:
+        missing = [name for name in _required(type(self)) if name not in values]
+        for other in RunConfig.__subclasses__():
+            if missing and set(_required(other)) <= values.keys():
+                job = other.__name__.removesuffix("Config").lower()
+                raise Refused(
+                    f"{source}: it has no {' and no '.join(missing)}, and all that a {job} job "
+                    f"needs; `dlogp {job}` takes it"
+                )
+        super()._fill(values, source)
+
     @property
     def trust(self) -> Trust:
         """What of the checkpoints may be run."""
@@ -176,3 +188,7 @@ class RunConfig(JobConfig):
     def run_uri(self) -> str:
         """Where the run lives."""
         return f"{self.output.rstrip('/')}/{self.run_id}"
+
+
+def _required(kind: type[JobConfig]) -> list[str]:
+    return [name for name, field in kind.model_fields.items() if field.is_required()]

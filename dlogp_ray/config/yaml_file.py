@@ -12,6 +12,20 @@ _MOST_BYTES = 2**20
 _MOST_VALUES = 100_000
 """With each alias written out: a few lines of them can stand for billions."""
 _MOST_DEPTH = 100
+_HINTS = {
+    "'\\t'": "a tab: YAML is indented with spaces",
+    "mapping values are not allowed": "a field begins where none can: is it indented like those "
+    "around it, has the line before its colon, and has a text with ': ' in it quotes?",
+    "expected <block end>": "is the line indented like those around it?",
+    "unexpected end of stream": "a quote is not closed",
+    "expected ',' or": "a bracket is not closed before this line",
+    "cannot start any token": "a text that begins with this wants quotes",
+    "unhashable key": "a text that begins with { wants quotes",
+    "undefined alias": "a text that begins with * wants quotes",
+    "constructor for the tag": "a text that begins with ! wants quotes",
+    "another document": "--- begins a second one; a job is one",
+}
+"""What PyYAML says of a file -> what people mostly did."""
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -39,12 +53,24 @@ def read_yaml(path: str | Path) -> Any:
         return yaml.safe_load(data)
     except RecursionError:
         raise Refused(f"config file {path}: it is nested deeper than YAML can be read") from None
-    except (yaml.YAMLError, ValueError) as error:  # of what is no UTF-8, or a number too long
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise Refused(
+            f"config file {path}, line {line}: expected UTF-8, got the byte "
+            f"0x{data[error.start]:02x}; save it as UTF-8"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # of a number that is too long
         cause = str(error)
         # Without the line itself, which str() quotes: credentials may stand in it.
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-            cause = f"line {error.problem_mark.line + 1}: {error.problem}"
+            cause = f"line {error.problem_mark.line + 1}: {error.problem}{_hint(error)}"
         raise Refused(f"config file {path} is not valid YAML: {cause}") from None
+
+
+def _hint(error: yaml.MarkedYAMLError) -> str:
+    """What people mostly did where YAML's parser says this."""
+    problem = error.problem or ""
+    return next((f" ({hint})" for said, hint in _HINTS.items() if said in problem), "")
 
 
 def _values(node: Any, counted: dict[int, int], above: tuple[int, ...]) -> int:

@@ -1,13 +1,17 @@
 """Whether a run that is there was made from what a job has now."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from dlogp_ray import store
 from dlogp_ray.errors import FingerprintMismatch, Refused
 from dlogp_ray.tables.info import SCHEMA
 from dlogp_ray.tables.stored import StoredRun
+
+_VERSION = " version"
 
 
 def check_fingerprint(run: StoredRun, fingerprint: Mapping[str, Any]) -> None:
@@ -69,7 +73,21 @@ def _differences(stored: Any, given: Any, where: str = "") -> Iterator[str]:
         for index, (mine, theirs) in enumerate(zip(stored, given, strict=True)):
             yield from _differences(mine, theirs, f"{where}[{index}]")
     elif stored != given:
-        yield f"{where}: the run has {_short(stored)}, now {_short(given)}"
+        what = where.removesuffix(_VERSION)
+        times = [_time(value) for value in (stored, given)] if what != where else [None]
+        if None in times:
+            yield f"{where}: the run has {_short(stored)}, now {_short(given)}"
+        else:
+            yield f"{what}: changed at {times[0]} when the run began, now at {times[1]}"
+
+
+def _time(version: Any) -> str | None:
+    """The time of change that is the version of a file on a disk; None of another version."""
+    if not re.fullmatch(r"\d{17,20}", str(version)):
+        return None
+    seconds, nanoseconds = divmod(int(version), 10**9)
+    at = datetime.fromtimestamp(seconds, tz=UTC)
+    return f"{at:%Y-%m-%d %H:%M:%S}.{nanoseconds:09d} UTC"
 
 
 def _short(value: Any) -> str:

@@ -83,6 +83,7 @@ def test_a_run_prints_text_and_json_and_writes_the_same(
     result = json.loads(printed.splitlines()[-1])
     assert result == json.loads(out.read_text())
     assert "both policies, all statistics" in printed
+    assert ("ratio, within a round" in printed) == bool(result["ratios"])
     assert result["padding_share"] == 0
     assert result["config"]["texts"] == 6
     for spread in result["tokens_per_s"].values():

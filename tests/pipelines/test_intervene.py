@@ -489,6 +489,9 @@ def test_the_command_prints_the_curve_and_one_line_of_json(answered: Any, tmp_pa
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert [point["label"] for point in document["curve"]] == LABELS
+    rows = dlogp_ray.open_run(copied.run_uri).sql("SELECT finish FROM generations").fetchall()
+    assert document["cut_off"] == sum(finish == "length" for (finish,) in rows) > 0
+    assert f"{document['cut_off'] / len(rows):.1%} of the answers were cut at max" in done.stdout
     # Whole, whatever the width of what it goes to (80 columns here).
     for point in document["curve"]:
         (line,) = (

@@ -190,6 +190,18 @@ def test_a_policy_by_itself_has_nothing_to_compare(tmp_path: Path) -> None:
         sparsity(SparsityConfig(run=run.uri), progress=False)
 
 
+def test_a_run_of_which_no_row_was_scored_says_so(
+    config_defaults: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [row | {"response_ids": []} for row in make_rows(3)]
+    corpus = str(write_jsonl(tmp_path / "c.jsonl", rows))
+    job = {"corpus": corpus, "output": str(tmp_path), "max_rejected": 3}
+    result = dlogp_ray.score(ScoreConfig(**config_defaults | job), progress=False)
+    assert result.status == {"empty_response": 3}
+    with pytest.raises(Refused, match="no row of it was scored; `dlogp show .* says why"):
+        sparsity(SparsityConfig(run=result.run), progress=False)
+
+
 def test_a_shard_that_fails_its_checksum_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     run = made_up_run(str(tmp_path / "r"), [unit(0), unit(1)], carry=CARRY)
     path = Path(run.object_uri("part-00000001"))

@@ -514,3 +514,18 @@ def test_failures_are_read_back(run: Run) -> None:
 def test_an_object_is_a_plain_parquet_file(run: Run) -> None:
     table = pq.read_table(run.object_uri("part-00000000"))
     assert table["delta_logp"].to_pylist() == [[0.5, -1.0], []]
+
+
+def test_a_file_that_was_changed_is_told_by_the_times(tmp_path: Path) -> None:
+    """1_700_000_000 s is 2023-11-14 22:13:20 UTC."""
+
+    def of(version: str) -> dict[str, Any]:
+        return {"corpus": {"/c.jsonl": {"size_bytes": 1, "version": version}}}
+
+    stored = Run("r", score_info(1, {"fingerprint": of("1700000000000000005")}))
+    with pytest.raises(FingerprintMismatch) as caught:
+        check_fingerprint(stored, of("1700000060000000000"))
+    told = "corpus /c.jsonl: changed at 2023-11-14 22:13:20.000000005 UTC when the run began, "
+    assert f"{told}now at 2023-11-14 22:14:20.000000000 UTC" in str(caught.value)
+    with pytest.raises(FingerprintMismatch, match=r'/c.jsonl version: .*now "9a0364b9e99bb480'):
+        check_fingerprint(stored, of("9a0364b9e99bb480dd25e1f0284c8555"))

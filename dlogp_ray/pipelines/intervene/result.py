@@ -21,10 +21,12 @@ class InterveneResult(RunResult):
 
     Attributes:
         left_out: Interventions that no threshold gives: label -> reason.
+        cut_off: Answers that ended at ``max_tokens``, once the run is sealed.
         curve: A point an intervention, once the run is sealed.
     """
 
     left_out: dict[str, str] = field(default_factory=dict)
+    cut_off: int = 0
     curve: tuple[Point, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -43,13 +45,25 @@ def summarise_answered(
     left_out = {wanted.label: wanted.reason for wanted in info.left_out}
     common = common_result(made, clock, max_rejected)
     common["special_tokens"] = info.special_tokens
-    return InterveneResult(**common, left_out=left_out, curve=tuple(curve))
+    cut_off = 0
+    if made.run.sealed:
+        ((cut_off,),) = made.run.sql(
+            "SELECT count(*) FROM generations WHERE finish = 'length'"
+        ).fetchall()
+    return InterveneResult(**common, left_out=left_out, cut_off=cut_off, curve=tuple(curve))
 
 
 def print_intervene(result: InterveneResult, console: Console) -> None:
     """A small table, and the curve."""
     print_whole(result_table(result), console)
     _print_curve(result, console)
+    if result.cut_off:
+        console.print(
+            f"{result.cut_off / result.rows:.1%} of the answers were cut at max_tokens, and did "
+            "not end by themselves: give more, or stop_strings after which nothing counts",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print_curve(result: InterveneResult, console: Console) -> None:

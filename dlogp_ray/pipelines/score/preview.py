@@ -32,6 +32,12 @@ class ScorePreview:
     units_done: int
 
 
+def _took(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{hours * 60:.1f} minutes" if hours * 60 >= 1 else f"{hours * 3600:.1f} seconds"
+
+
 def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
     """What the job would do, for people; the same as a JSON document is returned."""
     made, placement = plan.plan, plan.probe.placement
@@ -44,8 +50,7 @@ def print_plan(plan: ScorePreview, console: Console) -> dict[str, Any]:
     table.add_row("bytes", f"{made.size_bytes:,}")
     table.add_row("actors", placement.in_words())
     speed = f"{plan.probe.tokens_per_s:,.0f} tokens/s"
-    took = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
-    table.add_row("expected", f"{took} at {speed} an actor (one measured alone)")
+    table.add_row("expected", f"{_took(hours)} at {speed} an actor (one measured alone)")
     if plan.noise:
         table.add_row(*plan.noise.as_row())
     if not UNIT_SECONDS[0] <= per_unit_s <= UNIT_SECONDS[1] and len(made.units) > 1:

@@ -59,7 +59,7 @@ def check_some_fit(job: ScoreJob, units: Units) -> None:
                         first[row["status"]] = f"{at}: {row['error']}"
         except (DlogpError, OSError, pa.ArrowException):
             return  # the unit's own reading meets it again, and records it
-    if counts.total() > job.config.max_rejected:
+    if counts.total() * len(job.config.compared) > job.config.max_rejected:
         what = f"corpus: no row is fit to be scored, of {amount(counts.total(), 'row')}"
         if len(sampled) < len(units):
             what += f" in {len(sampled)} of {len(units):,} units"

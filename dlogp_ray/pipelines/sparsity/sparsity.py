@@ -67,6 +67,11 @@ def _sparsity(config: SparsityConfig, progress: bool) -> SparsityResult:
     clock.lap("start")
     whole = added_up(objects, look, Grouped.merge, where, progress=progress)
     clock.lap("reading")
+    if not whole.groups and not whole.alone:
+        raise Refused(
+            f"run {run.uri}: no row of it was scored; `dlogp show {run.uri}` says why, and "
+            f'`dlogp query {run.uri} "SELECT status, error FROM rejected"` of each'
+        )
     if not whole.groups:
         raise Refused(
             f"run {run.uri}: nothing in it is compared with a base policy "
