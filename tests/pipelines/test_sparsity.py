@@ -198,7 +198,7 @@ def test_a_run_of_which_no_row_was_scored_says_so(
     job = {"corpus": corpus, "output": str(tmp_path), "max_rejected": 3}
     result = dlogp_ray.score(ScoreConfig(**config_defaults | job), progress=False)
     assert result.status == {"empty_response": 3}
-    with pytest.raises(Refused, match="no row of it was scored; `dlogp show .* says why"):
+    with pytest.raises(Refused, match=r"no row of it was scored; `dlogp show .* says why"):
         sparsity(SparsityConfig(run=result.run), progress=False)
 
 
