@@ -39,10 +39,10 @@ def refusal(**fields: Any) -> str:
 
 def test_strings_stand_for_a_list_of_one_and_for_a_path() -> None:
     config = make()
-    assert config.corpus == ("corpus.jsonl",)
+    assert [entry.path for entry in config.corpus] == ["corpus.jsonl"]
     assert config.policies["base"] == PolicySource(path="models/base", revision=None, step=None)
     assert config.policies["rl"].step == 400
-    assert make(corpus=["a", "b"]).corpus == ("a", "b")
+    assert [entry.path for entry in make(corpus=["a", "b"]).corpus] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,10 @@ def test_strings_stand_for_a_list_of_one_and_for_a_path() -> None:
             ["carry.x: expected 'string', 'int64', 'float64' or 'bool' (got \"int\")"],
         ),
         ({"carry": 5}, ["\n  carry: expected a list, as in carry: [difficulty, source] (got 5)"]),
-        ({"prompt_format": "Chat"}, ["prompt_format: ", "'raw' or 'chat'", '(got "Chat")']),
+        (
+            {"prompt_format": "Chat"},
+            ["prompt_format: ", "'raw', 'chat' or 'rendered'", '(got "Chat")'],
+        ),
         ({"dtype": "fp16"}, ["dtype: ", "'bfloat16'", '(got "fp16")']),
         ({"temperature": 0}, ["temperature: expected more than 0 (got 0)"]),
         ({"temperature": float("inf")}, ["temperature: expected a finite number (got Infinity)"]),
@@ -141,7 +144,7 @@ def test_the_fields_are_listed_once_for_many_that_are_unknown() -> None:
 def test_home_is_known_and_variables_are_not(field: str) -> None:
     config = make(**{field: "~/runs"})
     home = str(Path.home() / "runs")
-    assert home in (config.output, *config.corpus)
+    assert home in (config.output, config.corpus[0].path)
     for variable in ("$HOME/runs", "${SCRATCH}/runs", "$HOME"):
         assert "write the path out, or ~" in refusal(**{field: variable})
     make(**{field: "a$b/c"})  # a name may have it
@@ -199,7 +202,7 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(fields: dict[str
     ],
 )
 def test_an_at_sign_alone_is_no_credential(uri: str) -> None:
-    assert make(corpus=uri).corpus == (uri,)
+    assert make(corpus=uri).corpus[0].path == uri
 
 
 def test_who_is_compared_and_who_tokenizes() -> None:
@@ -476,7 +479,7 @@ def test_python_gets_the_same_words_and_may_give_what_it_has(tmp_path: Path) -> 
         ScoreConfig(**VALID | {"temperature": 0})
     paths = {"base": tmp_path / "base", "rl": {"path": tmp_path / "rl"}}
     given = ScoreConfig(**VALID | {"corpus": tmp_path / "c.jsonl", "policies": paths})
-    assert given.corpus == (str(tmp_path / "c.jsonl"),)
+    assert given.corpus[0].path == str(tmp_path / "c.jsonl")
     assert [p.path for p in given.policies.values()] == [str(tmp_path / n) for n in paths]
     delta = SCHEMES["delta"](beta=0.5)
     for schemes in (delta, [delta], {"scheme": "delta", "beta": 0.5}):

@@ -208,6 +208,6 @@ def test_the_corpus_row_passes_the_checks(code: str) -> None:
 
     from dlogp_ray.corpus.rows import RowRules, check_rows
 
-    rules = RowRules(vocab_size=151_936, max_tokens=None, columns={}, carry={})
+    rules = RowRules(vocab_size=151_936, max_tokens=None, carry={})
     table = check_rows([(0, json.loads(code))], "readme", rules, lambda: pytest.fail("no text"))
     assert table["status"].to_pylist() == ["ok"]

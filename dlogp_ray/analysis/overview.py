@@ -186,9 +186,10 @@ def _made_from(seen: Overview) -> list[tuple[str, str]]:
             ("schemes", schemes_line(info.fingerprint["schemes"])),
             ("π_old", info.policy),
         ]
+    corpus = [entry if isinstance(entry, str) else entry.path for entry in config.corpus]
     facts = [
         (name, ", ".join(inputs))
-        for name, inputs in (("problems", config.problems), ("corpus", config.corpus))
+        for name, inputs in (("problems", config.problems), ("corpus", corpus))
         if inputs
     ]
     for name, source in config.policies.items():

@@ -5,12 +5,13 @@ never part of it: object stores take theirs from the environment or the usual fi
 """
 
 from dlogp_ray.config.bench import BenchConfig
+from dlogp_ray.config.corpus import CORPUS_COLUMNS, CorpusEntry
 from dlogp_ray.config.intervene import InterveneConfig, RuleConfig
 from dlogp_ray.config.job import JobConfig, check_address
 from dlogp_ray.config.reweight import ReweightConfig, WeightsConfig
 from dlogp_ray.config.run import BASE, ActorRange, PolicySource, RunConfig
 from dlogp_ray.config.schemes import SCHEMES, AnyScheme, Scheme
-from dlogp_ray.config.score import CORPUS_COLUMNS, CarryType, ScoreConfig
+from dlogp_ray.config.score import CarryType, ScoreConfig
 from dlogp_ray.config.sparsity import SparsityConfig
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "AnyScheme",
     "BenchConfig",
     "CarryType",
+    "CorpusEntry",
     "InterveneConfig",
     "JobConfig",
     "PolicySource",

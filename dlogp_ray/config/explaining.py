@@ -78,6 +78,8 @@ def _spelled(place: _Place, values: object) -> str:
     """A place as people name it: ``rules (item 2).rates``; what came alone is no item of a list."""
     spelled = ""
     for part in place:
+        if isinstance(values, str):  # it came alone where fields may stand
+            continue
         if not isinstance(part, int) or isinstance(values, dict):
             spelled += f".{part}" if spelled else str(part)
         elif isinstance(values, list | tuple):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dlogp_ray.config.job import JobConfig, RunOn, Uri
+from dlogp_ray.config.prompts import Prompts
 from dlogp_ray.config.trust import Trust
 from dlogp_ray.errors import Refused
 
@@ -71,7 +72,7 @@ def _as_range(value: object) -> object:
     return value
 
 
-class RunConfig(JobConfig):
+class RunConfig(JobConfig, Prompts):
     """Policies, where the run goes, and what its actors hold."""
 
     policies: Annotated[
@@ -83,9 +84,6 @@ class RunConfig(JobConfig):
     """Folder or URL under which the run's own folder is made."""
     run_id: Annotated[str, Field(examples=["run_id: my-first-run"])]
     """Name of the run: ``^[a-z0-9][a-z0-9._-]{0,62}$``."""
-    prompt_format: Literal["raw", "chat"] = "raw"
-    """How a text ``prompt`` becomes tokens: as it is, or as one user message of the chat template.
-    ``messages`` always go through the chat template."""
     tokenize_with: str | None = None
     """Policy whose tokenizer and chat template text rows go through (default: the last one)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

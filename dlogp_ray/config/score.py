@@ -4,44 +4,29 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlogp_ray.config.job import Uri, as_list, on_or_off
+from dlogp_ray.config.corpus import CorpusEntry, RowSource, as_entry
+from dlogp_ray.config.job import as_list, on_or_off
 from dlogp_ray.config.run import MAX_ROW_BYTES, RunConfig
-
-CORPUS_COLUMNS = (
-    "sample_id",
-    "prompt_ids",
-    "response_ids",
-    "prompt",
-    "messages",
-    "response",
-    "generator",
-    "temperature",
-    "top_p",
-    "group_id",
-    "reward",
-    "response_mask",
-    "chosen",
-    "rejected",
-    "chosen_ids",
-    "rejected_ids",
-)
 
 CarryType = Literal["string", "int64", "float64", "bool"]
 
 
-class ScoreConfig(RunConfig):
+class ScoreConfig(RowSource, RunConfig):
     """A score job: corpus and policies in, a table of per-token statistics out."""
 
     corpus: Annotated[
-        tuple[Uri, ...],
+        tuple[Annotated[CorpusEntry, BeforeValidator(as_entry)], ...],
         BeforeValidator(as_list),
-        Field(min_length=1, examples=["corpus: rollouts/, or corpus: [a.jsonl, b.parquet]"]),
+        Field(
+            min_length=1,
+            examples=[
+                "corpus: rollouts/, or corpus: [a.jsonl, {path: b.parquet, constants: "
+                "{generator: rl}}]"
+            ],
+        ),
     ]
-    """JSONL or Parquet files, folders or globs, local or on any fsspec URL."""
-    columns: dict[str, str] = Field(
-        default_factory=dict, examples=["columns: {response_ids: output_tokens}"]
-    )
-    """Standard column name -> the name that it has in this corpus."""
+    """JSONL or Parquet files, folders or globs, local or on any fsspec URL: each a path, or with
+    what holds for its rows alone."""
     carry: tuple[str, ...] | dict[str, CarryType] = Field(
         (), examples=["carry: [difficulty, source]"]
     )
@@ -72,10 +57,11 @@ class ScoreConfig(RunConfig):
 
     @model_validator(mode="after")
     def _known_columns(self) -> Self:
-        unknown = sorted(set(self.columns) - set(CORPUS_COLUMNS))
-        if unknown:
-            raise ValueError(
-                f"columns: {', '.join(unknown)} is not a standard column; the left side of each "
-                f"entry is one of {', '.join(CORPUS_COLUMNS)}"
-            )
+        for entry in self.entries:
+            entry.check(self.carry)
         return self
+
+    @property
+    def entries(self) -> tuple[CorpusEntry, ...]:
+        """The corpus, each entry with what the job says where it says nothing."""
+        return tuple(entry.completed(self) for entry in self.corpus)

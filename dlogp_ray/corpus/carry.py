@@ -1,15 +1,16 @@
 """Types of the metadata columns that a job carries along, fixed before the first row is scored."""
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlogp_ray.config.run import MAX_ROW_BYTES
+from dlogp_ray.corpus.columns import head
 from dlogp_ray.corpus.files import CorpusFile
-from dlogp_ray.corpus.reading import open_file, read_jsonl
+from dlogp_ray.corpus.mapping import PLAIN, RowMap
+from dlogp_ray.corpus.reading import open_file
 from dlogp_ray.errors import Refused, RowRejected
 from dlogp_ray.tables.scores import CARRY_TYPES, RESERVED
 
@@ -17,7 +18,10 @@ _SAMPLE_ROWS = 1_000
 
 
 def carry_types(
-    carry: Sequence[str] | Mapping[str, str], first: CorpusFile, max_row_bytes: int = MAX_ROW_BYTES
+    carry: Sequence[str] | Mapping[str, str],
+    first: CorpusFile,
+    row_map: RowMap = PLAIN,
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> dict[str, str]:
     """Name -> type ("string", "int64", "float64", "bool") of every carried column.
 
@@ -38,19 +42,23 @@ def carry_types(
         return dict(carry)
     if not carry:
         return {}
-    if first.format == "parquet":
-        return _from_schema(carry, first)
-    head = islice(
-        read_jsonl(first.uri, first.entry, 0, None, first.compression, max_row_bytes), _SAMPLE_ROWS
-    )
+    if first.format == "parquet" and row_map.by_name:
+        return _from_schema(carry, first, row_map)
+    records = head(first, max_row_bytes, _SAMPLE_ROWS)
     try:
-        rows = [row for _, row in head if not isinstance(row, RowRejected)]
-    except OSError as error:
+        made = row_map.rows(records, first.uri)
+        # Of each row what is carried alone: a row may take max_row_bytes.
+        rows = [
+            {name: row.get(name) for name in carry}
+            for _, row in made
+            if not isinstance(row, RowRejected)
+        ]
+    except (OSError, pa.ArrowException) as error:
         raise Refused(f"corpus {first.uri}: can't be read: {error}") from None
     return {name: _from_values(name, [row.get(name) for row in rows], first) for name in carry}
 
 
-def _from_schema(carry: Sequence[str], file: CorpusFile) -> dict[str, str]:
+def _from_schema(carry: Sequence[str], file: CorpusFile, row_map: RowMap) -> dict[str, str]:
     try:
         with open_file(file.uri, file.entry) as raw:
             schema = pq.ParquetFile(raw).schema_arrow
@@ -58,9 +66,10 @@ def _from_schema(carry: Sequence[str], file: CorpusFile) -> dict[str, str]:
         raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
     types = {}
     for name in carry:
-        if name not in schema.names:
-            raise _missing(name, file)
-        kind = schema.field(name).type
+        theirs = row_map.label(name)
+        if theirs not in schema.names:
+            raise _missing(theirs, file)
+        kind = schema.field(theirs).type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         for ours, test in (

@@ -1,6 +1,7 @@
-"""Whether rows can have what a job needs of them, seen at the corpus's beginning."""
+"""Whether rows can have what a job needs of them, seen at the beginning of each corpus entry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 import pyarrow as pa
@@ -8,7 +9,8 @@ import pyarrow.parquet as pq
 
 from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.files import CorpusFile
-from dlogp_ray.corpus.reading import open_file, read_jsonl
+from dlogp_ray.corpus.mapping import AUTO, RowMap
+from dlogp_ray.corpus.reading import RawRow, open_file, read_jsonl, read_parquet
 from dlogp_ray.errors import Refused, RowRejected
 
 _FILES = 8
@@ -29,66 +31,117 @@ _NEEDED_OF_PAIRS = (
 
 def check_columns(
     files: Sequence[CorpusFile],
-    columns: Mapping[str, str],
+    maps: Sequence[RowMap],
     *,
     pairs: bool = False,
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> None:
-    """Refuse a corpus whose first rows all lack what every row needs, or what the job names.
+    """Refuse a corpus entry whose first rows all lack what every row needs, or what it names.
 
     Rows that can't be read say nothing: each is rejected in its place.
 
     Args:
         files: The corpus.
-        columns: Standard column name -> name in the corpus.
+        maps: How rows are made, of each entry.
         pairs: Whether rows have two responses.
         max_row_bytes: What a row may take.
 
     Raises:
         Refused: It names what is missing, and what is there.
     """
-    seen: dict[str, None] = {}
     rows = 0
-    for file in files[:_FILES]:
-        names, count = _names(file, max_row_bytes)
-        seen |= dict.fromkeys(names)
-        rows += count
+    for source, row_map in enumerate(maps):
+        of_entry = [file for file in files if file.source == source]
+        if of_entry:  # else all of them are another entry's too
+            rows += _check_entry(of_entry, row_map, pairs, max_row_bytes)
     if not rows and len(files) <= _FILES:
         raise Refused(f"corpus: there is no row in {', '.join(file.uri for file in files)}")
-    if not seen:
-        return
-    there = f"the rows at the beginning of {files[0].uri} have {', '.join(seen)}"
-    for standard, name in columns.items():
-        if name not in seen:
+
+
+@dataclass
+class _Seen:
+    """What the first rows of an entry have that is not null.
+
+    Attributes:
+        records: How many there are.
+        names: Of their columns, as they stand in the file.
+        standard: The same of the rows that are made of them.
+        rejected: What was wrong with a record, of each kind the first.
+    """
+
+    records: int = 0
+    names: dict[str, None] = field(default_factory=dict)
+    standard: set[str] = field(default_factory=set)
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+def _check_entry(
+    files: Sequence[CorpusFile], row_map: RowMap, pairs: bool, max_row_bytes: int
+) -> int:
+    """The same of one entry; how many records there are, as far as was looked."""
+    seen = _Seen()
+    for file in files[:_FILES]:
+        _look(file, row_map, max_row_bytes, seen)
+    if not seen.names:
+        return seen.records
+    entry, first = row_map.entry, files[0].uri
+    there = f"the rows at the beginning of {first} have {', '.join(seen.names)}"
+    if seen.rejected and not seen.standard:
+        raise Refused(f"corpus {first}: {next(iter(seen.rejected.values()))}; {there}")
+    for standard, path in entry.columns.items():
+        if standard not in seen.standard:
             raise Refused(
-                f"columns: {{{standard}: {name}}}: there is no column {name!r}; {there}. Correct "
-                "the name on the right"
+                f"columns: {{{standard}: {path}}}: there is no column {path!r}; {there}. Correct "
+                "what is on the right"
             )
     for group in _NEEDED_OF_PAIRS if pairs else _NEEDED:
-        if not any(columns.get(name, name) in seen for name in group):
-            wanted = " or ".join(repr(columns.get(name, name)) for name in group)
+        if group == ("sample_id",) and entry.sample_id == AUTO:
+            continue
+        if not any(name in seen.standard for name in group):
+            wanted = " or ".join(repr(row_map.label(name)) for name in group)
+            auto = ", or have ids made: sample_id: auto" if group == ("sample_id",) else ""
             raise Refused(
                 f"corpus: a row {'with `pairs: true` ' if pairs else ''}needs {wanted}, and "
-                f"{there}. If one of these is it, say so: columns: {{{group[0]}: ITS NAME}}"
+                f"{there}. If one of these is it, say so: columns: {{{group[0]}: ITS NAME}}{auto}"
             )
+    return seen.records
 
 
-def _names(file: CorpusFile, max_row_bytes: int) -> tuple[list[str], int]:
-    """Of a file's columns, or of what its first rows have that is not null; and how many rows."""
+def _look(file: CorpusFile, row_map: RowMap, max_row_bytes: int, seen: _Seen) -> None:
+    by_name = row_map.by_name
     if file.format == "parquet":
         try:
             with open_file(file.uri, file.entry) as raw:
                 parquet = pq.ParquetFile(raw)
-                return parquet.schema_arrow.names, parquet.metadata.num_rows
+                names, count = parquet.schema_arrow.names, parquet.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
             raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
+        seen.records += count
+        seen.names |= dict.fromkeys(names)
+        if by_name:  # no row has to be read
+            seen.standard |= row_map.standard(names)
+            return
     try:
-        first = read_jsonl(file.uri, file.entry, 0, None, file.compression, max_row_bytes)
-        names, count = dict[str, None](), 0
-        for _, row in islice(first, _ROWS):  # one at a time: each may take max_row_bytes
-            count += 1
-            if not isinstance(row, RowRejected):
-                names |= dict.fromkeys(name for name, value in row.items() if value is not None)
-    except OSError as error:
+        for _, row in row_map.rows(_counted(head(file, max_row_bytes), file, seen), file.uri):
+            if isinstance(row, RowRejected):
+                seen.rejected.setdefault(row.status, row.error)
+            else:
+                seen.standard |= {name for name, value in row.items() if value is not None}
+    except (OSError, pa.ArrowException) as error:
         raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
-    return [*names], count
+
+
+def head(file: CorpusFile, max_row_bytes: int, rows: int = _ROWS) -> Iterator[RawRow]:
+    """The first records of a file, one at a time: each may take ``max_row_bytes``."""
+    if file.format == "parquet":
+        return read_parquet(file.uri, file.entry, 0, rows, None, max_row_bytes)
+    records = read_jsonl(file.uri, file.entry, 0, None, file.compression, max_row_bytes)
+    return islice(records, rows)
+
+
+def _counted(records: Iterator[RawRow], file: CorpusFile, seen: _Seen) -> Iterator[RawRow]:
+    for offset, record in records:
+        seen.records += file.format != "parquet"
+        if not isinstance(record, RowRejected):
+            seen.names |= dict.fromkeys(n for n, value in record.items() if value is not None)
+            yield offset, record

@@ -26,6 +26,7 @@ class CorpusFile:
         size_bytes: As stored.
         version: The store's etag, or on a disk the time of the last change in ns.
         state: As ``store.Entry``, for this call alone.
+        source: Number of the corpus entry that names it.
     """
 
     uri: str
@@ -34,6 +35,7 @@ class CorpusFile:
     size_bytes: int
     version: str
     state: str = ""
+    source: int = 0
 
     @property
     def entry(self) -> store.Entry:

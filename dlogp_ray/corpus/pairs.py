@@ -1,6 +1,6 @@
 """Rows with two responses, as preference data has them: each becomes two samples."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dlogp_ray.corpus.reading import RawRow
@@ -9,7 +9,7 @@ from dlogp_ray.errors import RowRejected
 ROLES = ("chosen", "rejected")
 
 
-def split_pairs(rows: Iterable[RawRow], theirs: Callable[[str], str]) -> Iterator[RawRow]:
+def split_pairs(rows: Iterable[RawRow]) -> Iterator[RawRow]:
     """The samples of rows with two responses, ``<sample_id>/chosen`` and ``<sample_id>/rejected``.
 
     A row has ``chosen_ids`` and ``rejected_ids`` in place of ``response_ids``, or ``chosen`` and
@@ -17,23 +17,22 @@ def split_pairs(rows: Iterable[RawRow], theirs: Callable[[str], str]) -> Iterato
     found where rows are checked.
 
     Args:
-        rows: Raw rows with their offsets.
-        theirs: What the corpus calls a standard column.
+        rows: Under the standard names, with their offsets.
     """
     for offset, raw in rows:
         if isinstance(raw, RowRejected):
             yield offset, raw
             continue
         for role in ROLES:
-            yield offset, _sample(raw, role, theirs)
+            yield offset, _sample(raw, role)
 
 
-def _sample(raw: dict[str, Any], role: str, theirs: Callable[[str], str]) -> dict[str, Any]:
-    name = theirs("sample_id")
-    sample = dict(raw)
-    if isinstance(raw.get(name), str | int):
-        sample[name] = f"{raw[name]}/{role}"
-    sample[theirs("response_ids")] = raw.get(theirs(f"{role}_ids"))
-    sample[theirs("response")] = raw.get(theirs(role))
-    sample[theirs("response_mask")] = None
+def _sample(raw: dict[str, Any], role: str) -> dict[str, Any]:
+    sample = raw | {
+        "response_ids": raw.get(f"{role}_ids"),
+        "response": raw.get(role),
+        "response_mask": None,
+    }
+    if isinstance(raw.get("sample_id"), str | int):
+        sample["sample_id"] = f"{raw['sample_id']}/{role}"
     return sample

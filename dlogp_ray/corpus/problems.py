@@ -134,6 +134,7 @@ def problem_units(uri: str, data: bytes, problems: int, unit_problems: int, answ
             "size_bytes": 0,
             "file_bytes": len(data),
             "version": version,
+            "source": 0,
         }
         for index, start in enumerate(starts)
     ]

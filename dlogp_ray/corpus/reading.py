@@ -7,7 +7,7 @@ that is another one than was listed ends in ``InputChanged``, whatever was read 
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,7 +131,7 @@ def read_parquet(
     version: store.Entry,
     start: int = 0,
     stop: int = sys.maxsize,
-    columns: set[str] | None = None,
+    columns: Collection[str] | None = None,
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Iterator[RawRow]:
     """Rows [start, stop) of a Parquet file; of its columns only those named, if they are there.

@@ -57,18 +57,12 @@ class RowRules:
     Attributes:
         vocab_size: Ids must be below it: the narrowest policy's.
         max_tokens: Prompt and response together: the shortest policy's limit, None for none.
-        columns: Standard column name -> name in the corpus.
         carry: Carried column -> its type, a key of ``CARRY_TYPES``.
     """
 
     vocab_size: int
     max_tokens: int | None
-    columns: Mapping[str, str]
     carry: Mapping[str, str]
-
-    def theirs(self, name: str) -> str:
-        """What the corpus calls the standard column ``name``."""
-        return self.columns.get(name, name)
 
 
 def unit_schema(rules: RowRules) -> pa.Schema:
@@ -82,14 +76,16 @@ def check_rows(
     source_file: str,
     rules: RowRules,
     text_tokenizer: Callable[[], TextTokenizer],
+    label: Callable[[str], str] = str,
 ) -> pa.Table:
     """Bring all rows of a unit to one form; a rejected row keeps its place, with empty lists.
 
     Args:
-        rows: Raw rows with their offsets.
+        rows: Under the standard names, with their offsets.
         source_file: The file they come from.
         rules: What they are checked against.
         text_tokenizer: Called for rows that hold text.
+        label: What the corpus calls a standard column, for errors.
 
     Returns:
         One row for each that came, by ``unit_schema``.
@@ -101,7 +97,7 @@ def check_rows(
         try:
             if isinstance(raw, RowRejected):
                 raise raw
-            _fill(row, raw, rules, text_tokenizer)
+            _fill(row, raw, rules, text_tokenizer, label)
             if row["sample_id"] in seen:
                 raise RowRejected(
                     Status.DUPLICATE_SAMPLE_ID,
@@ -127,23 +123,21 @@ def _fill(
     raw: dict[str, Any],
     rules: RowRules,
     text_tokenizer: Callable[[], TextTokenizer],
+    label: Callable[[str], str],
 ) -> None:
     """Fill ``row`` field by field, so that a rejected row keeps what was read before."""
-
-    def value(name: str) -> Any:
-        return raw.get(rules.theirs(name))
-
-    row["sample_id"] = identifier(rules.theirs("sample_id"), value("sample_id"))
+    value = raw.get
+    row["sample_id"] = identifier(label("sample_id"), value("sample_id"))
     if row["sample_id"] is None:
-        raise RowRejected(Status.MISSING_COLUMN, f"there is no {rules.theirs('sample_id')!r}")
+        raise RowRejected(Status.MISSING_COLUMN, f"there is no {label('sample_id')!r}")
     for name in ("group_id", "generator"):
-        row[name] = identifier(rules.theirs(name), value(name))
+        row[name] = identifier(label(name), value(name))
     for name, bounds in _BOUNDS.items():
-        row[name] = _number(rules.theirs(name), value(name), *bounds)
+        row[name] = _number(label(name), value(name), *bounds)
     for name, kind in rules.carry.items():
         row[name] = _carried(name, raw.get(name), kind)
 
-    prompt, response, row["from_text"] = _ids(value, rules, text_tokenizer)
+    prompt, response, row["from_text"] = _ids(value, label, text_tokenizer)
     prompt_ids, response_ids = prompt.ids, response.ids
     if not response_ids:
         raise RowRejected(Status.EMPTY_RESPONSE, "the response has no tokens")
@@ -170,13 +164,15 @@ def _fill(
             f"{len(prompt_ids)} prompt and {len(response_ids)} response tokens; the policies take "
             f"{rules.max_tokens}",
         )
-    mask = _mask(rules.theirs("response_mask"), value("response_mask"), len(response_ids))
+    mask = _mask(label("response_mask"), value("response_mask"), len(response_ids))
     row |= {"prompt_ids": prompt_ids, "response_ids": response_ids, "response_mask": mask}
     row["special_tokens"] = [*prompt.special, *response.special]
 
 
 def _ids(
-    value: Callable[[str], Any], rules: RowRules, text_tokenizer: Callable[[], TextTokenizer]
+    value: Callable[[str], Any],
+    label: Callable[[str], str],
+    text_tokenizer: Callable[[], TextTokenizer],
 ) -> tuple[TextIds, TextIds, bool]:
     """Prompt, response, and whether they come from text."""
     if value("prompt_ids") is not None or value("response_ids") is not None:
@@ -185,21 +181,21 @@ def _ids(
             if value(name) is None:
                 raise RowRejected(
                     Status.MISSING_COLUMN,
-                    f"there is no {rules.theirs(name)!r}, although the other list of ids is there",
+                    f"there is no {label(name)!r}, although the other list of ids is there",
                 )
-            pair.append(TextIds(id_list(rules.theirs(name), value(name))))
+            pair.append(TextIds(id_list(label(name), value(name))))
         return pair[0], pair[1], False
 
     response = value("response")
     if response is None:
         raise RowRejected(
             Status.MISSING_COLUMN,
-            f"there is neither {rules.theirs('response_ids')!r} nor {rules.theirs('response')!r}",
+            f"there is neither {label('response_ids')!r} nor {label('response')!r}",
         )
     if not isinstance(response, str):
-        raise _wrong_type(rules.theirs("response"), "text", response)
-    _check_unicode(rules.theirs("response"), response)
-    prompt = text_prompt(value, rules.theirs, text_tokenizer)
+        raise _wrong_type(label("response"), "text", response)
+    _check_unicode(label("response"), response)
+    prompt = text_prompt(value, label, text_tokenizer)
     # An empty text has no tokens of its own: an appended end of sequence does not make it one.
     return prompt, text_tokenizer().response(response) if response else TextIds([]), True
 
@@ -237,7 +233,11 @@ def text_prompt(
         if "role" not in message or not {"content", "tool_calls"} & message.keys():
             raise _wrong_type(theirs("messages"), "messages of role and content", message)
     _check_unicode(theirs("messages"), messages)
-    return text_tokenizer().messages(messages)
+    tools = value("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise _wrong_type(theirs("tools"), "a list of tools", tools)
+    _check_unicode(theirs("tools"), tools)
+    return text_tokenizer().messages(messages, tools)
 
 
 def _wrong_type(name: str, expected: str, came: Any) -> RowRejected:

@@ -7,7 +7,7 @@ A special token is put nowhere that it stands already, and none ends a prompt bu
 ends with: the response would be scored after it. Inside a text they are what the text says.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
@@ -44,7 +44,9 @@ class TextTokenizer:
     Args:
         tokenizer: A Hugging Face tokenizer.
         prompt_format: "raw": a ``prompt`` is tokenised as it is, behind the special tokens that the
-            tokenizer itself puts in front; "chat": it is the content of one user message.
+            tokenizer itself puts in front; "chat": it is the content of one user message;
+            "rendered": its special tokens stand in it, and none is put in front.
+        template: Arguments of the chat template.
         append_eos: Whether the end-of-sequence token follows each response and is scored.
         ends: Ids that end a response, beside the tokenizer's own: one that ends with such gets no
             second end.
@@ -61,8 +63,9 @@ class TextTokenizer:
         self,
         tokenizer: Any,
         *,
-        prompt_format: Literal["raw", "chat"],
+        prompt_format: Literal["raw", "chat", "rendered"],
         append_eos: bool,
+        template: Mapping[str, Any] | None = None,
         ends: Collection[int] = (),
         max_tokens: int | None = None,
     ) -> None:
@@ -72,7 +75,8 @@ class TextTokenizer:
         if append_eos and tokenizer.eos_token_id is None:
             raise Refused("append_eos: the tokenizer has no end-of-sequence token")
         self._tokenizer = tokenizer
-        self._chat = prompt_format == "chat"
+        self._format = prompt_format
+        self._template = dict(template or {})
         self._append_eos = append_eos
         self._max_tokens = max_tokens
         self.ends = frozenset({tokenizer.eos_token_id, *ends} - {None})
@@ -83,16 +87,24 @@ class TextTokenizer:
         Raises:
             RowRejected: As ``messages``, or the tokenizer has no ids for it.
         """
-        if self._chat:
+        if self._format == "chat":
             return self.messages([{"role": "user", "content": text}])
+        if self._format == "rendered":
+            return TextIds(self._begun_once(text))
         before, after = self._added
         ids = self._begun_once(text)
         there = next((n for n in range(len(before), 0, -1) if before[-n:] == ids[:n]), 0)
         special = [BOS_THERE] * bool(there) + [END_LEFT_OFF] * bool(after)
         return TextIds(before[: len(before) - there] + ids, tuple(special))
 
-    def messages(self, messages: list[dict[str, Any]]) -> TextIds:
+    def messages(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+    ) -> TextIds:
         """Ids of a conversation, up to where the assistant's answer begins.
+
+        Args:
+            messages: Of role and content.
+            tools: That the assistant may call, as the template takes them.
 
         Raises:
             RowRejected: There is no chat template, or it refuses the messages, or the tokenizer
@@ -104,7 +116,10 @@ class TextTokenizer:
             )
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
+                messages,
+                tools=tools,
+                **({"add_generation_prompt": True} | self._template),
+                tokenize=False,
             )
         except Exception as error:
             raise RowRejected(

@@ -33,6 +33,7 @@ class Unit:
         size_bytes: Of the file's part, as stored, about.
         file_bytes: Of the whole file.
         version: Of the file, as it was listed.
+        source: Number of the corpus entry that names the file.
         state: As ``store.Entry``, of the call that listed it; in no record.
     """
 
@@ -46,6 +47,7 @@ class Unit:
     size_bytes: int
     file_bytes: int
     version: str
+    source: int = 0
     state: str = ""
 
     @property
@@ -71,9 +73,11 @@ SCHEMA = pa.schema(
         "size_bytes": pa.int64(),
         "file_bytes": pa.int64(),
         "version": pa.string(),
+        "source": pa.int64(),
     }
 )
 _STATE = "state"
+_LEFT_OUT = {_STATE: pa.scalar(""), "source": pa.scalar(0, pa.int64())}
 _REPEATED = ("file", "format", "compression", "version", _STATE)
 
 
@@ -81,13 +85,15 @@ class Units(Sequence[Unit]):
     """A list of work units, in some 50 bytes each: a job may have millions.
 
     Args:
-        table: One row a unit, with the fields of ``Unit`` as columns (``state`` may be left out).
+        table: One row a unit, with the fields of ``Unit`` as columns; ``state`` and ``source`` may
+            be left out.
     """
 
     def __init__(self, table: pa.Table) -> None:
         """Values that repeat are held once."""
-        if _STATE not in table.schema.names:
-            table = table.append_column(_STATE, pa.repeat(pa.scalar(""), len(table)))
+        for name, empty in _LEFT_OUT.items():
+            if name not in table.schema.names:
+                table = table.append_column(name, pa.repeat(empty, len(table)))
         for name in _REPEATED:
             at = table.schema.get_field_index(name)
             if not pa.types.is_dictionary(table.schema.field(at).type):

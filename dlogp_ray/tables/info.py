@@ -30,10 +30,16 @@ class RecordedPolicy(_Recorded):
     step: int | None = None
 
 
+class RecordedEntry(_Recorded):
+    """An entry of a corpus of which more is said than where it is, as ``config.CorpusEntry``."""
+
+    path: str
+
+
 class RecordedConfig(_Recorded):
     """The config of the job, of which this is what readers of the table look at."""
 
-    corpus: tuple[str, ...] = ()
+    corpus: tuple[str | RecordedEntry, ...] = ()
     problems: tuple[str, ...] = ()
     policies: dict[str, RecordedPolicy] = {}
     temperature: float = 1.0

@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
 
+from dlogp_ray.config import CorpusEntry
 from dlogp_ray.corpus.columns import check_columns
 from dlogp_ray.corpus.files import list_corpus
+from dlogp_ray.corpus.mapping import PLAIN, RowMap
 from dlogp_ray.errors import Refused
 
 GOOD = {"sample_id": "a", "prompt_ids": [1], "response_ids": [2], "reward": 1.0}
@@ -34,7 +36,8 @@ def write(folder: Path, rows: list[Any], form: str) -> Path:
 
 
 def check(path: Path, **options: Any) -> None:
-    check_columns(list_corpus([str(path)]), options.pop("columns", {}), **options)
+    row_map = RowMap(CorpusEntry(path=str(path), columns=options.pop("columns", {})))
+    check_columns(list_corpus([str(path)]), (row_map,), **options)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -116,7 +119,7 @@ def test_one_row_is_held_at_a_time(tmp_path: Path) -> None:
     files = list_corpus([str(path)])
     tracemalloc.start()
     try:
-        check_columns(files, {})
+        check_columns(files, (PLAIN,))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

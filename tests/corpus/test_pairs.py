@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 
+from dlogp_ray.config import CorpusEntry
 from dlogp_ray.corpus.cutting import _density
 from dlogp_ray.corpus.files import list_corpus
+from dlogp_ray.corpus.mapping import PLAIN, RowMap
 from dlogp_ray.corpus.pairs import split_pairs
 from dlogp_ray.corpus.rows import RowRules, check_rows
 from dlogp_ray.errors import RowRejected
 
 
 def checked(rows: list[Any], columns: dict[str, str] | None = None) -> list[dict[str, Any]]:
-    rules = RowRules(24, None, columns or {}, {"topic": "string"})
-    pairs = split_pairs(enumerate(rows), rules.theirs)
-    table = check_rows(pairs, "pairs.jsonl", rules, lambda: pytest.fail("no text"))
+    rules = RowRules(24, None, {"topic": "string"})
+    row_map = RowMap(CorpusEntry(path="c", columns=columns or {}))
+    pairs = split_pairs(row_map.rows(enumerate(rows), "pairs.jsonl"))
+    table = check_rows(pairs, "pairs.jsonl", rules, lambda: pytest.fail("no text"), row_map.label)
     found: list[dict[str, Any]] = table.to_pylist()
     return found
 
@@ -72,4 +75,4 @@ def test_both_responses_count_as_tokens(tmp_path: Any) -> None:
     path.write_text(json.dumps(row) + "\n")
     (file,) = list_corpus([str(path)])
     # 2 + 3 + 1 tokens over the bytes of the row.
-    assert _density(file, {}) == pytest.approx(6 / len(json.dumps(row)))
+    assert _density(file, PLAIN) == pytest.approx(6 / len(json.dumps(row)))

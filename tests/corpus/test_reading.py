@@ -224,7 +224,7 @@ def test_a_row_group_that_unfolds_to_too_much_is_refused_by_its_metadata(tmp_pat
     with pytest.raises(Refused, match=r"row group 0 has 1 row and unfolds to 200,.* bytes"):
         list(rows)
     with pytest.raises(Refused, match="max_row_bytes"):
-        cut_units(list_corpus([path]), 100, {})
+        cut_units(list_corpus([path]), 100)
 
 
 def test_a_text_in_every_row_is_held_once(tmp_path: Path) -> None:

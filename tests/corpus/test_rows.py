@@ -9,6 +9,8 @@ from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlogp_ray.config import CorpusEntry
+from dlogp_ray.corpus.mapping import RowMap
 from dlogp_ray.corpus.rows import RowRules, check_rows, unit_schema
 from dlogp_ray.corpus.text import TextTokenizer
 from dlogp_ray.demo.tokenizer import build_tokenizer
@@ -23,8 +25,8 @@ TEMPLATE = (
 )
 
 
-def rules(columns: dict[str, str] | None = None, **carry: str) -> RowRules:
-    return RowRules(VOCAB_SIZE, MAX_TOKENS, columns or {}, carry)
+def rules(**carry: str) -> RowRules:
+    return RowRules(VOCAB_SIZE, MAX_TOKENS, carry)
 
 
 def text_tokenizer(template: str | None = None, **options: Any) -> TextTokenizer:
@@ -38,12 +40,15 @@ def check(
     *rows: dict[str, Any] | RowRejected,
     rules: RowRules = rules(),  # noqa: B008  (frozen)
     tokenizer: TextTokenizer | None = None,
+    columns: dict[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     def loaded() -> TextTokenizer:
         assert tokenizer is not None, "only rows of text may ask for a tokenizer"
         return tokenizer
 
-    table = check_rows([(10 * i, row) for i, row in enumerate(rows)], "file", rules, loaded)
+    row_map = RowMap(CorpusEntry(path="c", columns=columns or {}))
+    made = row_map.rows([(10 * i, row) for i, row in enumerate(rows)], "file")
+    table = check_rows(made, "file", rules, loaded, row_map.label)
     assert table.schema == unit_schema(rules)
     found: list[dict[str, Any]] = table.to_pylist()
     return found
@@ -218,7 +223,7 @@ def test_too_long_counts_prompt_and_response() -> None:
 
 
 def test_no_limit_is_no_limit() -> None:
-    unlimited = RowRules(VOCAB_SIZE, None, {}, {})
+    unlimited = RowRules(VOCAB_SIZE, None, {})
     assert check(GOOD | {"response_ids": [3] * 1_000}, rules=unlimited)[0]["status"] == "ok"
 
 
@@ -243,10 +248,10 @@ def test_the_second_of_two_samples_with_one_id_is_rejected() -> None:
 def test_columns_are_read_under_the_corpus_s_own_names() -> None:
     columns = {"sample_id": "id", "prompt_ids": "p", "response_ids": "r", "response_mask": "m"}
     theirs = {"id": "x", "p": [2], "r": [3, 4], "m": [0, 1], "sample_id": "not this"}
-    (found,) = check(theirs, rules=rules(columns))
+    (found,) = check(theirs, columns=columns)
     assert (found["sample_id"], found["response_ids"]) == ("x", [3, 4])
     assert found["response_mask"] == [False, True]
-    _, error = rejection(GOOD, rules=rules(columns))
+    _, error = rejection(GOOD, columns=columns)
     assert error == "there is no 'id'"  # an error uses the corpus's names, too
 
 

@@ -85,7 +85,7 @@ ENDS = {name for name in TOKENIZERS if "eos" in name}
 def checked(tokenizer: Any, row: dict[str, Any], **options: Any) -> dict[str, Any]:
     settings = {"prompt_format": "raw", "append_eos": False} | options
     text = TextTokenizer(tokenizer, **settings)
-    rules = RowRules(vocab_size=400, max_tokens=None, columns={}, carry={})
+    rules = RowRules(vocab_size=400, max_tokens=None, carry={})
     rows = [(0, {"sample_id": "a", "prompt": "1+2=", "response": "3"} | row)]
     (found,) = check_rows(rows, "file", rules, lambda: text).to_pylist()
     return dict(found)

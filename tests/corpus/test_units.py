@@ -17,14 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlogp_ray import store
+from dlogp_ray.config import CorpusEntry
 from dlogp_ray.corpus.cutting import cut_units
 from dlogp_ray.corpus.files import CorpusFile, list_corpus
+from dlogp_ray.corpus.mapping import RowMap
 from dlogp_ray.corpus.units import SCHEMA, Unit, Units, decode_units, encode_units
 from dlogp_ray.errors import Refused
 
 
 def cut(path: Path, unit_tokens: int, **columns: str) -> Units:
-    return cut_units(list_corpus([str(path)]), unit_tokens, columns)
+    row_map = RowMap(CorpusEntry(path=str(path), columns=columns))
+    return cut_units(list_corpus([str(path)]), unit_tokens, (row_map,))
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
@@ -209,8 +212,8 @@ def test_bounds_of_a_file_of_many_parts_do_not_overflow(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", rows)
     os.truncate(path, 10**13)  # takes no room
     file = CorpusFile(str(path), "jsonl", None, *store.entry(str(path)))
-    (whole,) = cut_units([file], 2**62, {})
-    units = cut_units([file], whole.tokens // 4_000_000, {})
+    (whole,) = cut_units([file], 2**62)
+    units = cut_units([file], whole.tokens // 4_000_000)
     count = len(units)
     assert 4_000_000 <= count < 4_001_000
     places = (0, count // 2, count - 1)

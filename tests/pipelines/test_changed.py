@@ -113,7 +113,7 @@ def test_a_corpus_that_changes_while_it_is_scored_fails_the_units_that_are_left(
     script: str, ending: str, disturbed: Callable[..., ScoreConfig]
 ) -> None:
     job = disturbed(script, ending)
-    corpus = Path(job.corpus[0])
+    corpus = Path(job.corpus[0].path)
     before, times = corpus.read_bytes(), corpus.stat()
     result = dlogp_ray.score(job, progress=False)
     assert (result.exit_code, result.sealed) == (4, False)

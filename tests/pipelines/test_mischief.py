@@ -142,7 +142,7 @@ def play(make_config: Callable[..., ScoreConfig], tmp_path: Path) -> Round:
         plain = config.model_copy(update={"run_id": "plain", "run_on": "here"})
         # The scripts are not there yet: nothing happens.
         expected = contents(dlogp_ray.score(plain, progress=False).run)
-        places = [config.corpus[0], config.run_uri, other.run_uri, str(folder / "aside")]
+        places = [config.corpus[0].path, config.run_uri, other.run_uri, str(folder / "aside")]
         for name in chosen:
             begin = BEGIN.format(seed=seed, places=places)
             does = textwrap.indent(MISCHIEF[name][0], "    ")

@@ -51,7 +51,7 @@ def hashes(run: str) -> dict[str, str]:
 def job_in(place: str, finished: Any, policy_folders: dict[str, Path]) -> dlogp_ray.ScoreConfig:
     """The finished run's job, with corpus, policies and output there."""
     fields = finished.config.model_dump(mode="json") | {
-        "corpus": upload(Path(finished.config.corpus[0]), f"{place}/corpus"),
+        "corpus": upload(Path(finished.config.corpus[0].path), f"{place}/corpus"),
         "policies": {n: upload(path, f"{place}/{n}") for n, path in policy_folders.items()},
         "output": f"{place}/runs",
     }

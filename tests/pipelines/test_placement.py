@@ -123,6 +123,6 @@ def test_no_node_can_be_filled_with_actors(cpus: int, threads: int) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
 def test_a_gpu_that_torch_does_not_see_is_refused() -> None:
-    rules = RowRules(vocab_size=2, max_tokens=None, columns={}, carry={})
+    rules = RowRules(vocab_size=2, max_tokens=None, carry={})
     with pytest.raises(Refused, match="torch sees none"):
         ScoreUnit(ScoreJob("run", config(), rules), "cuda")

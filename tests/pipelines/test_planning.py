@@ -338,7 +338,7 @@ def test_relative_paths_become_absolute(
     monkeypatch.chdir(here)
     relative = make_config(corpus="c.jsonl", policies={n: n for n in copies}, output="runs")
     config = plan_score(relative).job.config
-    assert config.corpus == (str(here / "c.jsonl"),)
+    assert [entry.path for entry in config.corpus] == [str(here / "c.jsonl")]
     assert config.output == str(here / "runs")
     assert {name: source.path for name, source in config.policies.items()} == paths(copies)
     # And the job is the same one as with absolute paths.

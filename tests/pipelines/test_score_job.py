@@ -311,7 +311,7 @@ def test_what_changes_numbers_is_refused_on_an_existing_run(
         with pytest.raises(FingerprintMismatch, match=named) as error:
             dlogp_ray.score(ScoreConfig.from_mapping(fields | change), progress=False)
         assert error.value.exit_code == 5
-    file = Path(config.corpus[0]) / "a.jsonl"
+    file = Path(config.corpus[0].path) / "a.jsonl"
     rows, times = file.read_bytes(), file.stat()
     with file.open("a") as more:
         more.write(json.dumps(make_rows(41)[-1]) + "\n")
@@ -498,10 +498,51 @@ def test_units_that_torch_gave_up_on_are_counted(
 
     stages = replace(planning.ScorePlan.stages, actor=NoRoom)
     monkeypatch.setattr(planning.ScorePlan, "stages", stages)
-    corpus = str(finished.config.corpus[0])
+    corpus = finished.config.corpus[0].path
     config = make_config(corpus=corpus, compile="on", run_on="ray")
     result = dlogp_ray.score(config, progress=False)
     assert (result.exit_code, result.units_uncompiled) == (0, result.units)
     # What ran uncompiled is what runs without compiling.
     for found, plain in zip(rows_of(result.run), rows_of(finished.result.run), strict=True):
         np.testing.assert_allclose(found["delta_logp"], plain["delta_logp"], atol=1e-5, rtol=0)
+
+
+def test_rollouts_of_each_policy_in_files_of_their_own_are_the_plain_corpus(
+    tmp_path: Path, make_config: Any
+) -> None:
+    """The same texts, nested, without ids and generators: the same scores, bit for bit."""
+    plain = [row | {"generator": "base" if i % 2 else "rl"} for i, row in enumerate(make_rows(12))]
+    kept = ("prompt_ids", "response_ids", "generator")
+    for name in ("base", "rl"):
+        records = [
+            {"ids": [*row["prompt_ids"], *row["response_ids"]], "n": len(row["response_ids"])}
+            for row in plain
+            if row["generator"] == name
+        ]
+        write_jsonl(tmp_path / f"{name}/r.jsonl", [{"data": record} for record in records])
+    rows = [{"sample_id": f"s{i}"} | {n: row[n] for n in kept} for i, row in enumerate(plain)]
+    entries = [
+        {"path": str(tmp_path / name), "constants": {"generator": name}} for name in ("base", "rl")
+    ]
+    split = {"ids": "data.ids", "response_length": "data.n"}
+    configs = {
+        "plain": make_config(corpus=str(write_jsonl(tmp_path / "p.jsonl", rows)), run_id="plain"),
+        "own": make_config(corpus=entries, run_id="own", sample_id="auto", split=split),
+    }
+    deltas, ids = {}, {}
+    for name, config in configs.items():
+        result = dlogp_ray.score(config, progress=False)
+        assert (result.exit_code, result.rows) == (0, 12)
+        table = dlogp_ray.open_run(result.run).dataset().to_table().to_pylist()
+        key = ("generator", "prompt_hash", "response_ids")
+        deltas[name] = {str([row[n] for n in key]): row["delta_logp"] for row in table}
+        ids[name] = [row["sample_id"] for row in table]
+    assert deltas["own"] == deltas["plain"]
+    assert {name.partition(":")[0] for name in ids["own"]} == {"base/r.jsonl", "rl/r.jsonl"}
+    assert len(set(ids["own"])) == 12
+    # The same command again is the same run, and other constants are another one.
+    assert dlogp_ray.score(configs["own"], progress=False).units_created == 0
+    changed = configs["own"].model_dump(mode="json")
+    changed["corpus"][0]["constants"] = {"generator": "sft"}
+    with pytest.raises(FingerprintMismatch, match="entries"):
+        dlogp_ray.score(ScoreConfig.from_mapping(changed), progress=False)

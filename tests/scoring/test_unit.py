@@ -78,7 +78,7 @@ class StubScorer(PairScorer):
 
 def make_unit(*changes: dict[str, Any]) -> pa.Table:
     """Checked corpus rows: one for each dict of changes."""
-    rules = RowRules(vocab_size=24, max_tokens=None, columns={}, carry=CARRY)
+    rules = RowRules(vocab_size=24, max_tokens=None, carry=CARRY)
     rows = [
         {
             "sample_id": f"s{index}",

@@ -1,9 +1,11 @@
 """What every worker of a job needs to know, whatever the job is."""
 
+import json
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dlogp_ray.config import BASE, RunConfig
+from dlogp_ray.config.prompts import Prompts
 from dlogp_ray.corpus.text import TextTokenizer
 from dlogp_ray.pipelines.run.policies import KnownFiles, resolve_source, text_tokenizer
 from dlogp_ray.policies.checkpoint import Checkpoint
@@ -99,16 +101,22 @@ class PolicyJob(Job):
             for name in self.config.policies
         }
 
-    def text_tokenizer(self) -> TextTokenizer:
-        """What text rows go through; loaded once a process and run."""
+    def text_tokenizer(self, prompts: Prompts | None = None) -> TextTokenizer:
+        """What text rows go through; loaded once a process and run.
+
+        Args:
+            prompts: What is said of them; None for what the job says.
+        """
+        prompts = prompts or self.config
         return text_tokenizer(
             self.run_uri,
             self.config.tokenizer_policy,
             self.config.policies[self.config.tokenizer_policy],
             self.config.policies.get(BASE),
             self.known,
-            self.config.prompt_format,
+            prompts.prompt_format,
             self.append_eos,
             self.max_tokens,
             self.config.trust,
+            json.dumps(prompts.template, sort_keys=True),
         )

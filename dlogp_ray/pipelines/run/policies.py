@@ -1,5 +1,6 @@
 """The policies that a job's config names: their files, hashed, and what they speak of."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dlogp_ray import store
-from dlogp_ray.config import BASE, PolicySource, RunConfig
+from dlogp_ray.config import BASE, CorpusEntry, PolicySource, RunConfig, ScoreConfig
 from dlogp_ray.config.trust import Trust
 from dlogp_ray.corpus.text import TextTokenizer
 from dlogp_ray.errors import Refused
@@ -52,7 +53,7 @@ def resolve_source(
     return replace(adapter, known=files)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def text_tokenizer(
     run_uri: str,
     name: str,
@@ -63,6 +64,7 @@ def text_tokenizer(
     append_eos: bool,
     max_tokens: int | None,
     trust: Trust,
+    template: str,
 ) -> TextTokenizer:
     """What text rows go through; loaded once a process and run.
 
@@ -76,6 +78,7 @@ def text_tokenizer(
         append_eos: Whether text responses end with an end-of-sequence token.
         max_tokens: What a row's text may have.
         trust: As the config says.
+        template: Arguments of the chat template, as JSON.
     """
     checkpoint = resolve_source(name, source, base, known, trust=trust)
     tokenizer = load_tokenizer(checkpoint)
@@ -83,6 +86,7 @@ def text_tokenizer(
         tokenizer,
         prompt_format=prompt_format,
         append_eos=append_eos,
+        template=json.loads(template),
         ends=checkpoint.end_tokens(tokenizer),
         max_tokens=max_tokens,
     )
@@ -115,12 +119,13 @@ def checked_checkpoints(config: RunConfig, *, append_eos: bool = False) -> dict[
                 f"policy {name} ({checkpoint.source}): vocab sizes are incompatible: the lm head "
                 f"has {checkpoint.vocab_size} rows, and the tokenizer's ids go up to {highest}"
             )
-    # Refuses a prompt format that the tokenizer can't serve.
-    TextTokenizer(
-        tokenizers[config.tokenizer_policy],
-        prompt_format=config.prompt_format,
-        append_eos=append_eos,
-    )
+    for prompts in (config, *(config.entries if isinstance(config, ScoreConfig) else ())):
+        # Refuses a prompt format that the tokenizer can't serve.
+        TextTokenizer(
+            tokenizers[config.tokenizer_policy],
+            prompt_format=prompts.prompt_format,
+            append_eos=append_eos,
+        )
     return checkpoints
 
 
@@ -166,7 +171,7 @@ def with_absolute_addresses(config: Config, inputs: str) -> Config:
         )
     return config.model_copy(
         update={
-            inputs: tuple(store.absolute(pattern) for pattern in getattr(config, inputs)),
+            inputs: tuple(map(_absolute, getattr(config, inputs))),
             "output": output,
             "policies": {
                 name: source.model_copy(
@@ -180,6 +185,12 @@ def with_absolute_addresses(config: Config, inputs: str) -> Config:
             },
         }
     )
+
+
+def _absolute(input_: str | CorpusEntry) -> str | CorpusEntry:
+    if isinstance(input_, CorpusEntry):
+        return input_.model_copy(update={"path": store.absolute(input_.path)})
+    return store.absolute(input_)
 
 
 def _absolute_folder(path: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dlogp_ray.config import BASE, ScoreConfig
+from dlogp_ray.corpus.mapping import PLAIN, RowMap
 from dlogp_ray.corpus.rows import RowRules
 from dlogp_ray.pipelines.run.job import PolicyJob
 from dlogp_ray.policies.packing import TOKEN_BUDGET
@@ -17,6 +18,7 @@ class ScoreJob(PolicyJob):
 
     Attributes:
         rules: What rows are checked against.
+        maps: How they are made, of each corpus entry.
         engine: How the run scores; None until that is chosen.
     """
 
@@ -24,6 +26,7 @@ class ScoreJob(PolicyJob):
 
     config: ScoreConfig
     rules: RowRules
+    maps: tuple[RowMap, ...] = (PLAIN,)
     engine: Engine | None = None
 
     @property

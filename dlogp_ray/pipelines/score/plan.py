@@ -4,16 +4,16 @@ Everything that can be refused without loading weights is refused here, and noth
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dlogp_ray import store
-from dlogp_ray.config import ScoreConfig
+from dlogp_ray.config import CorpusEntry, ScoreConfig
 from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.carry import carry_types
 from dlogp_ray.corpus.columns import check_columns
 from dlogp_ray.corpus.cutting import cut_units
-from dlogp_ray.corpus.files import list_corpus
 from dlogp_ray.corpus.rows import RowRules
+from dlogp_ray.corpus.sources import list_sources
 from dlogp_ray.corpus.units import Units
 from dlogp_ray.pipelines.run.executor import Executor, Stages
 from dlogp_ray.pipelines.run.plan import PolicyPlan, Ready
@@ -78,6 +78,12 @@ class ScorePlan(PolicyPlan[ScoreJob]):
         return replace(self.job, engine=Engine(**run.info_of(ScoreInfo).engine.as_json()))
 
 
+def _own(entry: CorpusEntry, config: ScoreConfig) -> bool:
+    """Whether rows are made otherwise than by the job's ``columns`` and ``prompt_format`` alone."""
+    plain = CorpusEntry(path=entry.path, columns=config.columns, prompt_format=config.prompt_format)
+    return entry != plain
+
+
 def plan_score(config: ScoreConfig) -> ScorePlan:
     """Check corpus, checkpoints and pair; cut the work units.
 
@@ -85,17 +91,16 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         Refused: Something is missing or does not fit.
     """
     config = with_absolute_addresses(config, "corpus")
-    files = list_corpus(config.corpus)
-    check_columns(files, config.columns, pairs=config.pairs, max_row_bytes=config.max_row_bytes)
+    files, maps = list_sources(config.entries)
+    check_columns(files, maps, pairs=config.pairs, max_row_bytes=config.max_row_bytes)
     checkpoints = checked_checkpoints(config, append_eos=config.append_eos)
     limits = [c.max_tokens for c in checkpoints.values() if c.max_tokens is not None]
     rules = RowRules(
         vocab_size=min(checkpoint.vocab_size for checkpoint in checkpoints.values()),
         max_tokens=min(limits, default=None),
-        columns=config.columns,
-        carry=carry_types(config.carry, files[0], config.max_row_bytes),
+        carry=carry_types(config.carry, files[0], maps[0], config.max_row_bytes),
     )
-    fingerprint = {
+    fingerprint: dict[str, Any] = {
         SCHEMA: SCORES.schema_version,
         "corpus": {f.uri: {"size_bytes": f.size_bytes, "version": f.version} for f in files},
         "policies": policies_fingerprint(config, checkpoints),
@@ -112,9 +117,17 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         config.run_uri,
         config,
         rules,
+        maps,
         known=known_files(checkpoints),
         conditional=not config.single_writer,
     )
+    if any(_own(entry, config) for entry in config.entries):  # else each is as before there were
+        fingerprint["entries"] = [
+            row_map.entry.model_dump(mode="json", exclude={"path"}) | {"root": row_map.root}
+            for row_map in maps
+        ]
+        for file in files:
+            fingerprint["corpus"][file.uri]["entry"] = file.source
     if config.pairs:
         fingerprint["pairs"] = True
     if config.max_row_bytes != MAX_ROW_BYTES:  # says which rows are rejected
@@ -122,7 +135,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
     if config.append_eos:  # generation_config.json names some, and is not among the policies' files
         fingerprint["end_tokens"] = sorted(job.text_tokenizer().ends)
     store.check_writable(config.run_uri, conditional=not config.single_writer)
-    units = cut_units(files, config.unit_tokens, config.columns, config.max_row_bytes)
+    units = cut_units(files, config.unit_tokens, maps, config.max_row_bytes)
     if find_run(config.run_uri) is None:  # else what it says of its rows is there
         check_some_fit(job, units)
     return ScorePlan(job, units, fingerprint)

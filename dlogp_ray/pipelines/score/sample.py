@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from dlogp_ray.amounts import amount
-from dlogp_ray.corpus.rows import check_rows
 from dlogp_ray.corpus.units import Unit, Units
 from dlogp_ray.errors import DlogpError, Refused
 from dlogp_ray.pipelines.score.job import ScoreJob
-from dlogp_ray.pipelines.score.stages import raw_rows
+from dlogp_ray.pipelines.score.stages import checked_rows, raw_rows
 from dlogp_ray.policies.packing import TokenSequence, count_tokens
 from dlogp_ray.status import Status
 from dlogp_ray.tables.places import place
@@ -49,7 +48,7 @@ def check_some_fit(job: ScoreJob, units: Units) -> None:
     for unit in sampled:
         try:
             raw = raw_rows(unit, job)
-            while rows := check_rows(islice(raw, TEXTS), unit.file, job.rules, job.text_tokenizer):
+            while rows := checked_rows(islice(raw, TEXTS), unit, job):
                 if Status.OK in rows["status"].to_pylist():
                     return
                 for row in rows.select(_WHY).to_pylist():
@@ -97,8 +96,7 @@ def _first_texts(job: ScoreJob, unit: Unit, rows: int) -> list[TokenSequence]:
     if unit.format == "parquet":
         unit = replace(unit, stop=min(unit.stop, unit.start + rows))
     try:
-        raw = islice(raw_rows(unit, job), rows)
-        table = check_rows(raw, unit.file, job.rules, job.text_tokenizer)
+        table = checked_rows(islice(raw_rows(unit, job), rows), unit, job)
     except Exception:  # noqa: BLE001  (the unit's own reading meets it again, and records it)
         return []
     return [

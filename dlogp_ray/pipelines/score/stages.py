@@ -5,13 +5,14 @@ and 300 MB in each process that reads or writes.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from dlogp_ray.amounts import amount
 from dlogp_ray.analysis.summary import summarise
-from dlogp_ray.config import CORPUS_COLUMNS
 from dlogp_ray.corpus.pairs import split_pairs
 from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
 from dlogp_ray.corpus.rows import check_rows, count_special_tokens
@@ -26,9 +27,10 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
 
     def work() -> Row:
         unit = Unit(**{key: row[key] for key in Unit.__dataclass_fields__})
-        table = check_rows(raw_rows(unit, job), unit.file, job.rules, job.text_tokenizer)
+        records = _Counted(raw_rows(unit, job))
+        table = checked_rows(records, unit, job)
         if unit.format == "parquet":
-            check_count(unit, len(table), pairs=job.config.pairs)
+            check_count(unit, records.count)
         return {
             "index": unit.index,
             "rows": len(table),
@@ -41,13 +43,25 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
     return guarded("reading", row, work)
 
 
-def check_count(unit: Unit, rows: int, *, pairs: bool) -> None:
+class _Counted:
+    """Records as they are read, and how many there were."""
+
+    def __init__(self, records: Iterator[RawRow]) -> None:
+        self._records, self.count = records, 0
+
+    def __iter__(self) -> Iterator[RawRow]:
+        for record in self._records:
+            self.count += 1
+            yield record
+
+
+def check_count(unit: Unit, rows: int) -> None:
     """Check that a unit of a Parquet file has the rows that were planned.
 
     Raises:
         InputChanged: It has more or fewer.
     """
-    planned = (unit.stop - unit.start) * (2 if pairs else 1)
+    planned = unit.stop - unit.start
     if rows != planned:
         raise InputChanged(
             f"corpus_changed: {unit.file} gave {amount(rows, 'row')} of [{unit.start}, "
@@ -55,16 +69,21 @@ def check_count(unit: Unit, rows: int, *, pairs: bool) -> None:
         )
 
 
+def checked_rows(records: Iterable[RawRow], unit: Unit, job: ScoreJob) -> pa.Table:
+    """The rows of a unit's records, as ``check_rows`` has them."""
+    row_map = job.maps[unit.source]
+    rows = row_map.rows(records, unit.file)
+    if job.config.pairs:
+        rows = split_pairs(rows)
+    tokenizer = partial(job.text_tokenizer, row_map.entry)
+    return check_rows(rows, unit.file, job.rules, tokenizer, row_map.label)
+
+
 def raw_rows(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
-    """The unit's rows as they stand in the corpus, read as they are asked for."""
-    rows = _as_stored(unit, job)
-    return split_pairs(rows, job.rules.theirs) if job.config.pairs else rows
-
-
-def _as_stored(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
+    """The unit's records as they stand in the corpus, read as they are asked for."""
     most = job.config.max_row_bytes
     if unit.format == "parquet":
-        wanted = {job.rules.theirs(name) for name in CORPUS_COLUMNS} | set(job.rules.carry)
+        wanted = job.maps[unit.source].reads(job.rules.carry)
         return read_parquet(unit.file, unit.file_entry, unit.start, unit.stop, wanted, most)
     stop = None if unit.compression else unit.stop
     return read_jsonl(unit.file, unit.file_entry, unit.start, stop, unit.compression, most)

@@ -103,7 +103,7 @@ def as_rows(batch: dict[str, Any]) -> list[dict[str, Any]]:
 
 def table_weights(rows: list[dict[str, Any]], folder: Path, how: Weighing) -> list[list[float]]:
     """Weights of rollouts as the two jobs make them: scored by the policy, then weighed."""
-    rules = RowRules(vocab_size=24, max_tokens=None, columns={}, carry={})
+    rules = RowRules(vocab_size=24, max_tokens=None, carry={})
     unit = check_rows(list(enumerate(rows)), "corpus", rules, lambda: pytest.fail("no text"))
     scorer = PairScorer(
         {"base": Policy.load(resolve("base", str(folder)))}, base=None, token_budget=256

@@ -49,7 +49,7 @@ def scored(tokenised: Dataset, policy: Path, folder: Path) -> PerToken:
     """The base's scores of pairs as TRL has tokenised them."""
     from score_tables import made_up_run
 
-    rules = RowRules(vocab_size=24, max_tokens=None, columns={}, carry={})
+    rules = RowRules(vocab_size=24, max_tokens=None, carry={})
     rows = split_pairs(enumerate(tokenised.to_list()), rules.theirs)
     unit = check_rows(rows, "pairs", rules, lambda: pytest.fail("no text"))
     assert set(unit["status"].to_pylist()) == {"ok"}
