@@ -124,7 +124,7 @@ def test_a_corpus_that_changes_while_it_is_scored_fails_the_units_that_are_left(
         assert "Put it back as it was" in cause
     assert result.units_done + len(result.units_failed) == result.units
     if script not in UNSEEN:
-        with pytest.raises(FingerprintMismatch, match=r"corpus .* version: the run has"):
+        with pytest.raises(FingerprintMismatch, match=r"corpus .*: changed at .*, now at"):
             dlogp_ray.score(job, progress=False)
 
     if script == A_PIPE:
