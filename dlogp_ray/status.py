@@ -19,6 +19,7 @@ class Status(StrEnum):
     ID_OUTSIDE_VOCABULARY = "id_outside_vocabulary"
     TOO_LONG = "too_long"
     MASK_LENGTH = "mask_length"
+    OTHER_LENGTH = "other_length"
     DUPLICATE_SAMPLE_ID = "duplicate_sample_id"
     DUPLICATE_PROBLEM_ID = "duplicate_problem_id"
     UNFIT = "unfit"

@@ -30,11 +30,34 @@ CORPUS_COLUMNS = (
     "group_id",
     "reward",
     "response_mask",
+    "expected_prompt_length",
+    "expected_response_length",
     "chosen",
     "rejected",
     "chosen_ids",
     "rejected_ids",
 )
+
+FormatName = Literal[
+    "areal",
+    "deepmath",
+    "lighteval",
+    "lm_eval",
+    "ms_swift",
+    "nemo_rl",
+    "open_instruct",
+    "openai_batch",
+    "openr1",
+    "openthoughts",
+    "prime_rl",
+    "prime_rl_tokens",
+    "roll",
+    "skyrl",
+    "synthetic_1",
+    "trl",
+    "verl",
+]
+"""Of layouts that other programs write: ``corpus.formats`` has a module for each."""
 
 _CONSTANTS = ("generator", "temperature", "top_p", "group_id", "reward", "tools")
 
@@ -66,6 +89,10 @@ class Split(BaseModel):
 class RowSource(Prompts):
     """How rows are made of a file's records; on an entry, None is what the job says."""
 
+    format: FormatName | None = None
+    """The program that wrote the files: what becomes of its records is known."""
+    accept_lossy: bool = False
+    """Score texts of a format that has lost their special tokens."""
     columns: dict[str, str] = Field(
         default_factory=dict,
         examples=["columns: {response_ids: output_tokens, response: 'resps[0][0]'}"],
@@ -120,8 +147,11 @@ class CorpusEntry(RowSource):
             carried: Names of the columns that the job carries.
 
         Raises:
-            ValueError: One is no column.
+            ValueError: One is no column, or the format says the same already.
         """
+        for field in ("explode", "split"):
+            if self.format is not None and getattr(self, field):
+                raise ValueError(f"{field}: format {self.format} says that; leave one of them out")
         allowed = {"columns": (*CORPUS_COLUMNS, *carried), "constants": (*_CONSTANTS, *carried)}
         for field, names in allowed.items():
             unknown = sorted(set(getattr(self, field)) - set(names))

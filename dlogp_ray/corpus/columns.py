@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.files import CorpusFile
+from dlogp_ray.corpus.formats import FORMATS, format_like
 from dlogp_ray.corpus.mapping import AUTO, RowMap
 from dlogp_ray.corpus.reading import RawRow, open_file, read_jsonl, read_parquet
 from dlogp_ray.errors import Refused, RowRejected
@@ -86,6 +87,13 @@ def _check_entry(
         return seen.records
     entry, first = row_map.entry, files[0].uri
     there = f"the rows at the beginning of {first} have {', '.join(seen.names)}"
+    like = format_like(seen.names)
+    looks = f". It looks like {FORMATS[like].what}: format: {like}" if like else ""
+    if row_map.form is not None and (missing := row_map.form.keys - seen.names.keys()):
+        raise Refused(
+            f"format {entry.format}: {row_map.form.what} have {', '.join(sorted(missing))}, and "
+            f"{there}{looks}"
+        )
     if seen.rejected and not seen.standard:
         raise Refused(f"corpus {first}: {next(iter(seen.rejected.values()))}; {there}")
     for standard, path in entry.columns.items():
@@ -95,14 +103,15 @@ def _check_entry(
                 "what is on the right"
             )
     for group in _NEEDED_OF_PAIRS if pairs else _NEEDED:
-        if group == ("sample_id",) and entry.sample_id == AUTO:
+        if group == ("sample_id",) and (entry.sample_id == AUTO or row_map.form is not None):
             continue
         if not any(name in seen.standard for name in group):
             wanted = " or ".join(repr(row_map.label(name)) for name in group)
             auto = ", or have ids made: sample_id: auto" if group == ("sample_id",) else ""
             raise Refused(
                 f"corpus: a row {'with `pairs: true` ' if pairs else ''}needs {wanted}, and "
-                f"{there}. If one of these is it, say so: columns: {{{group[0]}: ITS NAME}}{auto}"
+                f"{there}. If one of these is it, say so: columns: "
+                f"{{{group[0]}: ITS NAME}}{auto}{looks}"
             )
     return seen.records
 

@@ -2,15 +2,20 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from dlogp_ray.config.corpus import CORPUS_COLUMNS, CorpusEntry, Split
+from dlogp_ray.config.prompts import Prompts
+from dlogp_ray.corpus.formats import FORMATS
+from dlogp_ray.corpus.formats.format import Format
 from dlogp_ray.corpus.paths import ALL, roots, value_at, with_value
 from dlogp_ray.corpus.reading import RawRow
 from dlogp_ray.errors import RowRejected
 from dlogp_ray.status import Status
 
 AUTO = "auto"
+_PROMPTS = ("prompt_ids", "prompt", "messages")
 _SPLIT = ("prompt_ids", "response_ids", "response_mask")
 
 
@@ -38,11 +43,27 @@ class RowMap:
                 yield offset, record
                 continue
             try:
-                made = self._of(record, f"{self.name_of(file)}:{offset}")
+                made = self._of(record, file, offset)
             except RowRejected as rejection:
                 yield offset, rejection
             else:
                 yield from ((offset, row) for row in made)
+
+    @cached_property
+    def _plain(self) -> bool:
+        return self.entry == CorpusEntry(path=self.entry.path)
+
+    @property
+    def form(self) -> Format | None:
+        """The layout that the entry names."""
+        return FORMATS[self.entry.format] if self.entry.format else None
+
+    @property
+    def prompts(self) -> Prompts:
+        """How text becomes tokens: a format may say that its prompts are rendered."""
+        if self.form and self.form.rendered and self.entry.prompt_format == "raw":
+            return self.entry.model_copy(update={"prompt_format": "rendered"})
+        return self.entry
 
     def label(self, name: str) -> str:
         """What the corpus calls a standard column, for errors."""
@@ -57,7 +78,8 @@ class RowMap:
         entry = self.entry
         paths = entry.columns.values()
         simple = all(roots(path) == {path} for path in paths)
-        return simple and not (entry.explode or entry.split or "conversation" in entry.columns)
+        made = entry.format or entry.explode or entry.split or "conversation" in entry.columns
+        return simple and not made
 
     def standard(self, names: Collection[str]) -> set[str]:
         """The columns of rows whose records have these names, where that is ``by_name``."""
@@ -67,6 +89,8 @@ class RowMap:
     def reads(self, carried: Iterable[str]) -> frozenset[str] | None:
         """The names at the top of a record that rows are made of; None for all."""
         entry = self.entry
+        if entry.format is not None:
+            return None
         paths = [*entry.columns.values(), *entry.explode]
         if entry.split is not None:
             paths += filter(None, entry.split.model_dump().values())
@@ -79,26 +103,43 @@ class RowMap:
         generator = self.entry.constants.get("generator")
         return below if generator is None else f"{generator}/{below}"
 
-    def _of(self, record: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    def _of(self, record: dict[str, Any], file: str, offset: int) -> list[dict[str, Any]]:
+        if self._plain and "conversation" not in record:
+            return [record]
+        entry, form = self.entry, self.form
+        if form is not None:
+            pairs = [(record, row) for row in form.made(record, self.name_of(file))]
+        elif entry.explode:
+            pairs = [(one, dict(one)) for one in _exploded(record, entry.explode)]
+        else:
+            pairs = [(record, dict(record))]
+        several = len(pairs) > 1 or bool(entry.explode)
+        return [
+            self._row(one, row, f"{self.name_of(file)}:{offset}", f"/{n}" if several else "")
+            for n, (one, row) in enumerate(pairs)
+        ]
+
+    def _row(
+        self, record: dict[str, Any], row: dict[str, Any], place: str, number: str
+    ) -> dict[str, Any]:
+        """A row, of what stands in the record and what its format has made of it."""
         entry = self.entry
-        made = []
-        several = bool(entry.explode)
-        for number, one in enumerate(_exploded(record, entry.explode) if several else [record]):
-            row = dict(one) if entry.columns or entry.constants or entry.split or several else one
-            row |= {name: value_at(one, path) for name, path in entry.columns.items()}
-            if entry.split is not None:
-                row |= _split(one, entry.split)
-            for name, value in entry.constants.items():
-                if row.get(name) is None:
-                    row[name] = value
-            if row.get("conversation") is not None:
-                row |= _answered(row["conversation"], self.label("conversation"))
-            if entry.sample_id == AUTO:
-                row = row | {"sample_id": place}
-            if several and isinstance(row.get("sample_id"), str | int):
-                row["sample_id"] = f"{row['sample_id']}/{number}"
-            made.append(row)
-        return made
+        mapped = {name: value_at(record, path) for name, path in entry.columns.items()}
+        if entry.format is not None and mapped.keys() & set(_PROMPTS):
+            row |= dict.fromkeys(_PROMPTS)  # the job says which of them is meant
+        row |= mapped
+        if entry.split is not None:
+            row |= _split(record, entry.split)
+        for name, value in entry.constants.items():
+            if row.get(name) is None:
+                row[name] = value
+        if row.get("conversation") is not None and not any(map(row.get, (*_PROMPTS, "response"))):
+            row |= _answered(row["conversation"], self.label("conversation"))
+        if entry.sample_id == AUTO or (entry.format is not None and row.get("sample_id") is None):
+            row["sample_id"] = f"{place}{number}"
+        elif entry.explode and isinstance(row.get("sample_id"), str | int):
+            row["sample_id"] = f"{row['sample_id']}{number}"
+        return row
 
 
 PLAIN = RowMap(CorpusEntry(path="."))

@@ -164,6 +164,14 @@ def _fill(
             f"{len(prompt_ids)} prompt and {len(response_ids)} response tokens; the policies take "
             f"{rules.max_tokens}",
         )
+    for name, ids in (("prompt", prompt_ids), ("response", response_ids)):
+        name = f"expected_{name}_length"
+        if (said := value(name)) is not None and said != len(ids):
+            raise RowRejected(
+                Status.OTHER_LENGTH,
+                f"{label(name)!r} says {said!r}, and there are {amount(len(ids), 'id')}: the list "
+                "was cut, or the text is tokenised otherwise than when it was sampled",
+            )
     mask = _mask(label("response_mask"), value("response_mask"), len(response_ids))
     row |= {"prompt_ids": prompt_ids, "response_ids": response_ids, "response_mask": mask}
     row["special_tokens"] = [*prompt.special, *response.special]

@@ -75,7 +75,7 @@ def checked_rows(records: Iterable[RawRow], unit: Unit, job: ScoreJob) -> pa.Tab
     rows = row_map.rows(records, unit.file)
     if job.config.pairs:
         rows = split_pairs(rows)
-    tokenizer = partial(job.text_tokenizer, row_map.entry)
+    tokenizer = partial(job.text_tokenizer, row_map.prompts)
     return check_rows(rows, unit.file, job.rules, tokenizer, row_map.label)
 
 
