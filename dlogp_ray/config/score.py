@@ -8,7 +8,7 @@ from dlogp_ray.config.corpus import CorpusEntry, RowSource, as_entry
 from dlogp_ray.config.job import as_list, on_or_off
 from dlogp_ray.config.run import MAX_ROW_BYTES, RunConfig
 
-CarryType = Literal["string", "int64", "float64", "bool"]
+CarryType = Literal["string", "int64", "float64", "bool", "floats"]
 
 
 class ScoreConfig(RowSource, RunConfig):
@@ -30,7 +30,8 @@ class ScoreConfig(RowSource, RunConfig):
     carry: tuple[str, ...] | dict[str, CarryType] = Field(
         (), examples=["carry: [difficulty, source]"]
     )
-    """Metadata columns to carry into the table; a mapping also fixes their types."""
+    """Metadata columns to carry into the table; a mapping also fixes their types, ``floats`` of a
+    list with a value a response token, as ``rollout_logp`` is."""
     pairs: bool = False
     """Rows have two responses, ``chosen`` and ``rejected`` (``chosen_ids``, ``rejected_ids``), as
     preference data has them: two samples, ``<sample_id>/chosen`` and ``<sample_id>/rejected``."""

@@ -15,6 +15,8 @@ from dlogp_ray.errors import Refused, RowRejected
 from dlogp_ray.tables.scores import CARRY_TYPES, RESERVED
 
 _SAMPLE_ROWS = 1_000
+_KNOWN = {"rollout_logp": "floats"}
+"""What the sampler's log-probabilities are, whatever a file holds them as."""
 
 
 def carry_types(
@@ -42,6 +44,13 @@ def carry_types(
         return dict(carry)
     if not carry:
         return {}
+    types = _types([name for name in carry if name not in _KNOWN], first, row_map, max_row_bytes)
+    return {name: _KNOWN.get(name) or types[name] for name in carry}
+
+
+def _types(
+    carry: Sequence[str], first: CorpusFile, row_map: RowMap, max_row_bytes: int
+) -> dict[str, str]:
     if first.format == "parquet" and row_map.by_name:
         return _from_schema(carry, first, row_map)
     records = head(first, max_row_bytes, _SAMPLE_ROWS)

@@ -108,6 +108,7 @@ def check_rows(
             row |= {"status": rejection.status, "error": rejection.error}
             lists = ("prompt_ids", "response_ids", "response_mask", "special_tokens")
             row |= {name: [] for name in lists}
+            row |= {name: None for name, kind in rules.carry.items() if kind == "floats"}
         row |= {"source_file": source_file, "source_offset": offset}
         checked.append(row)
     return pa.Table.from_pylist(checked, schema=unit_schema(rules))
@@ -173,6 +174,14 @@ def _fill(
                 "was cut, or the text is tokenised otherwise than when it was sampled",
             )
     mask = _mask(label("response_mask"), value("response_mask"), len(response_ids))
+    for name, kind in rules.carry.items():
+        values = row[name] if kind == "floats" else None
+        if values is not None and len(values) != len(response_ids):
+            raise RowRejected(
+                Status.OTHER_LENGTH,
+                f"{name!r} has {amount(len(values), 'value')} for {len(response_ids)} response "
+                "tokens",
+            )
     row |= {"prompt_ids": prompt_ids, "response_ids": response_ids, "response_mask": mask}
     row["special_tokens"] = [*prompt.special, *response.special]
 
@@ -320,6 +329,13 @@ def _number(name: str, value: Any, low: float, high: float, expected: str) -> fl
     raise _wrong_type(name, expected, value)
 
 
+def _float(name: str, value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # an integer that no float holds
+            return float(value)
+    raise _wrong_type(name, "numbers, one a response token, or null", value)
+
+
 def _carried(name: str, value: Any, kind: str) -> Any:
     if value is None:
         return None
@@ -327,6 +343,9 @@ def _carried(name: str, value: Any, kind: str) -> Any:
         if isinstance(value, str | list | dict):
             _check_unicode(name, value)
             return value if isinstance(value, str) else json.dumps(value, default=str)
+    elif kind == "floats":
+        if isinstance(value, list):
+            return [None if v is None else _float(name, v) for v in value]
     elif kind == "bool" and isinstance(value, bool):
         return value
     elif kind == "int64" and type(value) is int and -(2**63) <= value < 2**63:

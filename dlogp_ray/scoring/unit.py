@@ -118,6 +118,12 @@ def _of_policy(
     offsets = np.concatenate([[0], np.cumsum(unit.spread(lengths))]).astype(np.int32)
     if problems:
         columns |= _rejected(unit, problems)
+        good = np.zeros(n, bool)
+        good[np.flatnonzero(unit.ok)[fit]] = True
+        for name, column in unit.identity.items():  # carried lists
+            if pa.types.is_list(column.type):
+                none = pa.scalar(None, column.type)
+                columns[name] = pc.if_else(pa.array(good), column, none)
         for name in ("response_ids", "response_mask"):
             flat = unit.rows.filter(pa.array(unit.ok))[name].combine_chunks().flatten()
             columns[name] = pa.ListArray.from_arrays(offsets, flat.filter(pa.array(kept)))

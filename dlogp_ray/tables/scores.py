@@ -129,7 +129,9 @@ CARRY_TYPES = {
     "int64": pa.int64(),
     "float64": pa.float64(),
     "bool": pa.bool_(),
+    "floats": pa.list_(pa.float32()),
 }
+"""``floats``: a value a response token, or null."""
 
 
 def scores_schema(carry: Mapping[str, str]) -> pa.Schema:

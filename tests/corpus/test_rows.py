@@ -262,6 +262,7 @@ def test_columns_are_read_under_the_corpus_s_own_names() -> None:
         ("int64", [(3, 3), (-(2**63), -(2**63)), (None, None)]),
         ("float64", [(0.5, 0.5), (3, 3.0), (None, None)]),
         ("bool", [(True, True), (None, None)]),
+        ("floats", [([-0.5, None, -1], [-0.5, None, -1.0]), (None, None)]),
     ],
 )
 def test_carried_values(kind: str, values: list[tuple[Any, Any]]) -> None:
@@ -286,6 +287,37 @@ def test_carried_values_of_another_type(kind: str, values: list[Any]) -> None:
         assert status == "wrong_type"
         assert error.startswith("'x': expected ")
         assert f"got {type(came).__name__}" in error
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "said"),
+    [
+        ([-0.5, -1.0], "other_length", "'x' has 2 values for 3 response tokens"),
+        ([-0.5, "a", -1.0], "wrong_type", "'x': expected numbers, one a response token, or null"),
+        ([True, False, True], "wrong_type", "got bool True"),
+        (-0.5, "wrong_type", "'x': expected floats"),
+    ],
+)
+def test_a_list_with_a_value_a_token_has_their_number(value: Any, status: str, said: str) -> None:
+    found = check(GOOD | {"x": value}, rules=rules(x="floats"))[0]
+    assert (found["status"], found["x"]) == (status, None)
+    assert said in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("field", "said", "rejected"),
+    [
+        ("expected_prompt_length", 2, False),
+        ("expected_prompt_length", 3, True),
+        ("expected_response_length", 3, False),
+        ("expected_response_length", 4, True),
+        ("expected_response_length", "3", True),
+    ],
+)
+def test_lengths_that_are_known_are_looked_at(field: str, said: Any, rejected: bool) -> None:
+    (found,) = check(GOOD | {field: said})
+    assert found["status"] == ("other_length" if rejected else "ok")
+    assert not rejected or f"{field!r} says {said!r}, and there are " in found["error"]
 
 
 TEXT = {"sample_id": "t", "prompt": "1+2=", "response": "3a"}

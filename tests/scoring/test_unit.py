@@ -23,7 +23,7 @@ from dlogp_ray.tables.scores import (
 )
 from dlogp_ray.tables.token_hash import token_hash
 
-CARRY = {"difficulty": "int64", "note": "string"}
+CARRY = {"difficulty": "int64", "note": "string", "rollout_logp": "floats"}
 PAIR_ONLY = set(PAIR_STATISTICS) - {"delta_logp"}
 
 
@@ -97,6 +97,7 @@ def make_unit(*changes: dict[str, Any]) -> pa.Table:
             "source_offset": 100 * index,
             "difficulty": 10 + index,
             "note": "n",
+            "rollout_logp": [-0.5, None, -1.0],
         }
         | change
         for index, change in enumerate(changes)
@@ -110,6 +111,7 @@ REJECTED = {
     "prompt_ids": [],
     "response_ids": [],
     "response_mask": [],
+    "rollout_logp": None,
 }
 
 
@@ -182,6 +184,7 @@ def test_only_the_policy_that_is_not_finite_is_rejected() -> None:
     scorer = StubScorer({"base": 1.0, "a": 0.5, "b": 0.5}, spoil=("b", "logp", np.nan))
     table = score(make_unit({}), scorer, compared=["a", "b"])
     assert table["status"].to_pylist() == ["ok", "not_finite"]
+    assert table["rollout_logp"].to_pylist() == [[-0.5, None, -1.0], None]
 
 
 @pytest.mark.parametrize(
