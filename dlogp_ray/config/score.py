@@ -1,5 +1,6 @@
 """The config of a score job."""
 
+from itertools import product
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -25,6 +26,9 @@ CORPUS_COLUMNS = (
     "chosen_ids",
     "rejected_ids",
 )
+
+_PROMPTS = ("prompt_ids", "prompt", "messages")
+_RESPONSES = ("response_ids", "response", "chosen_ids", "chosen", "rejected_ids", "rejected")
 
 CarryType = Literal["string", "int64", "float64", "bool"]
 
@@ -78,4 +82,7 @@ class ScoreConfig(RunConfig):
                 f"columns: {', '.join(unknown)} is not a standard column; the left side of each "
                 f"entry is one of {', '.join(CORPUS_COLUMNS)}"
             )
+        for prompt, response in product(_PROMPTS, _RESPONSES):
+            if (theirs := self.columns.get(prompt, prompt)) == self.columns.get(response, response):
+                raise ValueError(f"columns: {theirs!r} is named for {prompt} and for {response}")
         return self

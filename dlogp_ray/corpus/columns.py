@@ -1,5 +1,6 @@
 """Whether rows can have what a job needs of them, seen at the corpus's beginning."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
@@ -79,9 +80,12 @@ def _names(file: CorpusFile, max_row_bytes: int) -> tuple[list[str], int]:
         try:
             with open_file(file.uri, file.entry) as raw:
                 parquet = pq.ParquetFile(raw)
-                return parquet.schema_arrow.names, parquet.metadata.num_rows
+                names, rows = parquet.schema_arrow.names, parquet.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
             raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
+        if twice := sorted(name for name, n in Counter(names).items() if n > 1):
+            raise Refused(f"corpus {file.uri}: the column {twice[0]!r} is there twice; rename one")
+        return names, rows
     try:
         first = read_jsonl(file.uri, file.entry, 0, None, file.compression, max_row_bytes)
         names, count = dict[str, None](), 0
@@ -90,5 +94,6 @@ def _names(file: CorpusFile, max_row_bytes: int) -> tuple[list[str], int]:
             if not isinstance(row, RowRejected):
                 names |= dict.fromkeys(name for name, value in row.items() if value is not None)
     except OSError as error:
-        raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
+        what = f"is damaged, or not {file.compression}" if file.compression else "can't be read"
+        raise Refused(f"corpus {file.uri}: {what}: {error}") from None
     return [*names], count
