@@ -80,7 +80,7 @@ def load_verifier(name: str) -> Verifier:
         signature.bind({}, "")
     except TypeError as error:
         raise ValueError(
-            f"verifier {name}: it is called with (problem, response), and takes {signature}: {error}"
+            f"verifier {name}: it is called with (problem, response), takes {signature}: {error}"
         ) from None
     verifier: Verifier = found
     return verifier

@@ -119,6 +119,6 @@ def test_verifiers_are_found_by_name_and_by_path(tmp_path: Path) -> None:
 def test_a_verifier_that_takes_something_else_is_refused_before_the_run(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def one(problem): return True\ndef many(*all): return True\n")
-    with pytest.raises(ValueError, match=r"called with .*, and takes \(problem\)"):
+    with pytest.raises(ValueError, match=r"called with .*, takes \(problem\)"):
         load_verifier(f"{path}:one")
     assert load_verifier(f"{path}:many")({}, "")
