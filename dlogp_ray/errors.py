@@ -25,6 +25,9 @@ class ExitCode(IntEnum):
     """An object of the run is missing or can't be read."""
     INTERRUPTED = 130
     """Stopped by SIGINT; the same command resumes."""
+    CLOSED = 141
+    """Whoever read standard output closed it, as ``head`` does; as of a process that SIGPIPE "
+    "ends."""
     TERMINATED = 143
     """Stopped by SIGTERM; the same command resumes."""
 

@@ -1,6 +1,6 @@
-"""The package's modules, each with its own first line, as ``dlogp_ray/README.md`` has them.
+"""What READMEs say that the package says itself: its modules, each with its first line; formats.
 
-python tests/house.py     # writes it there
+python tests/house.py     # writes them there
 """
 
 import ast
@@ -9,6 +9,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "dlogp_ray"
 README = PACKAGE / "README.md"
 BEGIN, END = "<!-- modules: python tests/house.py -->\n", "<!-- end -->\n"
+CORPUS = PACKAGE / "corpus" / "README.md"
+BEGIN_FORMATS = "<!-- formats: python tests/house.py -->\n"
 
 
 def tree() -> str:
@@ -35,13 +37,25 @@ def first_line(path: Path) -> str:
     return docstring.partition("\n")[0]
 
 
-def parts() -> tuple[str, str, str]:
-    """Of the README: before the tree, the tree, and after it."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+def formats() -> str:
+    """A format a line."""
+    from dlogp_ray.corpus.formats import FORMATS
+
+    rows = [
+        f"| `{name}` | {form.what} | {form.holds}{'; lossy' if form.lossy else ''} |"
+        for name, form in FORMATS.items()
+    ]
+    return "\n".join(["| `format` | of | what is there |", "|---|---|---|", *rows]) + "\n"
+
+
+def parts(page: Path = README, begin: str = BEGIN) -> tuple[str, str, str]:
+    """Of a page: before what is written here, that, and after it."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     inside, _, after = rest.partition(END)
     return before, inside, after
 
 
 if __name__ == "__main__":
-    above, _, below = parts()
-    README.write_text(above + BEGIN + "\n" + tree() + "\n" + END + below, encoding="utf-8")
+    for page, begin, content in ((README, BEGIN, tree()), (CORPUS, BEGIN_FORMATS, formats())):
+        above, _, below = parts(page, begin)
+        page.write_text(above + begin + "\n" + content + "\n" + END + below, encoding="utf-8")

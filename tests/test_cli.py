@@ -1,10 +1,13 @@
 """The command line: what it prints, and how it ends."""
 
+import contextlib
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -262,3 +265,91 @@ def test_a_table_says_how_many_rows_there_are(run: str) -> None:
             query = f"SELECT range AS {name} FROM range({rows})"
             shown = CliRunner().invoke(app, ["query", run, query]).stdout
             assert told in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        ("low_prob:alpha=0.2,alpha=0.3", "alpha stands there twice"),
+        ("low_prob,alpha=0.2", "a colon stands behind the name, as in low_prob:alpha=0.2"),
+        ("low_prob:alpha=nan", "expected a finite number"),
+    ],
+)
+def test_a_scheme_that_is_spelled_wrong_is_refused(run: str, scheme: str, said: str) -> None:
+    done = CliRunner().invoke(app, ["reweight", run, "--scheme", scheme])
+    assert said in str(done.exception)
+    assert "… is to be given" not in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("", "the query is empty; expected one query that returns rows"),
+        ("DROP TABLE scores", "a run is read-only"),
+        ("SELECT delta_lopg FROM tokens", "Did you mean delta_logp?"),
+        ('SELECT 1 FROM tokens WHERE policy = "rl"', "Text wants single quotes: 'rl'"),
+        ("SELECT * FROM curve", "curve is a view of a run of `dlogp intervene`; this one has"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "SQL sees the run's views alone"),
+    ],
+)
+def test_a_query_that_can_not_be_is_told_what_was_meant(run: str, query: str, said: str) -> None:
+    told = str(CliRunner().invoke(app, ["query", run, query]).exception)
+    assert said in told
+    assert "Candidate bindings" not in told
+    assert 'Did you mean "' not in told
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [("response_ids", "has a value a token"), ("reward,group_id", "--by reward --by group_id")],
+)
+def test_what_figures_can_not_be_split_by_says_why(run: str, by: str, said: str) -> None:
+    assert said in str(CliRunner().invoke(app, ["sparsity", run, "--by", by]).exception)
+
+
+SLOW = (
+    "SELECT sum(a.position * b.position * c.position) FROM tokens a, tokens b, tokens c, tokens d, "
+    "tokens e, tokens f"
+)
+
+
+def test_a_query_ends_with_ctrl_c(run: str) -> None:
+    """Of a kind in which DuckDB itself looks for no signal."""
+    command = [sys.executable, "-m", "dlogp_ray", "query", run, SLOW]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        while process.poll() is None:  # an interruption that comes too soon ends it as well
+            time.sleep(5)
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            break
+        assert process.returncode == 130
+        assert process.stderr.read() == "dlogp: interrupted\n"
+    finally:
+        process.kill()
+
+
+def test_standard_output_that_is_closed_or_full_is_no_traceback(run: str) -> None:
+    query = [sys.executable, "-m", "dlogp_ray", "query", run, "--format", "csv"]
+    many = "SELECT * FROM range(1000000)"
+    with subprocess.Popen(
+        [*query, many], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (141, b"")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dlogp_ray", "show", run],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        b"dlogp: standard output: No space left on device\n",
+    )

@@ -67,6 +67,8 @@ def test_the_house_is_drawn_as_it_stands() -> None:
     """``python tests/house.py`` writes it."""
     _, drawn, _ = house.parts()
     assert drawn.strip() == house.tree().strip()
+    _, listed, _ = house.parts(house.CORPUS, house.BEGIN_FORMATS)
+    assert listed.strip() == house.formats().strip()
 
 
 def test_the_score_job_s_file_shows_every_field_with_its_default() -> None:

@@ -129,6 +129,8 @@ def _rejected(run: Run) -> list[dict[str, Any]]:
 def print_overview(seen: Overview, console: Console) -> None:
     """Print it for people."""
     share = f"{seen.units_done} of {seen.units} units ({seen.units_done / seen.units:.0%})"
+    if not seen.sealed and seen.units_done == seen.units:
+        share += ": all are there, and the command that began the run seals it"
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("run", f"{seen.run} ({'sealed' if seen.sealed else 'not sealed'})")
     facts.add_row("created", seen.info.created)

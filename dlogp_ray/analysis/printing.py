@@ -1,5 +1,6 @@
 """What commands print: tables for people, whole, and a line of JSON for programs."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,10 @@ def print_whole(table: Table, console: Console) -> None:
     that is cut says nothing.
     """
     width = max(console.width, _width(table, console))
-    wide = _Visible(
-        file=console.file, width=width, force_terminal=console.is_terminal, quiet=console.quiet
-    )
+    terminal = console.is_terminal
+    text = io.StringIO()
+    file = console.file if terminal else text
+    wide = _Visible(file=file, width=width, force_terminal=terminal, quiet=console.quiet)
     wide.print(table, highlight=False, crop=False)
+    # rich fills lines up to the table's width, with nothing that a pipe wants.
+    console.file.write("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))

@@ -1,6 +1,8 @@
 """What commands are added to, and how any of them ends."""
 
+import errno
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from dlogp_ray.errors import DlogpError, ExitCode, Interrupted
+from dlogp_ray.errors import DlogpError, ExitCode, Interrupted, Refused
 from dlogp_ray.pipelines.run.session import shutdown
 from dlogp_ray.visible import visible
 
@@ -37,6 +39,7 @@ _MEANINGS = {
     ExitCode.MISMATCH: "5 the run exists and was made from something else, or the store is not fit",
     ExitCode.DAMAGED: "6 an object of the run is missing, damaged or changed",
     ExitCode.INTERRUPTED: "130 and 143 stopped, the same command resumes",
+    ExitCode.CLOSED: "141 whoever read standard output closed it",
 }
 
 
@@ -72,6 +75,15 @@ class _Commands(TyperGroup):
         except typer.BadParameter as error:
             _put_in_words(error)
             raise
+        except BrokenPipeError:
+            # Whoever read has seen enough; nothing more can be written there at the end either.
+            sys.stdout = open(os.devnull, "w")
+            raise typer.Exit(ExitCode.CLOSED) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            sys.stdout = open(os.devnull, "w")
+            raise Refused(f"standard output: {error.strerror}") from None
         except KeyboardInterrupt:
             # Another one would cut short what Python and Ray do at the process's end.
             signal.signal(signal.SIGINT, signal.SIG_IGN)

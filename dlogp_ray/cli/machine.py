@@ -24,9 +24,9 @@ BENCH_OPTIONS = ("base", "rl", "arms", "vllm_python", "lm_eval_python")
 def doctor(
     output: Annotated[str, typer.Argument(help="Folder or URL under which runs are to be made.")],
     writers: Annotated[
-        int, typer.Option(min=2, help="Writers that race to create one object.")
+        int, typer.Option(min=2, max=1024, help="Writers that race to create one object.")
     ] = 16,
-    rounds: Annotated[int, typer.Option(min=1, help="Races.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Races.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Try whether a store is fit for runs: access, conditional create, listing."""

@@ -10,6 +10,7 @@ from typing import IO, Annotated, cast
 import typer
 
 from dlogp_ray.cli.application import app, epilog
+from dlogp_ray.cli.interrupting import interruptible
 from dlogp_ray.cli.options import JsonOption, OverwriteOption, ProgressOption, RunArgument
 from dlogp_ray.cli.out import check_new, written
 from dlogp_ray.cli.views_help import QueryCommand
@@ -81,7 +82,7 @@ def query(
     """Ask a run's tables in SQL: scores, generations or weights, a row a token, and statistics."""
     from dlogp_ray.tables.output import shown_rows, write_rows
     from dlogp_ray.tables.run import open_run
-    from dlogp_ray.tables.sql import rows_read
+    from dlogp_ray.tables.sql import connected_query, rows_read
 
     if form is Format.TABLE and out is not None:
         raise Refused(
@@ -93,17 +94,16 @@ def query(
     if not opened.sealed:
         share = f"{len(opened.committed())} of {opened.planned} units"
         typer.echo(f"dlogp: the run is not sealed; the answer covers {share}", err=True)
-    relation = opened.sql(sql)
-    with rows_read(opened):
+    connection, relation = connected_query(opened, sql)
+    with rows_read(opened), interruptible(connection.interrupt):
         if form is Format.TABLE:
             typer.echo(visible(shown_rows(relation, _width())))
-            return
-        if out is None:
+        elif out is None:
             sys.stdout.flush()
             write_rows(relation, form.value, _standard_output(form))
-            return
-        with written(out) as sink:
-            write_rows(relation, form.value, sink)
+        else:
+            with written(out) as sink:
+                write_rows(relation, form.value, sink)
 
 
 def _width() -> int:

@@ -1,11 +1,10 @@
 """What of a file is a row: the entries of a corpus, and what a job says for all of them."""
 
+from itertools import product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
@@ -13,6 +12,7 @@ from pydantic import (
 )
 
 from dlogp_ray.config.job import Uri, as_list
+from dlogp_ray.config.model import ConfigModel
 from dlogp_ray.config.prompts import Prompts
 
 CORPUS_COLUMNS = (
@@ -62,10 +62,12 @@ FormatName = Literal[
 _CONSTANTS = ("generator", "temperature", "top_p", "group_id", "reward", "tools")
 
 
-class Split(BaseModel):
-    """One list of ids that holds prompt and response, and where the response is in it."""
+_PROMPTS = ("prompt_ids", "prompt", "messages")
+_RESPONSES = ("response_ids", "response", "chosen_ids", "chosen", "rejected_ids", "rejected")
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Split(ConfigModel):
+    """One list of ids that holds prompt and response, and where the response is in it."""
 
     ids: str
     """Where the list is."""
@@ -119,8 +121,6 @@ class RowSource(Prompts):
 class CorpusEntry(RowSource):
     """Files, and how rows are made of their records."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     path: Uri
     """JSONL or Parquet: a file, a folder or a glob, local or on any fsspec URL."""
 
@@ -160,6 +160,9 @@ class CorpusEntry(RowSource):
                     f"{field}: {', '.join(unknown)} is not a standard column; the left side of "
                     f"each entry is one of {', '.join(names)}"
                 )
+        for prompt, response in product(_PROMPTS, _RESPONSES):
+            if (theirs := self.columns.get(prompt, prompt)) == self.columns.get(response, response):
+                raise ValueError(f"columns: {theirs!r} is named for {prompt} and for {response}")
 
 
 def as_entry(value: object) -> object:

@@ -3,6 +3,7 @@
 import json
 import reprlib
 from collections.abc import Iterator, Mapping
+from datetime import date
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -96,9 +97,14 @@ def _spelled(place: _Place, values: object) -> str:
 def shown(value: object) -> str:
     """A value as a job file has it; a long one is cut."""
     try:
-        text = json.dumps(value, ensure_ascii=False, default=repr)
+        text = json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, TypeError, RecursionError):
         text = reprlib.repr(value)
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """As much of a text as is shown."""
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
@@ -129,7 +135,10 @@ def _explain(place: _Place, problem: Mapping[str, Any], model: type[BaseModel]) 
         return words + example
     if carries_credentials(repr(came)):
         return words
-    return f"{words}{example} (got {shown(came)})"
+    quoted = ""
+    if problem["type"] == "string_type" and isinstance(came, int | float | date):
+        quoted = f"; in quotes it is text: {shown(str(came))}"
+    return f"{words}{example} (got {shown(came)}){quoted}"
 
 
 def _owner(where: _Place, model: type[BaseModel]) -> type[BaseModel]:

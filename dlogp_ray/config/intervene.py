@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dlogp_ray.config.job import Uri, as_list
+from dlogp_ray.config.model import ConfigModel
 from dlogp_ray.config.run import BASE, RunConfig
 
 PROBLEM_COLUMNS = ("problem_id", "prompt_ids", "prompt", "messages", "answer")
@@ -21,10 +22,8 @@ def _as_numbers(value: object) -> object:
     return values
 
 
-class RuleConfig(BaseModel):
+class RuleConfig(ConfigModel):
     """A rule, at the thresholds or the rates at which it is to fire."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: Literal[
         "delta_logp",

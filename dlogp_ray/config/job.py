@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
 from dlogp_ray.addresses import carries_credentials
-from dlogp_ray.config.explaining import explain, named
+from dlogp_ray.config.explaining import explain, named, shown
+from dlogp_ray.config.model import ConfigModel
 from dlogp_ray.config.yaml_file import read_yaml
 from dlogp_ray.errors import Refused
 
@@ -79,10 +80,21 @@ RunOn = Literal["auto", "here", "ray"]
 sooner."""
 
 
-class JobConfig(BaseModel):
-    """What the configs of all jobs share."""
+def check_config(given: object, kind: type["JobConfig"]) -> None:
+    """Check that a job was given its config.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        Refused: It was given something else.
+    """
+    if not isinstance(given, kind):
+        raise Refused(
+            f"expected a {kind.__name__}, got {named(given)}; {kind.__name__}.from_yaml(PATH) "
+            "reads one from a file, and from_mapping(FIELDS) takes fields"
+        )
+
+
+class JobConfig(ConfigModel):
+    """What the configs of all jobs share."""
 
     @classmethod
     def from_mapping(cls, values: object, *, source: str = "config") -> Self:
@@ -102,8 +114,13 @@ class JobConfig(BaseModel):
 
     if not TYPE_CHECKING:  # to whom the arguments are the fields
 
-        def __init__(self, **values: Any) -> None:
+        def __init__(self, *given: object, **values: Any) -> None:
             """Check the fields, as ``from_mapping``."""
+            if given:
+                raise Refused(
+                    f"{type(self).__name__}: expected fields by their names, got "
+                    f"{shown(given[0])}; {type(self).__name__}.from_yaml(PATH) reads a file"
+                )
             self._fill(values, type(self).__name__)
 
     def _fill(self, values: dict[Any, Any], source: str) -> None:

@@ -2,12 +2,14 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from dlogp_ray.config.model import ConfigModel
 
 PromptFormat = Literal["raw", "chat", "rendered"]
 
 
-class Prompts(BaseModel):
+class Prompts(ConfigModel):
     """What jobs say of prompts of text, and entries of a corpus may say otherwise."""
 
     prompt_format: PromptFormat = "raw"

@@ -4,9 +4,11 @@ import re
 from os import PathLike
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from dlogp_ray.config.explaining import cut
 from dlogp_ray.config.job import JobConfig, RunOn, Uri
+from dlogp_ray.config.model import ConfigModel
 from dlogp_ray.config.prompts import Prompts
 from dlogp_ray.config.trust import Trust
 from dlogp_ray.errors import Refused
@@ -18,10 +20,8 @@ _RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-class PolicySource(BaseModel):
+class PolicySource(ConfigModel):
     """Where one policy comes from: a local folder, an fsspec URL, or a hub id with a revision."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Uri | None = None
     adapter: Uri | None = None
@@ -51,10 +51,8 @@ def _as_source(value: object) -> object:
 MAX_ROW_BYTES = 64 * 2**20
 
 
-class ActorRange(BaseModel):
+class ActorRange(ConfigModel):
     """How many actors a job has: so many at least, and more as the cluster has room."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min: Annotated[int, Field(ge=1)] = 1
     max: Annotated[int, Field(ge=1)]
@@ -67,9 +65,15 @@ class ActorRange(BaseModel):
 
 
 def _as_range(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return {"min": value, "max": value}
-    return value
+    if isinstance(value, dict | ActorRange) or value is None:
+        return value
+    try:
+        count = int(value) if isinstance(value, str | int) and value is not True else 0
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise ValueError("expected a whole number of 1 or more, or {min: 1, max: 64}")
+    return {"min": count, "max": count}
 
 
 class RunConfig(JobConfig, Prompts):
@@ -128,12 +132,12 @@ class RunConfig(JobConfig, Prompts):
     def _consistent(self) -> Self:
         if not _RUN_ID.fullmatch(self.run_id):
             raise ValueError(
-                f"run_id {self.run_id!r} must match ^{_RUN_ID.pattern}$ "
+                f"run_id {cut(self.run_id)!r} must match ^{_RUN_ID.pattern}$ "
                 "(lower case, no path separators)"
             )
         for name in self.policies:
             if not _POLICY_NAME.fullmatch(name):
-                raise ValueError(f"policy name {name!r} must match ^{_POLICY_NAME.pattern}$")
+                raise ValueError(f"policy name {cut(name)!r} must match ^{_POLICY_NAME.pattern}$")
         if len(self.policies) > 1 and BASE not in self.policies:
             raise ValueError(
                 f"policies {', '.join(self.policies)}: with more than one, one must be called "
@@ -161,8 +165,8 @@ class RunConfig(JobConfig, Prompts):
             if missing and set(_required(other)) <= values.keys():
                 job = other.__name__.removesuffix("Config").lower()
                 raise Refused(
-                    f"{source}: it has no {' and no '.join(missing)}, and all that a {job} job "
-                    f"needs; `dlogp {job}` takes it"
+                    f"{source}: it has no {' and no '.join(missing)}, and what the job of another "
+                    f"command needs: `dlogp {job}` takes it"
                 )
         super()._fill(values, source)
 

@@ -6,11 +6,13 @@ Sources: each class; what they compute is in ``weights.schemes``.
 
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from dlogp_ray.config.model import ConfigModel
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Strength = Annotated[float, Field(ge=0, le=1e6)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 """Far beyond any use, and far from what float32 can't hold."""
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -22,9 +24,7 @@ OfWhole = Literal["threshold", "moments"]
 standard deviation of log PPL in each group."""
 
 
-class _Scheme(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Scheme(ConfigModel):
     looks_at: ClassVar[tuple[Need, ...]]
     of_whole: ClassVar[OfWhole | None] = None
 

@@ -36,19 +36,28 @@ def _spelling(name: str) -> str:
 def _scheme(spelled: str) -> dict[str, object]:
     name, _, settings = spelled.partition(":")
     if name not in SCHEMES:
-        raise Refused(f"--scheme {name}: expected one of {', '.join(SCHEMES)}")
+        begins = next(
+            (known for known in SCHEMES if spelled.startswith((f"{known},", f"{known}="))), ""
+        )
+        colon = f"; a colon stands behind the name, as in {_spelling(begins)}" if begins else ""
+        raise Refused(f"--scheme {name}: expected one of {', '.join(SCHEMES)}{colon}")
     scheme: dict[str, object] = {"scheme": name}
     for setting in filter(None, settings.split(",")):
         parameter, equals, value = setting.partition("=")
         if not equals:
             raise Refused(f"--scheme {spelled}: expected NAME:PARAMETER=VALUE, got {setting}")
+        if parameter in scheme:
+            raise Refused(
+                f"--scheme {spelled}: {parameter} stands there twice; leave it there once"
+            )
         scheme[parameter] = None if value == "none" else value
     try:
         SCHEMES[name].model_validate(scheme)
     except ValidationError as error:
         problems = "; ".join(_in_words(problem) for problem in error.errors())
         raise Refused(
-            f"--scheme {spelled}: {problems}; expected {_spelling(name)} (… is to be given)"
+            f"--scheme {spelled}: {problems}; expected {_spelling(name)}"
+            + (" (… is to be given)" if "…" in _spelling(name) else "")
         ) from None
     return scheme
 

@@ -12,11 +12,13 @@ _MOST_BYTES = 2**20
 _MOST_VALUES = 100_000
 """With each alias written out: a few lines of them can stand for billions."""
 _MOST_DEPTH = 100
+_OF_ROWS = (".jsonl", ".ndjson", ".parquet", ".gz", ".zst", ".csv")
 _HINTS = {
     "'\\t'": "a tab: YAML is indented with spaces",
     "mapping values are not allowed": "a field begins where none can: is it indented like those "
     "around it, has the line before its colon, and has a text with ': ' in it quotes?",
-    "expected <block end>": "is the line indented like those around it?",
+    "expected <block end>": "is the line indented like those around it, and does no quote end too "
+    "early?",
     "unexpected end of stream": "a quote is not closed",
     "expected ',' or": "a bracket is not closed before this line",
     "cannot start any token": "a text that begins with this wants quotes",
@@ -43,6 +45,11 @@ def read_yaml(path: str | Path) -> Any:
         ) from None
     if len(data) > _MOST_BYTES:
         raise Refused(f"config file {path}: expected at most {_MOST_BYTES:,} bytes of YAML")
+    if str(path).endswith(_OF_ROWS) or data.startswith(b"PAR1"):
+        raise Refused(
+            f"config file {path}: it is a file of rows, not a job; name it in a YAML file, as in "
+            f"corpus: {path}"
+        )
     try:
         root = yaml.compose(data.decode("utf-8-sig"), Loader=yaml.SafeLoader)
         values = _values(root, {}, ())

@@ -1,5 +1,6 @@
 """Whether rows can have what a job needs of them, seen at the beginning of each corpus entry."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -125,6 +126,8 @@ def _look(file: CorpusFile, row_map: RowMap, max_row_bytes: int, seen: _Seen) ->
                 names, count = parquet.schema_arrow.names, parquet.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
             raise Refused(f"corpus {file.uri}: not a readable Parquet file: {error}") from None
+        if twice := sorted(name for name, n in Counter(names).items() if n > 1):
+            raise Refused(f"corpus {file.uri}: the column {twice[0]!r} is there twice; rename one")
         seen.records += count
         seen.names |= dict.fromkeys(names)
         if by_name:  # no row has to be read
@@ -137,7 +140,8 @@ def _look(file: CorpusFile, row_map: RowMap, max_row_bytes: int, seen: _Seen) ->
             else:
                 seen.standard |= {name for name, value in row.items() if value is not None}
     except (OSError, pa.ArrowException) as error:
-        raise Refused(f"corpus {file.uri}: can't be read: {error}") from None
+        what = f"is damaged, or not {file.compression}" if file.compression else "can't be read"
+        raise Refused(f"corpus {file.uri}: {what}: {error}") from None
 
 
 def head(file: CorpusFile, max_row_bytes: int, rows: int = _ROWS) -> Iterator[RawRow]:

@@ -9,9 +9,11 @@ from typing import Literal
 from dlogp_ray import store
 from dlogp_ray.errors import Refused
 
+_RECORD = "run.json"
 FileFormat = Literal["parquet", "jsonl"]
 
 _FORMATS: dict[str, FileFormat] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_WILDCARDS = "*?["
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 
 
@@ -59,6 +61,8 @@ def list_corpus(patterns: Sequence[str], what: str = "corpus") -> list[CorpusFil
     files: dict[str, CorpusFile] = {}
     for pattern in patterns:
         matching = _list_pattern(pattern, what)
+        if not matching and any(character in pattern for character in _WILDCARDS):
+            raise Refused(f"{what} {pattern}: there is no JSONL or Parquet file that it matches")
         if not matching:
             raise Refused(
                 f"{what} {pattern}: there is no JSONL or Parquet file there; expected a file, a "
@@ -82,11 +86,16 @@ def _list_pattern(pattern: str, what: str) -> list[CorpusFile]:
                         f"one of these and {', '.join(_COMPRESSIONS)}), got "
                         f"{PurePosixPath(path).name}"
                     )
-            elif any(character in path for character in "*?["):
+            elif any(character in path for character in _WILDCARDS):
                 is_glob = True
                 entries = filesystem.glob(path, detail=True)
             else:
                 entries = filesystem.find(path, detail=True)
+                if f"{path.rstrip('/')}/{_RECORD}" in entries:
+                    raise Refused(
+                        f"{what} {pattern}: it is a run of dlogp_ray's; give what that was made "
+                        "from, or, of an intervene job, its answers: the folder generations/ in it"
+                    )
     except (OSError, ImportError, ValueError) as error:
         raise Refused(f"{what} {pattern}: the store refused the listing: {error}") from None
     files = []

@@ -89,7 +89,7 @@ def read_problems(
         if not rows and all(r.status is Status.MISSING_COLUMN for _, r in wrong):
             told.append(
                 f"The problems have {', '.join(there)}. If one of these is it, say so, as in "
-                "columns: {answer: ITS NAME}"
+                "columns: {prompt: ITS NAME, answer: ITS NAME}"
             )
         what = f"{amount(len(wrong), 'problem')} can't be answered; correct or leave out:"
         raise Refused("\n  ".join([what, *told]))

@@ -113,14 +113,29 @@ def _too_large(what: str, max_row_bytes: int) -> RowRejected:
     )
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):  # else the last one counts, without a word
+        seen = set[str]()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{name!r} stands there twice")
+    return made
+
+
 def _parse(line: bytes) -> dict[str, Any] | RowRejected:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object)
     except json.JSONDecodeError as error:  # whose text counts lines within the line
+        if line.strip() == b"[":
+            return RowRejected(
+                Status.MALFORMED,
+                "not a line of JSON: a list begins; `jq -c '.[]'` makes a line of each of its rows",
+            )
         where = f"character {error.pos + 1}"
         return RowRejected(Status.MALFORMED, f"not a line of JSON: {error.msg} at {where}")
     except (ValueError, RecursionError) as error:
-        return RowRejected(Status.MALFORMED, f"not a line of JSON: {error}")
+        said = "it is a Parquet file; call it .parquet" if line.startswith(b"PAR1") else error
+        return RowRejected(Status.MALFORMED, f"not a line of JSON: {said}")
     if not isinstance(row, dict):
         return RowRejected(Status.MALFORMED, f"expected a JSON object, got {type(row).__name__}")
     return row

@@ -24,10 +24,11 @@ from dlogp_ray.status import Status
 from dlogp_ray.tables.scores import CARRY_TYPES
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_REWARD = "a finite number within float32, or true or false"
 _BOUNDS = {
     "temperature": (0.0, _FLOAT32_MAX, "a temperature from 0 on"),
     "top_p": (0.0, 1.0, "a share from 0 to 1"),
-    "reward": (-_FLOAT32_MAX, _FLOAT32_MAX, "a finite number within float32"),
+    "reward": (-_FLOAT32_MAX, _FLOAT32_MAX, _REWARD),
 }
 """Column of a number -> lowest, highest, and that in words."""
 
@@ -324,7 +325,8 @@ def _number(name: str, value: Any, low: float, high: float, expected: str) -> fl
     if value is None:
         return None
     # A comparison, for math.isfinite() fails on integers that no float holds.
-    if isinstance(value, bool | int | float) and low <= value <= high:
+    right = isinstance(value, bool) and expected == _REWARD  # or wrong
+    if (right or type(value) in (int, float)) and low <= value <= high:
         return float(value)
     raise _wrong_type(name, expected, value)
 

@@ -1,8 +1,10 @@
 """Whether answers are right: a verifier takes the problem's row and the answer's text."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -33,6 +35,8 @@ def math_verify(problem: Mapping[str, Any], response: str) -> bool:
     return bool(verify(right, parse(response, parsing_timeout=None), timeout_seconds=None))
 
 
+_NAMED = 8
+"""Functions, in an error."""
 _OWN_FAILURES = (Exception, SystemExit)
 """What code of the user's own may end with; a grader that calls ``exit`` ends no actor."""
 
@@ -55,11 +59,29 @@ def load_verifier(name: str) -> Verifier:
         )
     try:
         home = _module_of_file(module) if module.endswith(".py") else import_module(module)
-        found = getattr(home, function)
+    except FileNotFoundError:
+        raise ValueError(f"verifier {name}: there is no file {module}") from None
     except _OWN_FAILURES as error:
         raise ValueError(f"verifier {name}: {type(error).__name__}: {error}") from None
+    if (found := getattr(home, function, None)) is None:
+        there = [n for n, value in vars(home).items() if callable(value) and n[0] != "_"]
+        near = get_close_matches(function, there, n=1) or there[:_NAMED]
+        raise ValueError(
+            f"verifier {name}: {module} has no function {function!r}; it has "
+            f"{', '.join(near) or 'none'}"
+        )
     if not callable(found):
         raise ValueError(f"verifier {name}: expected a function, got {type(found).__name__}")
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # of what has none, as some functions of C
+        signature = inspect.signature(exact_match)
+    try:
+        signature.bind({}, "")
+    except TypeError as error:
+        raise ValueError(
+            f"verifier {name}: it is called with (problem, response), takes {signature}: {error}"
+        ) from None
     verifier: Verifier = found
     return verifier
 

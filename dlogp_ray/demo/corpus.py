@@ -10,6 +10,17 @@ from rich.console import Console
 
 from dlogp_ray import store
 from dlogp_ray.demo.processes import pool_of
+from dlogp_ray.errors import Refused
+
+
+def check_problems(asked: int, there: int) -> None:
+    """Check that a task holds out as many problems as are asked for.
+
+    Raises:
+        Refused: It holds out fewer.
+    """
+    if asked > there:
+        raise Refused(f"problems: expected at most {there:,}, which the task has, got {asked:,}")
 
 
 def make_corpus(

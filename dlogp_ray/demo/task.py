@@ -147,7 +147,8 @@ def training_problem(rng: random.Random) -> Problem:
 
 
 @functools.cache
-def _all_held_out() -> tuple[Problem, ...]:
+def all_held_out() -> tuple[Problem, ...]:
+    """Every problem that no policy was trained on."""
     problems = (Problem(a, b) for a in OPERANDS for b in OPERANDS)
     return tuple(problem for problem in problems if is_held_out(problem))
 
@@ -158,4 +159,4 @@ def held_out_problems(n: int, seed: int) -> list[Problem]:
     Raises:
         ValueError: `n` is negative or exceeds the number of held-out problems (about 81,000).
     """
-    return random.Random(seed).sample(_all_held_out(), n)
+    return random.Random(seed).sample(all_held_out(), n)

@@ -13,9 +13,10 @@ from transformers import AutoTokenizer
 
 from dlogp_ray.analysis.printing import for_people, for_programs
 from dlogp_ray.config import BASE, ScoreConfig
-from dlogp_ray.demo.corpus import make_corpus
+from dlogp_ray.demo.corpus import check_problems, make_corpus
 from dlogp_ray.demo.looking import print_queries, print_run
 from dlogp_ray.demo.pair import BASE_NAME, accuracies, checkpoint_path, rl_name
+from dlogp_ray.demo.task import all_held_out
 from dlogp_ray.pipelines.run.session import shutdown
 from dlogp_ray.pipelines.score.result import print_score
 from dlogp_ray.pipelines.score.score import score
@@ -34,7 +35,11 @@ def run_demo(output: Path, problems: int) -> int:
 
     Returns:
         The score job's exit code.
+
+    Raises:
+        Refused: There are fewer problems.
     """
+    check_problems(problems, len(all_held_out()))
     console = for_people(as_json=False)
     generators = (BASE_NAME, rl_name())
     corpus = output / f"corpus-{problems}.jsonl"

@@ -55,8 +55,10 @@ def absolute(uri: str) -> str:
         Refused: It names nothing, carries credentials, is of a store that is not installed, or of
             one that ends with this process.
     """
+    if not isinstance(uri, str | os.PathLike):  # from Python, where nothing has looked
+        raise Refused(f"expected a path or a URL, got a {type(uri).__name__}")
     try:
-        uri = check_address(uri)
+        uri = check_address(os.fspath(uri))
     except ValueError as error:
         raise Refused(str(error)) from None
     try:
@@ -228,8 +230,10 @@ def _check_writable_local(folder: Path, uri: str) -> None:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
     except OSError as error:
+        file = next((one for one in (folder, *folder.parents) if one.is_file()), None)
+        cause = f"{file} is a file" if file else error.strerror
         raise Refused(
-            f"{uri}: nothing can be written there ({error}); give a folder that can"
+            f"{uri}: nothing can be written there ({cause}); give a folder where it can"
         ) from None
 
 

@@ -71,7 +71,10 @@ def read_derived(
         Damaged: They are of another run, of rows that have changed since, or others than were made.
     """
     info = json.loads(store.read(f"{folder}/{record}"))
-    if info.get(HASH, now := record_hash(info)) != now:
+    # One of before had none, and said the analysis's config.
+    now = record_hash(info)
+    said = info.get(HASH, now if "config" in info and "made_from" not in info else None)
+    if said != now:
         raise Damaged(f"{folder}/{record} is not as it was written; {again}")
     if of := info.get("made_from"):
         changed = run.sealed and of["scores"] not in (None, source_hash(run))

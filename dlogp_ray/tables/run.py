@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from dlogp_ray import store
-from dlogp_ray.errors import Damaged, Refused
+from dlogp_ray.errors import Refused
 from dlogp_ray.tables import derived
 from dlogp_ray.tables.fingerprint import check_fingerprint
 from dlogp_ray.tables.info import RunInfo
@@ -90,13 +90,8 @@ def find_run(uri: str) -> Run | None:
     Raises:
         Damaged: There was one, and its record is gone.
     """
-    if store.exists(f"{uri}/{RECORD}"):
+    if store.exists(f"{uri}/{RECORD}") or store.exists(f"{uri}/{SEAL}"):
         return open_run(uri)
-    if store.exists(f"{uri}/{SEAL}"):
-        raise Damaged(
-            f"run {uri} is sealed, and its {RECORD} is gone; put it back from a copy, or give "
-            "another run_id"
-        )
     return None
 
 

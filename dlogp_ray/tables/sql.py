@@ -16,6 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,15 @@ from dlogp_ray.tables.derived import (
     read_derived,
     weights_tables,
 )
-from dlogp_ray.tables.kinds import Beside, Kind
+from dlogp_ray.tables.kinds import KINDS, Beside, Kind
 from dlogp_ray.tables.naming import names_in
 from dlogp_ray.tables.source import source_hash
 from dlogp_ray.tables.stored import StoredRun
 
+_ONE_QUERY = (
+    "expected one query that returns rows, as in SELECT count(*) FROM tokens: a run is read-only "
+    "(`dlogp query … --format csv --out FILE` writes rows to a file)"
+)
 _CANT_READ = "Failed to read file"
 """How DuckDB says what it finds in a Parquet file."""
 
@@ -63,6 +68,11 @@ def query_run(run: StoredRun, query: str) -> Any:
     Raises:
         Refused: DuckDB refuses it.
     """
+    return connected_query(run, query)[1]
+
+
+def connected_query(run: StoredRun, query: str) -> tuple[duckdb.DuckDBPyConnection, Any]:
+    """The same with its connection, by which it can be interrupted."""
     connection = confined(run, query)
     try:
         # COPY, ATTACH and CREATE could write, even over the run's own objects.
@@ -70,10 +80,18 @@ def query_run(run: StoredRun, query: str) -> Any:
         selects = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
         relation = connection.sql(query) if selects else None
         if relation is None:
-            raise Refused(f"expected one query that returns rows, got: {query}")
-        return relation
+            raise Refused(_ONE_QUERY if query.strip() else f"the query is empty; {_ONE_QUERY}")
+        return connection, relation
+    except duckdb.PermissionException as error:
+        raise Refused(f"the query failed: {error}; SQL sees the run's views alone") from None
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        # DuckDB's own guesses are names of its own tables, or far from what was meant.
+        said = _GUESSES.sub("", str(error)).rstrip()
+        raise Refused(
+            f"the query failed: {said}\n{_remedy(connection, run, query, said)}"
+        ) from None
     except duckdb.Error as error:
-        raise Refused(f"the query failed: {error}\n{_remedy(connection, run, query)}") from None
+        raise Refused(f"the query failed: {error}") from None
 
 
 def views_of(kind: Kind, columns: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -82,7 +100,11 @@ def views_of(kind: Kind, columns: Sequence[str]) -> dict[str, Sequence[str]]:
     return {kind.table: columns, "tokens": tokens, "rejected": columns}
 
 
-def _remedy(connection: duckdb.DuckDBPyConnection, run: StoredRun, query: str) -> str:
+_GUESSES = re.compile(r"\n(Did you mean|Candidate bindings).*")
+_UNKNOWN = re.compile(r'Referenced column "([^"]+)" not found')
+
+
+def _remedy(connection: duckdb.DuckDBPyConnection, run: StoredRun, query: str, said: str) -> str:
     """What may be asked instead, or done first."""
     views = _names(connection)
     words = set(re.findall(r"\w+", query.lower()))
@@ -90,8 +112,19 @@ def _remedy(connection: duckdb.DuckDBPyConnection, run: StoredRun, query: str) -
         view, command = MADE_BY[beside]
         if view not in views and any(word.startswith(view) for word in words):
             return f"There is no view {view} yet; {command.format(uri=run.uri)} makes it"
+    for other in KINDS.values():
+        for name in (other.table, *(MADE_BY[beside][0] for beside in other.beside)):
+            if name not in views and name in words:
+                of = f"{name} is a view of a run of `dlogp {other.job}`"
+                return f"{of}; this one has {', '.join(views)}"
     # A view is made with those columns alone that the query may mean.
     whole = views_of(run.kind, run.schema.names)
+    if unknown := _UNKNOWN.search(said):
+        known = {column for columns in whole.values() for column in columns}
+        if near := get_close_matches(unknown[1], known, n=1):
+            return f"Did you mean {near[0]}?"
+        if f'"{unknown[1]}"' in query:
+            return f"Text wants single quotes: '{unknown[1]}'"
     described = [
         f"{view} has the columns {', '.join(whole.get(view) or connection.view(view).columns)}"
         for view in views
@@ -127,8 +160,8 @@ def rows_read(run: StoredRun) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "interrupted" not in str(error).lower():
+    except (RuntimeError, duckdb.InterruptException) as error:
+        if "interrupt" not in str(error).lower():
             raise
         raise KeyboardInterrupt from None  # which DuckDB has taken
     except duckdb.Error as error:

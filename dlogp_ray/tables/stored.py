@@ -350,6 +350,11 @@ def read_info(uri: str) -> RunInfo:
     try:
         said = json.loads(store.read(where))
     except (FileNotFoundError, NotADirectoryError):
+        if store.exists(f"{uri}/{SEAL}"):
+            raise Damaged(
+                f"run {uri} is sealed, and its {RECORD} is gone; put it back from a copy, or give "
+                "another run_id"
+            ) from None
         raise Refused(
             f"{uri}: there is no run there (no run.json); give the folder <output>/<run_id>"
         ) from None

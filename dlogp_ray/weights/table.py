@@ -268,6 +268,8 @@ class PerToken:
         missing: str,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The values of all tokens one after another, and how many each sample has."""
+        if isinstance(sample_ids, str):
+            raise ValueError(f"expected a list of sample ids, got a text: {sample_ids!r}")
         if len(sample_ids) != len(response_ids):
             raise ValueError(f"got {len(sample_ids)} sample ids for {len(response_ids)} responses")
         names = [str(sample_id) for sample_id in sample_ids]

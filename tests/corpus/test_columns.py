@@ -124,3 +124,21 @@ def test_one_row_is_held_at_a_time(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 10_000_000  # a line, its text, its row, and the line before
+
+
+def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    ids = pa.array([[1]], pa.list_(pa.int64()))
+    arrays = [pa.array(["a"]), ids, ids, pa.array(["base"]), pa.array(["rl"])]
+    names = ["sample_id", "prompt_ids", "response_ids", "generator", "generator"]
+    pq.write_table(pa.Table.from_arrays(arrays, names=names), tmp_path / "c.parquet")
+    with pytest.raises(Refused, match="the column 'generator' is there twice; rename one"):
+        check(tmp_path / "c.parquet")
+
+
+def test_a_run_is_no_corpus_and_a_glob_is_told(tmp_path: Path) -> None:
+    write(tmp_path, [GOOD], "parquet")
+    with pytest.raises(Refused, match="no JSONL or Parquet file that it matches"):
+        list_corpus([str(tmp_path / "nothing*.jsonl")])
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(Refused, match="it is a run of dlogp_ray's; give what that was made from"):
+        list_corpus([str(tmp_path)])

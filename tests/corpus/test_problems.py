@@ -111,7 +111,7 @@ def test_text_that_the_tokenizer_refuses_is_named_like_the_rest(tmp_path: Path) 
 def test_problems_with_other_names_are_told_how_to_name_them(tmp_path: Path) -> None:
     rows = [{"problem_id": "a", "prompt": "1", "solution": 1}]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(Refused, match=r"problem_id, prompt, solution\. .*columns: \{answer: "):
+    with pytest.raises(Refused, match=r"problem_id, prompt, solution\. .*columns: \{prompt: "):
         read(path, needed=["answer"])
 
 

@@ -304,3 +304,26 @@ def test_a_row_group_without_rows_is_passed_over(tmp_path: Path) -> None:
             writer.write_table(part)
     assert pq.ParquetFile(path).metadata.row_group(1).num_rows == 0
     assert [offset for offset, _ in parquet(path, 0, 15, COLUMNS)] == list(range(15))
+
+
+@pytest.mark.parametrize("row", ['{"a": 1, "b": 2, "a": 3}', '{"m": {"a": 1, "a": 1}}'])
+def test_a_name_that_stands_twice_in_a_row_rejects_it(row: str, tmp_path: Path) -> None:
+    """Of which the last would count, without a word."""
+    path = tmp_path / "c.jsonl"
+    path.write_text(f'{row}\n{{"a": 1}}\n')
+    (_, first), (_, second) = jsonl(path)
+    assert isinstance(first, RowRejected)
+    assert "'a' stands there twice" in first.error
+    assert second == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"[\n", "a list begins; `jq -c '.[]'`"), (b"PAR1\x15\x88", "a Parquet file")],
+)
+def test_what_is_no_json_lines_at_all_is_told(data: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(data)
+    (_, row), *_ = jsonl(path)
+    assert isinstance(row, RowRejected)
+    assert said in row.error

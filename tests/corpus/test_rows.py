@@ -159,6 +159,8 @@ def test_missing_column(row: dict[str, Any], error: str) -> None:
         ({"reward": 10**400}, "within float32", "int 1000"),
         ({"temperature": "1.0"}, "a temperature from 0 on", "str '1.0'"),
         ({"temperature": -1.0}, "a temperature from 0 on", "float -1.0"),
+        ({"temperature": True}, "a temperature from 0 on", "bool True"),
+        ({"top_p": True}, "a share from 0 to 1", "bool True"),
         ({"temperature": math.nan}, "a temperature from 0 on", "float nan"),
         ({"top_p": [1]}, "a share from 0 to 1", "list [1]"),
         ({"top_p": 1.5}, "a share from 0 to 1", "float 1.5"),

@@ -87,9 +87,12 @@ def test_the_file_of_a_verifier_is_known_by_its_content(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("levenshtein", "no verifier is called 'levenshtein'; there are exact_match, math_verify"),
-        ("/nowhere/mine.py:grade", "verifier /nowhere/mine.py:grade: .*No such file"),
+        (
+            "/nowhere/mine.py:grade",
+            "verifier /nowhere/mine.py:grade: there is no file /nowhere/m",
+        ),
         ("no_such_package:grade", "verifier no_such_package:grade: .*No module named"),
-        ("math:cosine", "verifier math:cosine: .*has no attribute 'cosine'"),
+        ("math:cosine", "verifier math:cosine: math has no function 'cosine'; it has c"),
         ("math:pi", "verifier math:pi: expected a function"),
     ],
 )
@@ -111,3 +114,11 @@ def test_verifiers_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     assert (mine({}, "1234"), mine({}, "1")) == (True, False)
     assert load_verifier("exact_match") is exact_match
     assert load_verifier("dlogp_ray.decoding.grading:math_verify") is math_verify
+
+
+def test_a_verifier_that_takes_something_else_is_refused_before_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def one(problem): return True\ndef many(*all): return True\n")
+    with pytest.raises(ValueError, match=r"called with .*, takes \(problem\)"):
+        load_verifier(f"{path}:one")
+    assert load_verifier(f"{path}:many")({}, "")

@@ -356,3 +356,14 @@ def test_a_weights_table_has_no_figures_of_its_own(
     table = dlogp_ray.reweight(dlogp_ray.ReweightConfig.from_mapping(weights), progress=False).table
     with pytest.raises(Refused, match="is a weights table, whose figures `dlogp show` has"):
         sparsity(SparsityConfig(run=table, run_on="here"), progress=False)
+
+
+def test_an_analysis_whose_record_says_nothing_is_damaged(tmp_path: Path) -> None:
+    run = made_up_run(str(tmp_path / "r"), [score_rows(3)])
+    sparsity(SparsityConfig(run=run.uri), progress=False)
+    record = tmp_path / "r/sparsity/all/sparsity.json"
+    whole = json.loads(record.read_text())
+    for said in ({}, {name: value for name, value in whole.items() if name != "sha256"}):
+        record.write_text(json.dumps(said))
+        with pytest.raises(Damaged, match=r"sparsity\.json is not as it was written"):
+            run.figures("all")

@@ -529,3 +529,12 @@ def test_a_file_that_was_changed_is_told_by_the_times(tmp_path: Path) -> None:
     assert f"{told}now at 2023-11-14 22:14:20.000000000 UTC" in str(caught.value)
     with pytest.raises(FingerprintMismatch, match=r'/c.jsonl version: .*now "9a0364b9e99bb480'):
         check_fingerprint(stored, of("9a0364b9e99bb480dd25e1f0284c8555"))
+
+
+def test_a_sealed_run_without_its_record_is_damaged_not_absent(tmp_path: Path, run: Run) -> None:
+    seal(run)
+    Path(run.uri, "run.json").unlink()
+    with pytest.raises(Damaged, match=r"is sealed, and its run\.json is gone; put it back"):
+        open_run(run.uri)
+    with pytest.raises(Refused, match="there is no run there"):
+        open_run(str(tmp_path / "nowhere"))

@@ -39,6 +39,7 @@ def rows(record: Record, file: str) -> list[Row]:
 
 AREAL = Format(
     what="AReaL's rollouts",
+    holds="rendered texts, and how many tokens they had",
     keys=frozenset({"task_id", "sample_idx", "seqlen", "prompt_len", "completion"}),
     rows=rows,
     rendered=True,

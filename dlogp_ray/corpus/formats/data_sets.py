@@ -57,17 +57,25 @@ def _asked(problem: object) -> list[dict[str, object]] | None:
 
 SYNTHETIC_1 = Format(
     what="SYNTHETIC-1's answers",
+    holds="questions and answers",
     keys=frozenset({"response_id", "problem_id", "llm_response"}),
     rows=synthetic_rows,
 )
 OPENR1 = Format(
-    what="OpenR1-Math's answers", keys=frozenset({"problem", "generations"}), rows=openr1_rows
+    what="OpenR1-Math's answers",
+    holds="questions and answers",
+    keys=frozenset({"problem", "generations"}),
+    rows=openr1_rows,
 )
 DEEPMATH = Format(
-    what="DeepMath's solutions", keys=frozenset({"question", *_DEEPMATH}), rows=deepmath_rows
+    what="DeepMath's solutions",
+    holds="questions and answers",
+    keys=frozenset({"question", *_DEEPMATH}),
+    rows=deepmath_rows,
 )
 OPENTHOUGHTS = Format(
     what="OpenThoughts' conversations",
+    holds="conversations",
     keys=frozenset({"conversations"}),
     rows=openthoughts_rows,
 )

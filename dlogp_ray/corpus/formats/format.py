@@ -19,6 +19,7 @@ class Format:
 
     Attributes:
         what: It is, for people.
+        holds: What of a row is in it, for people.
         keys: Names that every record has; they tell the format from others.
         rows: What becomes of a record, and the path of its file: a row, or several. What it has
             besides may be carried.
@@ -28,6 +29,7 @@ class Format:
     """
 
     what: str
+    holds: str
     keys: frozenset[str]
     rows: Callable[[Record, str], Iterable[Row]]
     lossy: str = ""

@@ -39,6 +39,7 @@ def rows(record: Record, file: str) -> list[Row]:
 
 LIGHTEVAL = Format(
     what="lighteval's details",
+    holds="ids where the backend has them, else the question",
     keys=frozenset({"doc", "model_response", "metric"}),
     rows=rows,
 )

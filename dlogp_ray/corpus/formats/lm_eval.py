@@ -46,6 +46,7 @@ def rows(record: Record, file: str) -> list[Row]:
 
 LM_EVAL = Format(
     what="lm-eval's samples",
+    holds="rendered texts",
     keys=frozenset({"doc_id", "arguments", "resps", "filtered_resps"}),
     rows=rows,
     rendered=True,

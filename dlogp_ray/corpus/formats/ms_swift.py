@@ -26,6 +26,7 @@ def _row(*values: object) -> Row:
 
 MS_SWIFT = Format(
     what="ms-swift's completions",
+    holds="rendered texts",
     keys=frozenset({"prompt", "completion"}),
     rows=rows,
     rendered=True,

@@ -38,6 +38,7 @@ def _one(record: Record, name: str) -> Any:
 
 NEMO_RL = Format(
     what="NeMo-RL's training data",
+    holds="ids, mask, log-probabilities",
     keys=frozenset({"token_ids", "token_loss_mask", "input_lengths"}),
     rows=rows,
 )

@@ -24,6 +24,7 @@ def rows(record: Record, file: str) -> list[Row]:
 
 OPEN_INSTRUCT = Format(
     what="open-instruct's rollouts",
+    holds="ids, log-probabilities",
     keys=frozenset({"prompt_tokens", "response_tokens", "prompt_idx", "sample_idx"}),
     rows=rows,
 )

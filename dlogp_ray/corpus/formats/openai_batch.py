@@ -54,6 +54,7 @@ def _logps(choice: dict[str, Any]) -> list[float | None] | None:
 
 OPENAI_BATCH = Format(
     what="an OpenAI batch's output",
+    holds="ids with `return_token_ids`, log-probabilities",
     keys=frozenset({"custom_id", "response"}),
     rows=rows,
 )

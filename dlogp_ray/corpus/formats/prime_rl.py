@@ -80,9 +80,15 @@ def token_rows(record: Record, file: str) -> list[Row]:
     return [row]
 
 
-PRIME_RL = Format(what="prime-rl's traces", keys=frozenset({"traces"}), rows=trace_rows)
+PRIME_RL = Format(
+    what="prime-rl's traces",
+    holds="ids, mask, log-probabilities; a row a branch",
+    keys=frozenset({"traces"}),
+    rows=trace_rows,
+)
 PRIME_RL_TOKENS = Format(
     what="prime-rl's token exports",
+    holds="ids, mask, log-probabilities",
     keys=frozenset({"token_ids", "loss_mask", "inference_logprobs"}),
     rows=token_rows,
 )

@@ -41,6 +41,7 @@ def _messages(text: object) -> object:
 
 ROLL = Format(
     what="ROLL's rollouts",
+    holds="messages; answers without special tokens",
     keys=frozenset({"responses", "messages", "scores"}),
     rows=rows,
 )

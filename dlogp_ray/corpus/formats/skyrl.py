@@ -22,6 +22,7 @@ def rows(record: Record, file: str) -> list[Row]:
 
 SKYRL = Format(
     what="SkyRL's evaluations",
+    holds="rendered texts",
     keys=frozenset({"input_prompt", "output_response", "score"}),
     rows=rows,
     rendered=True,

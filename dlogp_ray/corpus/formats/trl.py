@@ -26,6 +26,7 @@ def rows(record: Record, file: str) -> list[Row]:
 _OWN = ("step", "prompt", "completion", "advantage")
 TRL = Format(
     what="TRL's GRPO completions",
+    holds="texts without special tokens",
     keys=frozenset({"step", "prompt", "completion", "advantage"}),
     rows=rows,
     lossy="TRL decodes prompts and completions without their special tokens "

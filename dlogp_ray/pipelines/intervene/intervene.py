@@ -9,6 +9,7 @@ from collections import Counter
 
 from dlogp_ray.analysis.curve_files import write_curve
 from dlogp_ray.config import InterveneConfig
+from dlogp_ray.config.job import check_config
 from dlogp_ray.events import say
 from dlogp_ray.pipelines.intervene.plan import plan_intervene
 from dlogp_ray.pipelines.intervene.preview import IntervenePreview
@@ -37,6 +38,7 @@ def intervene(config: InterveneConfig, *, progress: bool = True) -> InterveneRes
         StoreFailed: The run's own records can't be read or written.
         Stopped: SIGTERM came; what is committed stays.
     """
+    check_config(config, InterveneConfig)
     where = ForPolicies(begin(config))
     with stop_on_sigterm() as stop:
         clock = Clock()

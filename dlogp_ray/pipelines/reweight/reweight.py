@@ -10,6 +10,7 @@ first, and stands in its record.
 """
 
 from dlogp_ray.config import ReweightConfig
+from dlogp_ray.config.job import check_config
 from dlogp_ray.pipelines.reweight.plan import ReweightPlan, plan_reweight
 from dlogp_ray.pipelines.reweight.result import ReweightResult, summarise_weights
 from dlogp_ray.pipelines.run import session
@@ -33,6 +34,7 @@ def reweight(config: ReweightConfig, *, progress: bool = True) -> ReweightResult
         Damaged: An object can't be read; it is named.
         StoreFailed: The store does not take objects, or the run was moved meanwhile.
     """
+    check_config(config, ReweightConfig)
     with session.kept(), stop_on_sigterm() as stop:
         clock = Clock(ReweightPlan.phases)
         plan = plan_reweight(config)

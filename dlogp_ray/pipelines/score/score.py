@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 from dlogp_ray.config import ScoreConfig
+from dlogp_ray.config.job import check_config
 from dlogp_ray.events import say
 from dlogp_ray.pipelines.run import session
 from dlogp_ray.pipelines.run.clock import Clock
@@ -35,6 +36,7 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
         StoreFailed: The run's own records can't be read or written.
         Stopped: SIGTERM came; what is committed stays.
     """
+    check_config(config, ScoreConfig)
     where = ForPolicies(begin(config))
     with stop_on_sigterm() as stop:
         clock = Clock()

@@ -40,6 +40,15 @@ def check_sparsity(run: Run, config: SparsityConfig) -> None:
     if anyhow := [name for name in config.by if name in _ANYHOW]:
         raise Refused(f"by: figures are split by {', '.join(anyhow)} anyhow; leave it out")
     unknown = [name for name in config.by if name not in possible]
+    lists = [name for name in unknown if name in run.schema.names]
+    if lists:
+        raise Refused(
+            f"by: {lists[0]} has a value a token; figures are split by columns of one value a "
+            f"response: {', '.join(possible)}"
+        )
+    if several := [name for name in unknown if set(name.split(",")) <= {*possible, *_ANYHOW}]:
+        apart = " ".join(f"--by {name}" for name in several[0].split(",") if name not in _ANYHOW)
+        raise Refused(f"by: {several[0]}: each column by itself: {apart}")
     if unknown:
         raise Refused(
             f"run {run.uri}: figures can't be split by {', '.join(unknown)}: expected columns of "

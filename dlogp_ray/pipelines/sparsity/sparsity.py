@@ -21,6 +21,7 @@ from dlogp_ray.analysis.sparsity.reading import read_object
 from dlogp_ray.analysis.sparsity.report.report import report
 from dlogp_ray.analysis.sparsity.tables import sparsity_tables, training_tables
 from dlogp_ray.config import BASE, SparsityConfig
+from dlogp_ray.config.job import check_config
 from dlogp_ray.errors import Refused
 from dlogp_ray.pipelines.run import session
 from dlogp_ray.pipelines.run.clock import Clock
@@ -46,6 +47,7 @@ def sparsity(config: SparsityConfig, *, progress: bool = True) -> SparsityResult
         Damaged: An object is not the run's, or can't be read; it is named.
         StoreFailed: The run was moved or deleted meanwhile.
     """
+    check_config(config, SparsityConfig)
     with session.kept(), stop_on_sigterm():
         return _sparsity(config, progress)
 
