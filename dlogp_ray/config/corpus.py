@@ -114,6 +114,11 @@ class RowSource(Prompts):
         default=None, examples=["split: {ids: tokens, response_length: response_length}"]
     )
     """Cut one list of ids into ``prompt_ids`` and ``response_ids``."""
+    where: str | None = Field(default=None, examples=['where: "reward > 0 AND step >= 300"'])
+    """Which rows are meant, as a condition in DuckDB's SQL over a row's columns, those that are not
+    mapped too; null is not chosen."""
+    sample: Annotated[float, Field(gt=0, le=1)] | None = None
+    """A share of the groups, by a hash of ``group_id``: each group is there as a whole or not."""
     sample_id: Literal["auto"] | None = None
     """``auto``: made of the file's path below the corpus entry and the record's place in it."""
 

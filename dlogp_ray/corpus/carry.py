@@ -57,7 +57,7 @@ def _types(
         return _from_schema(carry, first, row_map)
     records = head(first, max_row_bytes, _SAMPLE_ROWS)
     try:
-        made = row_map.rows(records, first.uri)
+        made = row_map.all_rows(records, first.uri)
         # Of each row what is carried alone: a row may take max_row_bytes.
         rows = [
             {name: row.get(name) for name in carry}

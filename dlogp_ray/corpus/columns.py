@@ -97,6 +97,8 @@ def _check_entry(
         )
     if seen.rejected and not seen.standard:
         raise Refused(f"corpus {first}: {next(iter(seen.rejected.values()))}; {there}")
+    if condition := row_map.condition:
+        condition.check(seen.names.keys() | seen.standard)
     for standard, path in entry.columns.items():
         if standard not in seen.standard:
             raise Refused(
@@ -134,7 +136,7 @@ def _look(file: CorpusFile, row_map: RowMap, max_row_bytes: int, seen: _Seen) ->
             seen.standard |= row_map.standard(names)
             return
     try:
-        for _, row in row_map.rows(_counted(head(file, max_row_bytes), file, seen), file.uri):
+        for _, row in row_map.all_rows(_counted(head(file, max_row_bytes), file, seen), file.uri):
             if isinstance(row, RowRejected):
                 seen.rejected.setdefault(row.status, row.error)
             else:

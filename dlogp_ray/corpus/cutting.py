@@ -144,7 +144,7 @@ def _parquet_extent(file: CorpusFile, row_map: RowMap, max_row_bytes: int) -> tu
 def _tokens_by_head(file: CorpusFile, row_map: RowMap, max_row_bytes: int, records: int) -> int:
     """Tokens of so many records, by those of the first."""
     first = list(head(file, max_row_bytes))
-    rows = row_map.rows(first, file.uri)
+    rows = row_map.all_rows(first, file.uri)
     return sum(_tokens(row) for _, row in rows) * records // max(1, len(first))
 
 
@@ -174,7 +174,7 @@ def _density(file: CorpusFile, row_map: RowMap, max_row_bytes: int = MAX_ROW_BYT
             break
         if isinstance(record, RowRejected):
             continue
-        tokens += sum(_tokens(row) for _, row in row_map.rows([(offset, record)], file.uri))
+        tokens += sum(_tokens(row) for _, row in row_map.all_rows([(offset, record)], file.uri))
         with contextlib.suppress(RecursionError):  # nested as deep as json.loads goes
             sampled += len(json.dumps(record))
     return tokens / sampled if sampled else 1 / _BYTES_PER_TEXT_TOKEN

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlogp_ray.config.corpus import CORPUS_COLUMNS, CorpusEntry, Split
 from dlogp_ray.config.prompts import Prompts
@@ -13,6 +13,9 @@ from dlogp_ray.corpus.paths import ALL, roots, value_at, with_value
 from dlogp_ray.corpus.reading import RawRow
 from dlogp_ray.errors import RowRejected
 from dlogp_ray.status import Status
+
+if TYPE_CHECKING:
+    from dlogp_ray.corpus.choosing import Condition
 
 AUTO = "auto"
 _PROMPTS = ("prompt_ids", "prompt", "messages")
@@ -32,12 +35,23 @@ class RowMap:
     root: str = ""
 
     def rows(self, records: Iterable[RawRow], file: str) -> Iterator[RawRow]:
-        """The rows of each record, in its place.
+        """The rows of each record that are meant, in its place.
 
         Args:
             records: As they stand in the file, with their offsets.
             file: Its address.
         """
+        rows = self.all_rows(records, file)
+        if (condition := self.condition) is not None:
+            rows = condition.chosen(rows)
+        if self.entry.sample is not None:
+            from dlogp_ray.corpus.choosing import sampled
+
+            rows = sampled(rows, self.entry.sample)
+        return rows
+
+    def all_rows(self, records: Iterable[RawRow], file: str) -> Iterator[RawRow]:
+        """The rows of each record, those too that are not meant."""
         for offset, record in records:
             if isinstance(record, RowRejected):
                 yield offset, record
@@ -51,7 +65,22 @@ class RowMap:
 
     @cached_property
     def _plain(self) -> bool:
-        return self.entry == CorpusEntry(path=self.entry.path)
+        """Whether records are rows as they are; some may be left out."""
+        plain = CorpusEntry(path=self.entry.path, where=self.entry.where, sample=self.entry.sample)
+        return self.entry == plain
+
+    @property
+    def condition(self) -> "Condition | None":
+        """Which rows are meant.
+
+        Raises:
+            Refused: As ``Condition``.
+        """
+        if self.entry.where is None:
+            return None
+        from dlogp_ray.corpus.choosing import Condition  # with DuckDB, which few need
+
+        return Condition(self.entry.where)
 
     @property
     def form(self) -> Format | None:
@@ -94,7 +123,9 @@ class RowMap:
         paths = [*entry.columns.values(), *entry.explode]
         if entry.split is not None:
             paths += filter(None, entry.split.model_dump().values())
-        names = frozenset(CORPUS_COLUMNS).union(carried, *map(roots, paths))
+        condition = self.condition
+        named = () if condition is None else condition.columns
+        names = frozenset(CORPUS_COLUMNS).union(carried, named, *map(roots, paths))
         return None if ALL in names else names
 
     def name_of(self, file: str) -> str:

@@ -19,6 +19,9 @@ from conftest import (
     write_jsonl,
 )
 
+from dlogp_ray.config import CorpusEntry
+from dlogp_ray.corpus.columns import check_columns
+from dlogp_ray.corpus.sources import list_sources
 from dlogp_ray.errors import ExitCode, InputChanged, Refused
 from dlogp_ray.pipelines.score.plan import ScorePlan, plan_score
 
@@ -415,3 +418,30 @@ def test_rejections_that_are_allowed_are_no_reason(make_config: Any, tmp_path: P
     plan_score(make_config(corpus=corpus, max_rejected=5))
     with pytest.raises(Refused, match="of 5 rows"):
         plan_score(make_config(corpus=corpus, max_rejected=4, output=str(tmp_path / "other")))
+
+
+def planned(make_config: Any, path: Path, **fields: Any) -> Any:
+    return plan_score(make_config(corpus=str(path), **fields))
+
+
+def test_a_condition_that_names_no_column_or_chooses_nothing_is_refused(
+    make_config: Any, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", [row | {"step": 3} for row in make_rows(20)])
+    files, maps = list_sources([CorpusEntry(path=str(path), where="stp > 1")])
+    with pytest.raises(Refused, match=r"there is no column 'stp'; the first rows have .*step"):
+        check_columns(files, maps)
+    with pytest.raises(Refused, match="where and sample choose no row, of 1 of 1 units"):
+        planned(make_config, path, where="step > 3", unit_tokens=100_000)
+    assert planned(make_config, path, where="step = 3 AND len(response_ids) > 0").units
+
+
+def test_what_is_chosen_is_part_of_what_a_run_is_made_from(
+    make_config: Any, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", [row | {"step": 3} for row in make_rows(20)])
+    prints = [
+        json.dumps(planned(make_config, path, **fields).fingerprint, sort_keys=True)
+        for fields in ({}, {"where": "step = 3"}, {"where": "step > 2"}, {"sample": 0.9})
+    ]
+    assert len(set(prints)) == 4

@@ -58,6 +58,11 @@ def check_some_fit(job: ScoreJob, units: Units) -> None:
                         first[row["status"]] = f"{at}: {row['error']}"
         except (DlogpError, OSError, pa.ArrowException):
             return  # the unit's own reading meets it again, and records it
+    if not counts and any(entry.where or entry.sample for entry in job.config.entries):
+        raise Refused(
+            f"corpus: where and sample choose no row, of {len(sampled)} of {len(units):,} units; "
+            "correct them"
+        )
     if counts.total() * len(job.config.compared) > job.config.max_rejected:
         what = f"corpus: no row is fit to be scored, of {amount(counts.total(), 'row')}"
         if len(sampled) < len(units):
