@@ -550,3 +550,30 @@ def test_a_job_is_called_with_its_config(job: str) -> None:
     for given in (None, 5):
         with pytest.raises(Refused, match="expected a path or a URL, got a "):
             dlogp_ray.open_run(given)  # type: ignore[arg-type]
+
+
+def test_fields_are_set_over_a_job_file(tmp_path: Path) -> None:
+    path = write(tmp_path, yaml.safe_dump(VALID))
+    set_ = ["temperature=0.5", "policies.rl={path: q, step: 3}", "policies.late=r", "pairs=true"]
+    config = ScoreConfig.from_yaml(path, [*set_, "columns.reward=score", "corpus=[a, b]"])
+    assert (config.temperature, config.pairs, config.columns) == (0.5, True, {"reward": "score"})
+    assert config.policies["rl"] == PolicySource(path="q", step=3)
+    assert list(config.policies) == ["base", "rl", "late"]
+    assert [entry.path for entry in config.corpus] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("temperature", "expected FIELD=VALUE, as in --set temperature=0.7"),
+        ("=3", "expected FIELD=VALUE"),
+        ("output.a=3", "output has no fields of its own"),
+        ("carry=[a", "the value is not valid YAML"),
+        ("temprature=3", "temprature: unknown field; did you mean temperature?"),
+    ],
+)
+def test_a_setting_that_can_not_be_is_refused(tmp_path: Path, setting: str, said: str) -> None:
+    path = write(tmp_path, yaml.safe_dump(VALID))
+    with pytest.raises(Refused) as caught:
+        ScoreConfig.from_yaml(path, [setting])
+    assert said in str(caught.value)

@@ -12,6 +12,15 @@ JobArgument = Annotated[Path, typer.Argument(help="The job, a YAML file.")]
 ActorsOption = Annotated[
     int | None, typer.Option(help="Number of actors, instead of the config's.")
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Instead of what the job file says, as in --set temperature=0.7 or --set "
+        "policies.rl=checkpoints/rl; may be repeated.",
+    ),
+]
 RunOnOption = Annotated[
     RunOn | None,
     typer.Option(

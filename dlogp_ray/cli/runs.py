@@ -14,6 +14,7 @@ from dlogp_ray.cli.options import (
     ProgressOption,
     RunOnOption,
     SealPartialOption,
+    SetOption,
     TimeoutStartOption,
 )
 from dlogp_ray.config import InterveneConfig, ScoreConfig
@@ -40,6 +41,7 @@ def score(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print units, tokens, bytes and hours, and stop.")
     ] = False,
+    settings: SetOption = None,
     actors: ActorsOption = None,
     run_on: RunOnOption = None,
     timeout_start: TimeoutStartOption = None,
@@ -49,8 +51,9 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score a corpus; run it again to do what is missing."""
-    given = {"actors": actors, "run_on": run_on, "timeout_start": timeout_start}
-    job = _begun(ScoreConfig, config, given | {"seal_partial": seal_partial or None}, json_log)
+    given: dict[str, Any] = {"actors": actors, "run_on": run_on, "timeout_start": timeout_start}
+    given |= {"seal_partial": seal_partial or None}
+    job = _begun(ScoreConfig, config, settings, given, json_log)
     if plan:
         from dlogp_ray.analysis.printing import for_people, for_programs
         from dlogp_ray.pipelines.score.preview import print_plan
@@ -76,6 +79,7 @@ def intervene(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print units, answers and thresholds, and stop.")
     ] = False,
+    settings: SetOption = None,
     actors: ActorsOption = None,
     run_on: RunOnOption = None,
     timeout_start: TimeoutStartOption = None,
@@ -85,8 +89,9 @@ def intervene(
     as_json: JsonOption = False,
 ) -> None:
     """Answer problems with both policies together, grade, and draw the curve."""
-    given = {"actors": actors, "run_on": run_on, "timeout_start": timeout_start}
-    job = _begun(InterveneConfig, config, given | {"seal_partial": seal_partial or None}, json_log)
+    given: dict[str, Any] = {"actors": actors, "run_on": run_on, "timeout_start": timeout_start}
+    given |= {"seal_partial": seal_partial or None}
+    job = _begun(InterveneConfig, config, settings, given, json_log)
     if plan:
         from dlogp_ray.analysis.printing import for_people, for_programs
         from dlogp_ray.pipelines.intervene.intervene import preview
@@ -103,12 +108,45 @@ def intervene(
     raise typer.Exit(result.exit_code)
 
 
-def _begun(kind: type[AnyConfig], path: Path, given: dict[str, Any], json_log: bool) -> AnyConfig:
+def _begun(
+    kind: type[AnyConfig],
+    path: Path,
+    settings: list[str] | None,
+    given: dict[str, Any],
+    json_log: bool,
+) -> AnyConfig:
     """The job of a file, with what the command line says instead; None is not said."""
     if json_log:
         from dlogp_ray.events import log_to_standard_error
 
         log_to_standard_error()
-    job = kind.from_yaml(path, **given)
+    job = kind.from_yaml(path, settings or (), **given)
     begin(job)
     return job
+
+
+@app.command(
+    "corpus",
+    short_help="Look at a job's corpus before it is scored.",
+    epilog=epilog("dlogp corpus job.yaml --sample 3"),
+)
+def look_at_corpus(
+    config: JobArgument,
+    settings: SetOption = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Rows of each file whose tokens are shown.")
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at a job's corpus before it is scored: first rows as tokens, and warnings.
+
+    Prompts and responses are shown as the policies will see them: special tokens in «», masked ones
+    in ⟦⟧. Needs the policies' tokenizers alone.
+    """
+    from dlogp_ray.analysis.printing import for_people, for_programs
+    from dlogp_ray.pipelines.score.look import look
+    from dlogp_ray.pipelines.score.look_printing import print_look
+
+    seen = look(ScoreConfig.from_yaml(config, settings or ()), shown=sample)
+    print_look(seen, for_people(as_json=as_json))
+    for_programs(seen.as_json(), as_json=as_json)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 from dlogp_ray.addresses import carries_credentials
 from dlogp_ray.config.explaining import explain, named, shown
 from dlogp_ray.config.model import ConfigModel
+from dlogp_ray.config.setting import set_fields
 from dlogp_ray.config.yaml_file import read_yaml
 from dlogp_ray.errors import Refused
 
@@ -131,8 +133,14 @@ class JobConfig(ConfigModel):
             raise Refused(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
     @classmethod
-    def from_yaml(cls, path: str | Path, **overrides: Any) -> Self:
+    def from_yaml(cls, path: str | Path, settings: Sequence[str] = (), **overrides: Any) -> Self:
         """Read a YAML file; ``overrides`` that are not None replace its fields.
+
+        Args:
+            path: Of the file.
+            settings: ``FIELD=VALUE``, which replace its fields as well: VALUE is YAML, and FIELD
+                may lead into another, as in ``policies.rl=checkpoints/rl``.
+            overrides: Fields.
 
         Raises:
             Refused: As ``read_yaml``, or it does not pass the checks.
@@ -140,4 +148,5 @@ class JobConfig(ConfigModel):
         values = read_yaml(path)
         if isinstance(values, dict):
             values |= {key: value for key, value in overrides.items() if value is not None}
+            set_fields(values, settings)
         return cls.from_mapping(values, source=str(path))

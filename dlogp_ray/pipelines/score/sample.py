@@ -48,7 +48,7 @@ def check_some_fit(job: ScoreJob, units: Units) -> None:
     for unit in sampled:
         try:
             raw = raw_rows(unit, job)
-            while rows := checked_rows(islice(raw, TEXTS), unit, job):
+            while rows := checked_rows(islice(raw, TEXTS), unit.file, unit.source, job):
                 if Status.OK in rows["status"].to_pylist():
                     return
                 for row in rows.select(_WHY).to_pylist():
@@ -101,7 +101,7 @@ def _first_texts(job: ScoreJob, unit: Unit, rows: int) -> list[TokenSequence]:
     if unit.format == "parquet":
         unit = replace(unit, stop=min(unit.stop, unit.start + rows))
     try:
-        table = checked_rows(islice(raw_rows(unit, job), rows), unit, job)
+        table = checked_rows(islice(raw_rows(unit, job), rows), unit.file, unit.source, job)
     except Exception:  # noqa: BLE001  (the unit's own reading meets it again, and records it)
         return []
     return [

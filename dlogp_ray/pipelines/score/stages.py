@@ -28,7 +28,7 @@ def read_unit(row: Row, *, job: ScoreJob) -> Row:
     def work() -> Row:
         unit = Unit(**{key: row[key] for key in Unit.__dataclass_fields__})
         records = _Counted(raw_rows(unit, job))
-        table = checked_rows(records, unit, job)
+        table = checked_rows(records, unit.file, unit.source, job)
         if unit.format == "parquet":
             check_count(unit, records.count)
         return {
@@ -69,14 +69,29 @@ def check_count(unit: Unit, rows: int) -> None:
         )
 
 
-def checked_rows(records: Iterable[RawRow], unit: Unit, job: ScoreJob) -> pa.Table:
-    """The rows of a unit's records, as ``check_rows`` has them."""
-    row_map = job.maps[unit.source]
-    rows = row_map.rows(records, unit.file)
-    if job.config.pairs:
-        rows = split_pairs(rows)
+def checked_rows(records: Iterable[RawRow], file: str, source: int, job: ScoreJob) -> pa.Table:
+    """The rows of records as ``check_rows`` has them.
+
+    Args:
+        records: As they stand in a file, with their offsets.
+        file: Its address.
+        source: Number of the corpus entry that names it.
+        job: How rows are made and checked.
+    """
+    return check_made(made_rows(records, file, source, job), file, source, job)
+
+
+def made_rows(records: Iterable[RawRow], file: str, source: int, job: ScoreJob) -> Iterator[RawRow]:
+    """The rows of records under the standard names."""
+    rows = job.maps[source].rows(records, file)
+    return split_pairs(rows) if job.config.pairs else rows
+
+
+def check_made(rows: Iterable[RawRow], file: str, source: int, job: ScoreJob) -> pa.Table:
+    """What ``made_rows`` gives, checked."""
+    row_map = job.maps[source]
     tokenizer = partial(job.text_tokenizer, row_map.prompts)
-    return check_rows(rows, unit.file, job.rules, tokenizer, row_map.label)
+    return check_rows(rows, file, job.rules, tokenizer, row_map.label)
 
 
 def raw_rows(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
