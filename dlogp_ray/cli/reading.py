@@ -32,6 +32,26 @@ _READS = (ExitCode.FAILED_UNITS, ExitCode.DAMAGED)
 
 
 @app.command(
+    short_help="The runs in a folder or bucket, a line each.",
+    epilog=epilog("dlogp runs s3://bucket/runs", ExitCode.FAILED_UNITS),
+)
+def runs(
+    output: Annotated[str, typer.Argument(help="Folder or URL under which runs were made.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a run.")] = False,
+) -> None:
+    """The runs in a folder or bucket, and in the folders in it: how far they are, what they say."""
+    from dlogp_ray.analysis.listing import print_runs, runs_below
+    from dlogp_ray.analysis.printing import for_people
+
+    lines = list(runs_below(output))
+    if as_json:
+        for line in lines:
+            typer.echo(json.dumps(line.as_json()))
+    else:
+        print_runs(lines, for_people(as_json=False))
+
+
+@app.command(
     short_help="What ran, how far it is, its totals, and what went wrong.",
     epilog=epilog("dlogp show runs/my-run", *_READS),
 )
