@@ -6,6 +6,6 @@ Everything heavy is imported by the command that needs it, so that ``--help`` is
 from dlogp_ray.cli.application import app, main
 
 # Commands stand in ``--help`` in this order.
-from dlogp_ray.cli import runs, analyses, reading, machine, demo  # isort: skip
+from dlogp_ray.cli import init, runs, analyses, reading, machine, demo  # isort: skip
 
-__all__ = ["analyses", "app", "demo", "machine", "main", "reading", "runs"]
+__all__ = ["analyses", "app", "demo", "init", "machine", "main", "reading", "runs"]

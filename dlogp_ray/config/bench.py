@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlogp_ray.config.job import JobConfig, Uri, on_or_off
+from dlogp_ray.config.job import JobConfig, OnOff, Uri, on_or_off
 
 ARMS = {
     "pair": "both policies, all statistics",
@@ -48,7 +48,9 @@ class BenchConfig(JobConfig):
     """Groups of 8 responses of 128 tokens on a prompt of 512, for the gain of shared prompts."""
     token_budget: Annotated[int, Field(ge=1)] | None = None
     """As in a score job."""
-    compile: Annotated[Literal["on", "off"], BeforeValidator(on_or_off)] = "on"
+    compile: Annotated[
+        Literal["on", "off"], BeforeValidator(on_or_off, json_schema_input_type=OnOff)
+    ] = "on"
     """Whether layers and statistics are compiled."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Processes that share the texts, as actors do; the naive loops run in one."""

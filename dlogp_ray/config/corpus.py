@@ -4,14 +4,13 @@ from itertools import product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
 
-from dlogp_ray.config.job import Uri, as_list
+from dlogp_ray.config.job import ONE_OR_MORE_TEXTS, Uri
 from dlogp_ray.config.model import ConfigModel
 from dlogp_ray.config.prompts import Prompts
 
@@ -105,7 +104,7 @@ class RowSource(Prompts):
         default_factory=dict, examples=["constants: {generator: rl, temperature: 1.0, top_p: 1.0}"]
     )
     """Standard column -> its value in all rows that have none."""
-    explode: Annotated[tuple[str, ...], BeforeValidator(as_list)] = Field(
+    explode: Annotated[tuple[str, ...], ONE_OR_MORE_TEXTS] = Field(
         default=(), examples=["explode: [responses, scores]"]
     )
     """Where lists of one length are: a record becomes a row for each element, which stands in the

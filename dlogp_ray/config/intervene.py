@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlogp_ray.config.job import Uri, as_list
+from dlogp_ray.config.job import ONE_OR_MORE_TEXTS, Uri, as_list
 from dlogp_ray.config.model import ConfigModel
 from dlogp_ray.config.run import BASE, RunConfig
 
@@ -22,6 +22,9 @@ def _as_numbers(value: object) -> object:
     return values
 
 
+_NUMBERS = BeforeValidator(_as_numbers, json_schema_input_type=float | tuple[float, ...])
+
+
 class RuleConfig(ConfigModel):
     """A rule, at the thresholds or the rates at which it is to fire."""
 
@@ -37,15 +40,15 @@ class RuleConfig(ConfigModel):
         "never",
     ]
     """What is looked at; ``always`` and ``never`` take neither thresholds nor rates."""
-    thresholds: Annotated[tuple[float, ...], BeforeValidator(_as_numbers)] = ()
+    thresholds: Annotated[tuple[float, ...], _NUMBERS] = ()
     """Fire at and beyond each of these."""
-    rates: Annotated[tuple[Rate, ...], BeforeValidator(_as_numbers)] = ()
+    rates: Annotated[tuple[Rate, ...], _NUMBERS] = ()
     """Fire at each of these shares of the tokens of the drafting policy's own text: thresholds are
     calibrated on such text before the run. In the run itself, where the other policy writes too, a
     rule fires at another rate, usually a lower one."""
     primary: Literal["base", "rl"] = "base"
     """The policy that drafts."""
-    gammas: Annotated[tuple[float, ...], BeforeValidator(_as_numbers)] = ()
+    gammas: Annotated[tuple[float, ...], _NUMBERS] = ()
     """Draw from the extrapolation beyond the RL policy with each of these γ (default: from the
     policy that does not draft)."""
 
@@ -64,13 +67,13 @@ class InterveneConfig(RunConfig):
 
     problems: Annotated[
         tuple[Uri, ...],
-        BeforeValidator(as_list),
+        BeforeValidator(as_list, json_schema_input_type=Uri | tuple[Uri, ...]),
         Field(min_length=1, examples=["problems: problems.jsonl"]),
     ]
     """JSONL or Parquet files, folders or globs, a problem a row."""
     rules: Annotated[
         tuple[RuleConfig, ...],
-        BeforeValidator(as_list),
+        BeforeValidator(as_list, json_schema_input_type=RuleConfig | tuple[RuleConfig, ...]),
         Field(min_length=1, examples=["rules: [{rule: delta_logp, rates: [0.05, 0.1]}]"]),
     ]
     """What is tried on every problem, beside each policy by itself."""
@@ -85,7 +88,7 @@ class InterveneConfig(RunConfig):
 
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers to each problem, for each seed and each intervention."""
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_as_numbers), Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], _NUMBERS, Field(min_length=1)] = (0,)
     """Of the random streams; all interventions share the streams of each."""
     calibration_problems: Annotated[int, Field(ge=1)] = 500
     """So many of the problems are answered beforehand, from other streams, for the thresholds."""
@@ -100,9 +103,7 @@ class InterveneConfig(RunConfig):
     """Draw from ids that have so much of the likeliest one's probability; 0 for all."""
     max_tokens: Annotated[int, Field(ge=1)] = 1_024
     """Of an answer."""
-    stop_strings: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(as_list)
-    ] = ()
+    stop_strings: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], ONE_OR_MORE_TEXTS] = ()
     """An answer ends with the first of these, or with an end-of-sequence token."""
 
     rows: Annotated[int, Field(ge=1)] | None = None

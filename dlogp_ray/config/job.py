@@ -72,11 +72,16 @@ def as_list(value: object) -> object:
     return [value] if isinstance(value, str | dict | os.PathLike | BaseModel) else value
 
 
+ONE_OR_MORE_TEXTS = BeforeValidator(as_list, json_schema_input_type=str | tuple[str, ...])
+
+
 def on_or_off(value: object) -> object:
     """``on`` and ``off``, which YAML reads as true and false."""
     return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
+OnOff = Literal["auto", "on", "off"] | bool
+"""As a file has it: YAML reads on and off as true and false."""
 RunOn = Literal["auto", "here", "ray"]
 """Where a job's work is done: in this process, through Ray, or in this process where that is
 sooner."""

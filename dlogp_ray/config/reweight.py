@@ -11,7 +11,11 @@ from dlogp_ray.config.schemes import Scheme
 class WeightsConfig(JobConfig):
     """Which weights tokens get, in a table or on the fly."""
 
-    schemes: Annotated[tuple[Scheme, ...], BeforeValidator(as_list), Field(min_length=1)]
+    schemes: Annotated[
+        tuple[Scheme, ...],
+        BeforeValidator(as_list, json_schema_input_type=Scheme | tuple[Scheme, ...]),
+        Field(min_length=1),
+    ]
     """Their weights are multiplied."""
     mean_one: bool = False
     """Divide the weights by their mean over each text."""

@@ -80,7 +80,12 @@ class RunConfig(JobConfig, Prompts):
     """Policies, where the run goes, and what its actors hold."""
 
     policies: Annotated[
-        dict[str, Annotated[PolicySource, BeforeValidator(_as_source)]],
+        dict[
+            str,
+            Annotated[
+                PolicySource, BeforeValidator(_as_source, json_schema_input_type=PolicySource | Uri)
+            ],
+        ],
         Field(min_length=1, examples=["policies: {base: checkpoints/base, rl: checkpoints/rl}"]),
     ]
     """By name. One alone, or one called ``base`` and any number of others."""
@@ -97,9 +102,10 @@ class RunConfig(JobConfig, Prompts):
     """``here``: in this process, one unit after the other. ``ray``: by actors of a Ray, which is
     started on this machine where ``RAY_ADDRESS`` names none. ``auto``: here, where one actor is
     enough and all units take it less time than Ray's start."""
-    actors: Annotated[ActorRange | None, BeforeValidator(_as_range)] = Field(
-        None, examples=["actors: 4", "actors: {min: 1, max: 8}"]
-    )
+    actors: Annotated[
+        ActorRange | None,
+        BeforeValidator(_as_range, json_schema_input_type=ActorRange | int | None),
+    ] = Field(None, examples=["actors: 4", "actors: {min: 1, max: 8}"])
     """Scoring actors, each with all policies in memory: a number, or a range as in
     ``{min: 1, max: 64}``, for a cluster that adds nodes while units wait (default: one a GPU, else
     as many as ``threads_per_actor`` leaves CPUs for)."""

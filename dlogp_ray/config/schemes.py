@@ -150,8 +150,17 @@ SCHEMES: dict[str, type[AnyScheme]] = {
 }
 
 
+SchemeName = Literal[
+    "low_prob", "dominate", "ppl", "entropy_top", "divergence", "delta", "rsi_band", "future_kl"
+]
+"""Alone, where all of its parameters have defaults."""
+
+
 def _named(value: object) -> object:
     return {"scheme": value} if isinstance(value, str) else value
 
 
-Scheme = Annotated[Annotated[AnyScheme, Field(discriminator="scheme")], BeforeValidator(_named)]
+Scheme = Annotated[
+    Annotated[AnyScheme, Field(discriminator="scheme")],
+    BeforeValidator(_named, json_schema_input_type=AnyScheme | SchemeName),
+]

@@ -5,18 +5,21 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dlogp_ray.config.corpus import CorpusEntry, RowSource, as_entry
-from dlogp_ray.config.job import as_list, on_or_off
+from dlogp_ray.config.job import OnOff, Uri, as_list, on_or_off
 from dlogp_ray.config.run import MAX_ROW_BYTES, RunConfig
 
 CarryType = Literal["string", "int64", "float64", "bool", "floats"]
+
+
+Entry = Annotated[CorpusEntry, BeforeValidator(as_entry, json_schema_input_type=CorpusEntry | Uri)]
 
 
 class ScoreConfig(RowSource, RunConfig):
     """A score job: corpus and policies in, a table of per-token statistics out."""
 
     corpus: Annotated[
-        tuple[Annotated[CorpusEntry, BeforeValidator(as_entry)], ...],
-        BeforeValidator(as_list),
+        tuple[Entry, ...],
+        BeforeValidator(as_list, json_schema_input_type=Entry | tuple[Entry, ...]),
         Field(
             min_length=1,
             examples=[
@@ -52,7 +55,9 @@ class ScoreConfig(RowSource, RunConfig):
     token_budget: Annotated[int, Field(ge=1)] | None = None
     """Tokens of one forward pass; a longer sequence runs in several (default: 2,048 on a CPU,
     16,384 on a GPU)."""
-    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_or_off)] = "auto"
+    compile: Annotated[
+        Literal["auto", "on", "off"], BeforeValidator(on_or_off, json_schema_input_type=OnOff)
+    ] = "auto"
     """Whether ``torch.compile`` fuses the policies' layers and the statistics; auto tries it where
     the job is long enough to pay for it, and keeps what ends sooner."""
 

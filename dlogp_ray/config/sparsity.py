@@ -2,9 +2,9 @@
 
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from dlogp_ray.config.job import JobConfig, RunOn, Uri, as_list, check_name
+from dlogp_ray.config.job import ONE_OR_MORE_TEXTS, JobConfig, RunOn, Uri, check_name
 
 
 class SparsityConfig(JobConfig):
@@ -14,7 +14,7 @@ class SparsityConfig(JobConfig):
     """Folder or URL of a score run: ``<output>/<run_id>``."""
     name: str = "all"
     """Of this analysis, and of its folder: ``<run>/sparsity/<name>``."""
-    by: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
+    by: Annotated[tuple[str, ...], ONE_OR_MORE_TEXTS] = ()
     """Columns that figures are split by, besides policy and generator: ``correct``, ``source``."""
     responses: Annotated[int, Field(ge=0)] = 200
     """That the report shows, of all groups together."""
