@@ -153,7 +153,6 @@ def test_another_engine_is_measured_on_texts_and_on_groups(
         "vllm_groups_twice": 8,
     }
     assert "1 round of 6 arms on 20 texts (naive_logp_twice on 4 of them" in captured.err
-    assert captured.err.index("rounds of 6 arms") < len(captured.err)
     assert result["peer_versions"]["vllm"]["vllm-fake"] == "1.0"
     # Two passes of a millisecond a text over groups of 8 x (512 + 128) tokens.
     tokens = 8 * (512 + 128)

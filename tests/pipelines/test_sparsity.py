@@ -151,7 +151,7 @@ def test_a_run_that_is_not_sealed_is_analysed_only_when_asked(tmp_path: Path) ->
     ("config", "message"),
     [
         ({"by": ["difficulty"]}, "can't be split by difficulty: .*correct"),
-        ({"by": ["delta_logp"]}, "can't be split by delta_logp"),
+        ({"by": ["delta_logp"]}, "delta_logp has a value a token"),
         ({"by": ["correct", "policy"]}, "split by policy anyhow; leave it out"),
         ({"by": ["sample_id"]}, "can't be split by sample_id"),
     ],

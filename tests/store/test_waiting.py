@@ -74,18 +74,21 @@ def credentials(server: Silent) -> dict[str, str]:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
     """The endpoint of every S3 address; seconds are tenths."""
-    with quick(Silent(), monkeypatch) as server:
+    with quick(Silent(), monkeypatch, 0.3) as server:
         yield server
 
 
 @contextlib.contextmanager
-def quick(server: Silent, monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
+def quick(
+    server: Silent, monkeypatch: pytest.MonkeyPatch, read_timeout: float = 30.0
+) -> Iterator[Silent]:
+    """``server`` is every S3 address; only one that says nothing wants a short time."""
     for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
     for patient, config in s3_module.CONFIG.items():
         tries = {"mode": "standard", "total_max_attempts": TRIES[patient]}
         monkeypatch.setitem(
-            s3_module.CONFIG, patient, config | {"read_timeout": 0.3, "retries": tries}
+            s3_module.CONFIG, patient, config | {"read_timeout": read_timeout, "retries": tries}
         )
     for module in (events, patient_s3):
         monkeypatch.setattr(module, "SAID_FIRST_S", 0.2)

@@ -40,7 +40,7 @@ def check_sparsity(run: Run, config: SparsityConfig) -> None:
     if anyhow := [name for name in config.by if name in _ANYHOW]:
         raise Refused(f"by: figures are split by {', '.join(anyhow)} anyhow; leave it out")
     unknown = [name for name in config.by if name not in possible]
-    lists = [name for name in unknown if name in run.schema.names]
+    lists = [f.name for f in run.schema if f.name in unknown and pa.types.is_nested(f.type)]
     if lists:
         raise Refused(
             f"by: {lists[0]} has a value a token; figures are split by columns of one value a "

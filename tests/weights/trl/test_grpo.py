@@ -238,7 +238,7 @@ def test_old_and_current_policy_are_those_of_the_batch_and_the_step(
     [
         ([], "ReweightedGRPOTrainer:\n  schemes: expected 1 or more"),
         (["delta"], "dlogp reweight"),
-        (["lowprob"], "ReweightedGRPOTrainer:\n  schemes.0: .*low_prob"),
+        (["lowprob"], r"ReweightedGRPOTrainer:\n  schemes \(item 1\): .*low_prob"),
         ([{"scheme": "low_prob", "alpha": -1}], "alpha: expected 0 or more .got -1"),
         (["low_prob", "low_prob"], "one is there twice"),
     ],
