@@ -16,6 +16,7 @@ import pytest
 import shapes
 from s3_server import FaultyProxy, running_seaweed, write_aws_files
 
+from dlogp_ray.events import LOG
 from dlogp_ray.store import open_store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -199,6 +200,14 @@ def s3() -> Iterator[FaultyProxy]:
 def bucket(s3: FaultyProxy) -> str:
     """An address of its own on that server."""
     return f"s3://tests/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A command with ``--json-log`` gives the process's log a handler, which ends with the test."""
+    handlers, level = LOG.handlers[:], LOG.level
+    yield
+    LOG.handlers[:], LOG.level = handlers, level
 
 
 @pytest.fixture(scope="session")

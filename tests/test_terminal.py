@@ -111,7 +111,7 @@ def test_a_rejected_row_is_told_by_its_line(run: str) -> None:
     assert "c.jsonl, line 5 (byte " in in_a_pipe("show", run)
 
 
-COMMANDS = [str(command.callback.__name__) for command in app.registered_commands]
+COMMANDS = [str(one.name or one.callback.__name__) for one in app.registered_commands]
 
 
 def test_commands_are_described_whole() -> None:

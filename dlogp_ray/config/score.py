@@ -19,7 +19,10 @@ class ScoreConfig(RowSource, RunConfig):
 
     corpus: Annotated[
         tuple[Entry, ...],
-        BeforeValidator(as_list, json_schema_input_type=Entry | tuple[Entry, ...]),
+        BeforeValidator(
+            as_list,
+            json_schema_input_type=Entry | Annotated[tuple[Entry, ...], Field(min_length=1)],
+        ),
         Field(
             min_length=1,
             examples=[

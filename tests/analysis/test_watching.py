@@ -32,6 +32,7 @@ def run(tmp_path: Path) -> Run:
         TOKENS,
         [1] * n,
         ["1"] * n,
+        [0] * n,
     ]
     units = encode_units(Units(pa.table(columns, schema=SCHEMA)))
     sha256 = hashlib.sha256(units).hexdigest()
