@@ -52,6 +52,7 @@ FormatName = Literal[
     "prime_rl_tokens",
     "roll",
     "skyrl",
+    "slime",
     "synthetic_1",
     "trl",
     "verl",

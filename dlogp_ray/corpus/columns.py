@@ -12,7 +12,7 @@ from dlogp_ray.config.run import MAX_ROW_BYTES
 from dlogp_ray.corpus.files import CorpusFile
 from dlogp_ray.corpus.formats import FORMATS, format_like
 from dlogp_ray.corpus.mapping import AUTO, RowMap
-from dlogp_ray.corpus.reading import RawRow, open_file, read_jsonl, read_parquet
+from dlogp_ray.corpus.reading import RawRow, open_file, read_jsonl, read_parquet, read_torch
 from dlogp_ray.errors import Refused, RowRejected
 
 _FILES = 8
@@ -150,6 +150,8 @@ def head(file: CorpusFile, max_row_bytes: int, rows: int = _ROWS) -> Iterator[Ra
     """The first records of a file, one at a time: each may take ``max_row_bytes``."""
     if file.format == "parquet":
         return read_parquet(file.uri, file.entry, 0, rows, None, max_row_bytes)
+    if file.format == "torch":
+        return islice(read_torch(file.uri, file.entry, max_row_bytes), rows)
     records = read_jsonl(file.uri, file.entry, 0, None, file.compression, max_row_bytes)
     return islice(records, rows)
 

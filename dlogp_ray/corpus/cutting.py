@@ -5,6 +5,7 @@ The same corpus and unit size give the same units in every process.
 
 import contextlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +64,7 @@ def cut_units(
     for file, (length, tokens) in zip(files, extents, strict=True):
         if length == 0:
             continue
-        splittable = file.compression is None
+        splittable = file.compression is None and file.format != "torch"
         parts = min(length, -(-tokens // unit_tokens)) if splittable else 1
         bounds = _bounds(length, parts)
         start, stop = bounds[:-1], bounds[1:]
@@ -108,6 +109,10 @@ def _extent(file: CorpusFile, row_map: RowMap, max_row_bytes: int) -> tuple[int,
     try:
         if file.format == "parquet":
             length, tokens = _parquet_extent(file, row_map, max_row_bytes)
+        elif file.format == "torch":
+            length = file.size_bytes
+            rows = row_map.all_rows(head(file, max_row_bytes, sys.maxsize), file.uri)
+            tokens = sum(_tokens(row) for _, row in rows)
         else:
             length = file.size_bytes
             expanded = length * (_COMPRESSION_RATIO if file.compression else 1)

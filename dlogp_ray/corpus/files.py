@@ -10,9 +10,12 @@ from dlogp_ray import store
 from dlogp_ray.errors import Refused
 
 _RECORD = "run.json"
-FileFormat = Literal["parquet", "jsonl"]
+FileFormat = Literal["parquet", "jsonl", "torch"]
 
 _FORMATS: dict[str, FileFormat] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_BY_NAME: dict[str, FileFormat] = {".pt": "torch"}
+"""Only where they are asked for: what else a folder has of these is mostly weights."""
+_PICKLES = (".dp", ".pkl", ".pickle")
 _WILDCARDS = "*?["
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 
@@ -80,7 +83,14 @@ def _list_pattern(pattern: str, what: str) -> list[CorpusFile]:
             # First of all, for the name of a file may hold [ or ?.
             if filesystem.isfile(path):
                 entries = {path: filesystem.info(path)}
-                if _format(path)[0] is None:
+                if path.endswith(_PICKLES):
+                    raise Refused(
+                        f"{what} {pattern}: a pickle, and reading it runs code. Of verl set "
+                        "trainer.rollout_data_dir, of SkyRL dump evaluations; or write what it "
+                        "holds as JSON lines (prompt_ids, response_ids, response_mask) where you "
+                        "trust it"
+                    )
+                if _format(path, by_name=True)[0] is None:
                     raise Refused(
                         f"{what} {pattern}: expected a name ending in {', '.join(_FORMATS)} (or "
                         f"one of these and {', '.join(_COMPRESSIONS)}), got "
@@ -100,7 +110,7 @@ def _list_pattern(pattern: str, what: str) -> list[CorpusFile]:
         raise Refused(f"{what} {pattern}: the store refused the listing: {error}") from None
     files = []
     for name, entry in sorted(entries.items()):
-        kind, compression = _format(name)
+        kind, compression = _format(name, by_name=pattern.endswith(tuple(_BY_NAME)))
         # What the pattern itself spells out is wanted, whatever it is called.
         relative = PurePosixPath(PurePosixPath(name).name if is_glob else name.removeprefix(path))
         hidden = any(part.startswith(("_", ".")) for part in relative.parts)
@@ -114,8 +124,10 @@ def _list_pattern(pattern: str, what: str) -> list[CorpusFile]:
     return files
 
 
-def _format(name: str) -> tuple[FileFormat | None, str | None]:
+def _format(name: str, *, by_name: bool) -> tuple[FileFormat | None, str | None]:
     path = PurePosixPath(name)
+    if by_name and path.suffix in _BY_NAME:
+        return _BY_NAME[path.suffix], None
     compression = _COMPRESSIONS.get(path.suffix)
     if compression:
         kind = _FORMATS.get(path.with_suffix("").suffix)

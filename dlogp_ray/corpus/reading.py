@@ -6,6 +6,7 @@ that is another one than was listed ends in ``InputChanged``, whatever was read 
 
 import io
 import json
+import pickle
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -139,6 +140,43 @@ def _parse(line: bytes) -> dict[str, Any] | RowRejected:
     if not isinstance(row, dict):
         return RowRejected(Status.MALFORMED, f"expected a JSON object, got {type(row).__name__}")
     return row
+
+
+def read_torch(
+    uri: str, version: store.Entry, max_row_bytes: int = MAX_ROW_BYTES
+) -> Iterator[RawRow]:
+    """The samples of a file that ``torch.save`` wrote, each with what stands beside them.
+
+    Raises:
+        InputChanged: The file is another one than the ``version`` that was listed.
+        Refused: Reading it would run code, or there are no samples in it.
+    """
+    import torch
+
+    with open_file(uri, version) as raw:
+        try:
+            whole = torch.load(raw, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+            raise Refused(
+                f"corpus {uri}: it can't be read without running code: "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from None
+    samples = whole.get("samples") if isinstance(whole, dict) else None
+    if not isinstance(samples, list):
+        raise Refused(f"corpus {uri}: expected a dict with a list `samples`, as slime writes it")
+    besides = {name: value for name, value in whole.items() if name != "samples"}
+    for number, sample in enumerate(samples):
+        if not isinstance(sample, dict):
+            yield number, RowRejected(Status.MALFORMED, "expected a dict, as slime writes a sample")
+        elif sys.getsizeof(sample.get("tokens")) > max_row_bytes:
+            yield number, _too_large("its tokens take more", max_row_bytes)
+        else:
+            yield number, besides | {name: _plain(value) for name, value in sample.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A tensor as lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def read_parquet(

@@ -17,7 +17,7 @@ def place(source_file: str, source_offset: int) -> str:
         source_file: Its file, which may be gone.
         source_offset: A byte of (uncompressed) JSON lines, or a row of Parquet, counted from 0.
     """
-    if source_file.endswith(".parquet"):
+    if source_file.endswith((".parquet", ".pt")):
         return f"{source_file}, row {source_offset + 1:,}"
     line = _line(source_file, source_offset)
     byte = f"byte {source_offset:,}"

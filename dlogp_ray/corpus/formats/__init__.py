@@ -15,6 +15,7 @@ from dlogp_ray.corpus.formats.openai_batch import OPENAI_BATCH
 from dlogp_ray.corpus.formats.prime_rl import PRIME_RL, PRIME_RL_TOKENS
 from dlogp_ray.corpus.formats.roll import ROLL
 from dlogp_ray.corpus.formats.skyrl import SKYRL
+from dlogp_ray.corpus.formats.slime import SLIME
 from dlogp_ray.corpus.formats.trl import TRL
 from dlogp_ray.corpus.formats.verl import VERL
 
@@ -33,6 +34,7 @@ FORMATS: Mapping[FormatName, Format] = {
     "prime_rl_tokens": PRIME_RL_TOKENS,
     "roll": ROLL,
     "skyrl": SKYRL,
+    "slime": SLIME,
     "synthetic_1": SYNTHETIC_1,
     "trl": TRL,
     "verl": VERL,

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from dlogp_ray.amounts import amount
 from dlogp_ray.analysis.summary import summarise
 from dlogp_ray.corpus.pairs import split_pairs
-from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet
+from dlogp_ray.corpus.reading import RawRow, read_jsonl, read_parquet, read_torch
 from dlogp_ray.corpus.rows import check_rows, count_special_tokens
 from dlogp_ray.corpus.units import Unit
 from dlogp_ray.errors import InputChanged
@@ -100,6 +100,8 @@ def raw_rows(unit: Unit, job: ScoreJob) -> Iterator[RawRow]:
     if unit.format == "parquet":
         wanted = job.maps[unit.source].reads(job.rules.carry)
         return read_parquet(unit.file, unit.file_entry, unit.start, unit.stop, wanted, most)
+    if unit.format == "torch":
+        return read_torch(unit.file, unit.file_entry, most)
     stop = None if unit.compression else unit.stop
     return read_jsonl(unit.file, unit.file_entry, unit.start, stop, unit.compression, most)
 

@@ -1,19 +1,24 @@
 """Each format's layout, written by hand as its program writes it, gives a plain corpus's rows."""
 
 import json
+import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from conftest import write_jsonl
 
 from dlogp_ray.config import CorpusEntry
 from dlogp_ray.config.corpus import FormatName
 from dlogp_ray.corpus.columns import check_columns
+from dlogp_ray.corpus.cutting import cut_units
 from dlogp_ray.corpus.formats import FORMATS, format_like
 from dlogp_ray.corpus.mapping import RowMap
+from dlogp_ray.corpus.reading import read_torch
 from dlogp_ray.corpus.sources import list_sources
 from dlogp_ray.errors import Refused, RowRejected
 
@@ -119,6 +124,22 @@ def openai_batch(text: Text) -> dict[str, Any]:
     }
     body = {"choices": [choice], "prompt_token_ids": list(text.prompt_ids)}
     return {"custom_id": text.group, "response": {"status_code": 200, "body": body}, "error": None}
+
+
+def slime(text: Text) -> dict[str, Any]:
+    return {
+        "rollout_id": 6,
+        "tokens": [*text.prompt_ids, *text.response_ids],
+        "response_length": len(text.response_ids),
+        "loss_mask": list(text.mask),
+        "rollout_log_probs": list(text.logps),
+        "reward": {"score": text.reward, "format": 1.0},
+        "index": text.number,
+        "group_index": int(text.group),
+        "status": "completed",
+        "prompt": text.prompt,
+        "response": text.response,
+    }
 
 
 def skyrl(text: Text) -> dict[str, Any]:
@@ -245,6 +266,7 @@ WITH_IDS: dict[FormatName, Callable[[Text], dict[str, Any]]] = {
     "openai_batch": openai_batch,
     "prime_rl": prime_rl,
     "prime_rl_tokens": prime_rl_tokens,
+    "slime": slime,
     "lighteval": lighteval,
 }
 WITH_TEXT: dict[FormatName, Callable[[Text], dict[str, Any]]] = {
@@ -377,6 +399,7 @@ def test_a_trace_that_forks_is_a_row_a_branch() -> None:
     [
         ("nemo_rl", {"input_lengths": [99]}, "input_lengths: expected a length of 0 to 8"),
         ("nemo_rl", {"token_ids": [5]}, "expected lists of lists"),
+        ("slime", {"response_length": 7}, "response_length: expected 0 to 6"),
         ("prime_rl_tokens", {"loss_mask": [1]}, "the mask have 1 values for 6 ids"),
         ("prime_rl", {"traces": None}, "'traces': expected a list, got nothing"),
         ("openai_batch", {"response": {"body": {}}}, "expected a list, got nothing"),
@@ -448,3 +471,36 @@ def test_what_a_record_has_besides_may_be_carried() -> None:
     assert row["env_class"] == "gsm8k"
     rendered = RowMap(CorpusEntry(path="d", format="skyrl"))
     assert rendered.prompts.prompt_format == "rendered"
+
+
+def test_what_torch_saved_is_read_without_running_code(tmp_path: Path) -> None:
+    samples = [{n: v for n, v in slime(text).items() if n != "rollout_id"} for text in TEXTS]
+    samples[0]["tokens"] = torch.tensor(samples[0]["tokens"])
+    torch.save({"rollout_id": 6, "samples": samples}, tmp_path / "6.pt")
+    files, maps = list_sources([entry(tmp_path / "6.pt", format="slime")])
+    check_columns(files, maps)
+    (unit,) = cut_units(files, 3, maps)
+    assert unit.tokens == sum(len(text.prompt_ids) + len(text.response_ids) for text in TEXTS)
+    rows = maps[0].rows(read_torch(files[0].uri, files[0].entry), files[0].uri)
+    found = [row for _, row in rows if isinstance(row, dict)]
+    assert [row["sample_id"] for row in found] == ["6/0", "6/1", "6/0"]
+    assert [row["response_ids"] for row in found] == [list(text.response_ids) for text in TEXTS]
+    with pytest.raises(Refused, match="no JSONL or Parquet file there"):
+        list_sources([entry(tmp_path)])  # weights lie about in folders, too
+
+
+class Runs:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch it-ran",)
+
+
+def test_a_pickle_runs_nothing_and_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"samples": [Runs()]}, tmp_path / "x.pt")
+    (file,), _ = list_sources([entry(tmp_path / "x.pt", format="slime")])
+    with pytest.raises(Refused, match="it can't be read without running code"):
+        list(read_torch(file.uri, file.entry))
+    assert not Path("it-ran").exists()
+    for name in ("gen_batch.dp", "training_input.pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps({}))
+        with pytest.raises(Refused, match=r"a pickle, .*trainer\.rollout_data_dir"):
+            list_sources([entry(tmp_path / name)])
