@@ -95,6 +95,7 @@ def _check_entry(
             f"format {entry.format}: {row_map.form.what} have {', '.join(sorted(missing))}, and "
             f"{there}{looks}"
         )
+    _check_lossy(row_map, seen, first)
     if seen.rejected and not seen.standard:
         raise Refused(f"corpus {first}: {next(iter(seen.rejected.values()))}; {there}")
     if condition := row_map.condition:
@@ -117,6 +118,21 @@ def _check_entry(
                 f"{{{group[0]}: ITS NAME}}{auto}{looks}"
             )
     return seen.records
+
+
+def _check_lossy(row_map: RowMap, seen: "_Seen", first: str) -> None:
+    """Refuse texts that have lost what the prompts' ids would need, unless that is accepted.
+
+    Where messages are there, they are rendered again.
+    """
+    form, entry = row_map.form, row_map.entry
+    again = {"messages", "prompt_ids"} & seen.standard
+    if form is not None and form.lossy and not entry.accept_lossy and not again:
+        raise Refused(
+            f"corpus {first}, format {entry.format}: {form.lossy}. Messages that are there can be "
+            "rendered again (columns: {messages: WHERE}); accept_lossy: true scores the texts as "
+            "they are, as what the policies never saw"
+        )
 
 
 def _look(file: CorpusFile, row_map: RowMap, max_row_bytes: int, seen: _Seen) -> None:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from dlogp_ray.config.corpus import CorpusEntry
 from dlogp_ray.corpus.files import CorpusFile, list_corpus
-from dlogp_ray.corpus.formats import FORMATS
 from dlogp_ray.corpus.mapping import AUTO, RowMap, root_of
 from dlogp_ray.errors import Refused
 
@@ -24,7 +23,6 @@ def list_sources(entries: Sequence[CorpusEntry]) -> tuple[list[CorpusFile], tupl
     maps = []
     for number, entry in enumerate(entries):
         listed = list_corpus([entry.path])
-        _check_lossy(entry)
         maps.append(RowMap(entry, root_of(entry.path, listed[0].uri)))
         for file in listed:
             first = entries[files.setdefault(file.uri, replace(file, source=number)).source]
@@ -35,19 +33,6 @@ def list_sources(entries: Sequence[CorpusEntry]) -> tuple[list[CorpusFile], tupl
                 )
     _check_ids(files.values(), maps)
     return list(files.values()), tuple(maps)
-
-
-def _check_lossy(entry: CorpusEntry) -> None:
-    """Refuse a format that has lost what the prompts' ids would need, unless that is accepted."""
-    form = FORMATS[entry.format] if entry.format else None
-    rendered_again = {"messages", "prompt_ids"} & entry.columns.keys()
-    if form is not None and form.lossy and not entry.accept_lossy and not rendered_again:
-        raise Refused(
-            f"corpus {entry.path}, format {entry.format}: {form.lossy}. Messages that are there "
-            "can "
-            "be rendered again: columns: {messages: WHERE}; accept_lossy: true scores the texts as "
-            "they are, as what the policies never saw"
-        )
 
 
 def _check_ids(files: Iterable[CorpusFile], maps: Sequence[RowMap]) -> None:

@@ -1,6 +1,6 @@
 """slime's debug rollouts: ``--save-debug-rollout-data``, a ``.pt`` with the samples of a rollout.
 
-Layout: slime/utils/types.py, ``Sample.to_dict``: prompt and response in one list, its length, a mask
+Layout: slime/utils/types.py, ``Sample.to_dict``: prompt and response in one list, its length, mask
 and log-probabilities of the response alone. Reading it runs no code (``weights_only``).
 """
 

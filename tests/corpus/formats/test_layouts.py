@@ -436,9 +436,11 @@ def test_a_lossy_format_is_refused_unless_that_is_accepted_or_mended(
 ) -> None:
     path = write_jsonl(tmp_path / "r.jsonl", [MADE[name](TEXTS[0])])
     with pytest.raises(Refused, match=rf"format {name}: .* can't be had back.*accept_lossy: true"):
-        list_sources([entry(path, format=name)])
-    list_sources([entry(path, format=name, accept_lossy=True)])
-    list_sources([entry(path, format=name, columns={"messages": "asked"})])
+        check_columns(*list_sources([entry(path, format=name)]))
+    check_columns(*list_sources([entry(path, format=name, accept_lossy=True)]))
+    asked = [{"role": "user", "content": "1+1="}]
+    path = write_jsonl(tmp_path / "m.jsonl", [MADE[name](TEXTS[0]) | {"asked": asked}])
+    check_columns(*list_sources([entry(path, format=name, columns={"messages": "asked"})]))
 
 
 def test_messages_that_are_there_take_the_place_of_a_prompt_that_lost_its_tokens() -> None:
@@ -504,3 +506,17 @@ def test_a_pickle_runs_nothing_and_is_refused_by_name(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(pickle.dumps({}))
         with pytest.raises(Refused, match=r"a pickle, .*trainer\.rollout_data_dir"):
             list_sources([entry(tmp_path / name)])
+
+
+def test_trl_s_conversations_are_rendered_again(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "1+1="}]
+    record = trl(TEXTS[0]) | {"prompt": asked}
+    record["completion"] = [{"role": "assistant", "content": "2"}]
+    path = write_jsonl(tmp_path / "r.jsonl", [record])
+    check_columns(*list_sources([entry(path, format="trl")]))
+    (row,) = rows_of("trl", record)
+    assert (row["messages"], row.get("prompt"), row["response"]) == (asked, None, "2")
+    several = [*record["completion"], {"role": "tool", "content": "x"}]
+    (row,) = rows_of("trl", record | {"completion": several})
+    assert isinstance(row, RowRejected)
+    assert "text without a mask" in row.error
