@@ -3,7 +3,7 @@
 Layout: trl/trainer/grpo_trainer.py, ``log``: step, prompt, completion, a column for each reward
 function, advantage. Prompts are as the data set has them: conversations are rendered again; of a
 text nobody can say whether it was decoded without its special tokens, as older versions did it.
-Answers have lost their end. Which of several rewards is meant is the job's to say
+Answers have lost their special tokens. Which of several rewards is meant is the job's to say
 (``columns: {reward: NAME}``).
 """
 
@@ -46,7 +46,7 @@ def _answer(completion: Any) -> Any:
 _OWN = ("step", "prompt", "completion", "advantage")
 TRL = Format(
     what="TRL's GRPO completions",
-    holds="messages, or texts without special tokens; answers without their end",
+    holds="messages, or texts without special tokens; answers without special tokens",
     keys=frozenset({"step", "prompt", "completion", "advantage"}),
     rows=rows,
     lossy="TRL may have decoded prompts of text without their special tokens, so that their ids "
