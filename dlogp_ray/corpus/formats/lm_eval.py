@@ -30,7 +30,9 @@ def rows(record: Record, file: str) -> list[Row]:
             "resps: expected a list of one list of texts, as tasks of generate_until have it",
         )
     metrics = record.get("metrics")
-    metric = record.get(metrics[0]) if isinstance(metrics, list) and len(metrics) == 1 else None
+    # A metric is of what the filter made of all repeats: of one answer it is that one's.
+    of_one = isinstance(metrics, list) and len(metrics) == len(answers) == 1
+    metric = record.get(metrics[0]) if of_one else None
     return [
         {
             "sample_id": f"{document}/{repeat}",

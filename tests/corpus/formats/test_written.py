@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from conftest import make_tokenizer
 
 from dlogp_ray.config import CorpusEntry
@@ -69,3 +70,27 @@ def test_trl() -> None:
         digits = sum(2 <= token <= 11 for token in one["response_ids"])
         assert row["reward"] == float(digits)
     assert rows[0]["sample_id"] == "completions_00001.parquet:0"
+
+
+def test_lm_eval() -> None:
+    """Two documents, each answered twice by lm-eval's dummy model, at the task's temperature."""
+    rows = checked("lm_eval", format="lm_eval").to_pylist()
+    assert [row["sample_id"] for row in rows] == ["sums/0/0", "sums/0/1", "sums/1/0", "sums/1/1"]
+    assert [row["group_id"] for row in rows] == ["sums/0", "sums/0", "sums/1", "sums/1"]
+    prompts = [ids("1+2="), ids("1+2="), ids("34+5="), ids("34+5=")]
+    assert [row["prompt_ids"] for row in rows] == prompts
+    assert {row["status"] for row in rows} == {"ok"}
+    assert [row["temperature"] for row in rows] == [pytest.approx(0.7)] * 4
+    assert {len(row["response_ids"]) for row in rows} == {len("lol")}
+    assert {row["reward"] for row in rows} == {None}  # the metric is of one of two answers
+
+
+def test_a_filter_is_chosen_by_a_condition(tmp_path: Path) -> None:
+    (written,) = (WRITTEN / "lm_eval").glob("*.jsonl")
+    text = written.read_text()
+    other = text.replace('"filter": "first"', '"filter": "last"')
+    (tmp_path / written.name).write_text(text + other)
+    twice = checked(str(tmp_path), format="lm_eval")
+    assert twice["status"].to_pylist().count("duplicate_sample_id") == 4
+    one = checked(str(tmp_path), format="lm_eval", where="filter = 'first'")
+    assert one["status"].to_pylist() == ["ok"] * 4
