@@ -6,7 +6,7 @@ Needs the policies' tokenizers alone, and no Ray.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from dlogp_ray.config import BASE, ScoreConfig
@@ -266,7 +266,7 @@ class _Warnings:
         elif row["generator"] not in config.policies:
             yield f"its generator {row['generator']!r} is no policy of the job"
 
-    @property
+    @cached_property
     def _header(self) -> list[int]:
         """What the chat template puts behind a conversation for the answer to follow."""
         if not self.tokenizer.chat_template:
