@@ -35,7 +35,7 @@ class Condition:
         self._where = where
         if not where.strip():
             raise self._refused("it is empty")
-        query = f"SELECT ({where}) AS chosen FROM rows"
+        query = f"SELECT CAST(({where}) AS BOOLEAN) AS chosen FROM rows"
         ((text,),) = self._connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
         tree = json.loads(text)
         if tree.get("error") or len(tree["statements"]) != 1:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from dlogp_ray.tables.noise import NoiseFloor
 
+ENTRIES = "entries"
+"""In a score run's fingerprint: how rows are made, where they are not the corpus's records."""
 SCHEMA = "schema_version"
 """Of a fingerprint: the version of the schema that the job's rows have."""
 

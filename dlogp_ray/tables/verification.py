@@ -1,5 +1,6 @@
 """Whether a run is what it says: every object there, whole, and unchanged since it was written."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from dlogp_ray.amounts import amount
 from dlogp_ray.errors import Damaged
 from dlogp_ray.tables.content_hash import content_hash
 from dlogp_ray.tables.encoding import Footer, check_lists, footer_bytes, read_footer
+from dlogp_ray.tables.info import ENTRIES
 from dlogp_ray.tables.object_names import UNITS, unit_index
 from dlogp_ray.tables.sample_ids import sample_ids
 from dlogp_ray.tables.sealed import contradictions, read_manifest
@@ -162,14 +164,16 @@ def report(
 
 
 def _row_counts(run: StoredRun) -> Callable[[str], int | None]:
-    """Samples of the corpus in a unit, where the list of units tells (Parquet)."""
+    """Samples of the corpus in a unit, where the list of units tells: of Parquet, row by row."""
     samples = 2 if run.info.config.pairs else 1
     columns = ["format", "start", "stop"]
-    try:
-        data = pa.BufferReader(store.read(run.path(UNITS)))
-        units = pq.read_table(data, columns=columns).to_batches()
-    except (FileNotFoundError, pa.ArrowException):
-        units = []
+    units: list[pa.RecordBatch] = []
+    with contextlib.suppress(FileNotFoundError):
+        data = store.read(run.path(UNITS))
+        # Where entries say how rows are made, a record may be several rows, or none.
+        if ENTRIES not in run.info.fingerprint:
+            with contextlib.suppress(pa.ArrowException, OSError):  # of what is damaged
+                units = pq.read_table(pa.BufferReader(data), columns=columns).to_batches()
     rows = pa.chunked_array(
         [
             pc.if_else(pc.equal(b["format"], "parquet"), pc.subtract(b["stop"], b["start"]), None)

@@ -63,26 +63,32 @@ class ScoreNothing:
                 steps=dict.fromkeys(config.compared),
                 carry={},
             )
-            return row | {"payload": to_bytes(scores)}
+            return row | {
+                "payload": to_bytes(scores),
+                "uncompiled": "",
+                "seconds": 0.0,
+                "counts": {"tokens": 2, "response_tokens": {}, "rows": {}},
+            }
 
         return guarded("scoring", row, work)
 
-    def score(self, sequences: Any) -> list[dict[str, dict[str, Any]]]:
+    def score(self, sequences: Any) -> Any:
+        from dlogp_ray.policies.packing import places
+        from dlogp_ray.scoring.scorer import Scored
         from dlogp_ray.tables.scores import BASE_STATISTICS, PAIR_STATISTICS, RL_STATISTICS
 
-        def zeros(names: tuple[str, ...], suffix: str, n: int) -> dict[str, Any]:
+        n = sum(len(sequence.response_ids) for sequence in sequences)
+
+        def zeros(names: tuple[str, ...], suffix: str) -> dict[str, Any]:
             kinds = {name: np.bool_ if name == "top1_agree" else np.float32 for name in names}
             kinds |= {name: np.int32 for name in names if name.startswith(("rank", "top1_id"))}
             return {name.removesuffix(suffix): np.zeros(n, kind) for name, kind in kinds.items()}
 
-        lengths = [len(sequence.response_ids) for sequence in sequences]
-        return [
-            {
-                "base": zeros(BASE_STATISTICS, "_base", n),
-                "rl": zeros((*RL_STATISTICS, *PAIR_STATISTICS), "_rl", n),
-            }
-            for n in lengths
-        ]
+        columns = {
+            "base": zeros(BASE_STATISTICS, "_base"),
+            "rl": zeros((*RL_STATISTICS, *PAIR_STATISTICS), "_rl"),
+        }
+        return Scored(columns if n else {}, places(sequences))
 
 
 def main() -> None:
@@ -146,10 +152,11 @@ def measure(folder: Path, count: int, left: int) -> dict[str, Any]:
     watched.begin("resuming")
     done = dlogp_ray.score(config)
     assert done.sealed, list(done.units_failed.items())[:3]
-    assert done.units_scored == left, (done.units_scored, left)
+    assert not done.units_failed
+    assert done.units_created == left, (done.units_created, left)
     with watched.phase("a sealed run once more"):
         again = dlogp_ray.score(config)
-    assert again.units_scored == 0
+    assert again.units_created == 0
     return {"phases": watched.phases, "units_per_s": round(left / watched.phases["chain"]["s"], 1)}
 
 

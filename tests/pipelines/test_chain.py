@@ -29,7 +29,7 @@ def test_patience(speeds: dict[str, float], placement: Placement, expected: floa
     fields: dict[str, Any] = {"corpus": "c", "policies": {"rl": "p"}, "output": "o", "run_id": "r"}
     engine = Engine({"rl": "float32"}, 2_048, compiled=False, threads=1, tokens_per_s=speeds)
     rules = RowRules(vocab_size=2, max_tokens=None, carry={})
-    job = ScoreJob("run", ScoreConfig.from_mapping(fields), rules, engine)
+    job = ScoreJob("run", ScoreConfig.from_mapping(fields), rules, engine=engine)
     tokens = (5, 2_000_000, 7)
     units = [Unit(i, "c", "jsonl", None, 0, 1, n, 1, 1, "1") for i, n in enumerate(tokens)]
     assert patience_s(job, placement, units) == expected

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import make_rows, write_jsonl
 
 import dlogp_ray
 from dlogp_ray.tables.run import Run
+from dlogp_ray.tables.verification import verify
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +90,33 @@ def test_a_format_gives_the_plain_corpus_s_scores_and_the_sampler_s_log_probabil
         )
     assert mismatches[0] <= floor
     assert mismatches[1] > 100 * max(floor, 1e-6)
+
+
+def test_a_run_of_chosen_and_exploded_rows_of_parquet_is_whole(
+    config_defaults: dict[str, Any], tmp_path: Path
+) -> None:
+    """Other rows than records: 6 of them two each, of which every third is chosen."""
+    rows = make_rows(12)
+    records = [
+        {
+            "id": f"p{i}",
+            "prompt_ids": rows[2 * i]["prompt_ids"],
+            "outputs": [rows[2 * i]["response_ids"], rows[2 * i + 1]["response_ids"]],
+            "n": [2 * i, 2 * i + 1],
+        }
+        for i in range(6)
+    ]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "c.parquet")
+    run = scored(
+        config_defaults,
+        tmp_path,
+        corpus=str(tmp_path / "c.parquet"),
+        columns={"sample_id": "id", "response_ids": "outputs"},
+        explode=["outputs", "n"],
+        where="n % 3 = 0",
+        unit_tokens=40,
+    )
+    found = run.dataset().to_table(["sample_id", "response_ids"]).to_pylist()
+    assert [row["sample_id"] for row in found] == ["p0/0", "p1/1", "p3/0", "p4/1"]
+    assert [row["response_ids"] for row in found] == [rows[n]["response_ids"] for n in (0, 3, 6, 9)]
+    assert verify(run) == []

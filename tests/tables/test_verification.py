@@ -38,6 +38,7 @@ UNITS = Units(
             [99] * 3,
             [99] * 3,
             ["1"] * 3,
+            [0] * 3,
         ],
         schema=SCHEMA,
     )

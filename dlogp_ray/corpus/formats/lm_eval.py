@@ -31,8 +31,8 @@ def rows(record: Record, file: str) -> list[Row]:
         )
     metrics = record.get("metrics")
     # A metric is of what the filter made of all repeats: of one answer it is that one's.
-    of_one = isinstance(metrics, list) and len(metrics) == len(answers) == 1
-    metric = record.get(metrics[0]) if of_one else None
+    one = metrics if isinstance(metrics, list) and len(metrics) == len(answers) == 1 else None
+    metric = record.get(one[0]) if one else None
     return [
         {
             "sample_id": f"{document}/{repeat}",

@@ -30,7 +30,7 @@ from dlogp_ray.pipelines.score.probe import Probe, probe
 from dlogp_ray.pipelines.score.sample import check_some_fit, sample_units
 from dlogp_ray.pipelines.score.stages import read_unit, write_unit
 from dlogp_ray.scoring.engine import Engine
-from dlogp_ray.tables.info import SCHEMA, RecordedEngine, ScoreInfo
+from dlogp_ray.tables.info import ENTRIES, SCHEMA, RecordedEngine, ScoreInfo
 from dlogp_ray.tables.kinds import SCORES
 from dlogp_ray.tables.noise import NoiseFloor
 from dlogp_ray.tables.run import Run, find_run
@@ -122,7 +122,7 @@ def plan_score(config: ScoreConfig) -> ScorePlan:
         conditional=not config.single_writer,
     )
     if any(_own(entry, config) for entry in config.entries):  # else each is as before there were
-        fingerprint["entries"] = [
+        fingerprint[ENTRIES] = [
             row_map.entry.model_dump(mode="json", exclude={"path"}) | {"root": row_map.root}
             for row_map in maps
         ]

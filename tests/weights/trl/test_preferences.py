@@ -50,7 +50,7 @@ def scored(tokenised: Dataset, policy: Path, folder: Path) -> PerToken:
     from score_tables import made_up_run
 
     rules = RowRules(vocab_size=24, max_tokens=None, carry={})
-    rows = split_pairs(enumerate(tokenised.to_list()), rules.theirs)
+    rows = split_pairs(enumerate(tokenised.to_list()))
     unit = check_rows(rows, "pairs", rules, lambda: pytest.fail("no text"))
     assert set(unit["status"].to_pylist()) == {"ok"}
     scorer = PairScorer(
