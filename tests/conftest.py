@@ -204,10 +204,14 @@ def bucket(s3: FaultyProxy) -> str:
 
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
-    """A command with ``--json-log`` gives the process's log a handler, which ends with the test."""
-    handlers, level = LOG.handlers[:], LOG.level
+    """A command with ``--json-log`` gives the process's log a handler, which ends with the test.
+
+    It ends its propagation as well, without which pytest hangs its own handler there.
+    """
+    handlers, level, propagate = LOG.handlers[:], LOG.level, LOG.propagate
     yield
-    LOG.handlers[:], LOG.level = handlers, level
+    LOG.handlers[:], LOG.propagate = handlers, propagate
+    LOG.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fsspec import AbstractFileSystem
 from rich.console import Console
 
 from dlogp_ray import store
@@ -11,11 +12,6 @@ from dlogp_ray.analysis.printing import print_rows
 from dlogp_ray.errors import DlogpError
 from dlogp_ray.tables.object_names import RECORD
 from dlogp_ray.tables.run import Run, open_run
-
-_DEPTHS = ("*", "*/*")
-"""Below an address: its runs, and those of the folders in it."""
-_WEIGHTS = "weights"
-"""The folder of a run's own tables, which are runs of a kind, and listed with it by ``show``."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +59,26 @@ def runs_below(uri: str) -> Iterator[RunLine]:
     uri = store.absolute(uri)
     filesystem, path = store.open_store(uri)
     with store.refusals(uri):
-        found = {
-            str(name).removesuffix(f"/{RECORD}")
-            for depth in _DEPTHS
-            for name in filesystem.glob(f"{path}/{depth}/{RECORD}")
-        }
-    for name in sorted(found):
-        if f"/{_WEIGHTS}/" not in name.removeprefix(str(path)):
-            yield _line(f"{uri}{name.removeprefix(str(path))}")
+        found = list(_found(filesystem, str(path)))
+    for name in found:
+        yield _line(f"{uri}{name.removeprefix(str(path))}")
+
+
+def _found(filesystem: AbstractFileSystem, path: str) -> Iterator[str]:
+    """Folders of runs; what is in one, thousands of objects perhaps, is not listed."""
+    for folder in _folders(filesystem, path):
+        if filesystem.exists(f"{folder}/{RECORD}"):
+            yield folder
+        else:
+            inner = _folders(filesystem, folder)
+            yield from (name for name in inner if filesystem.exists(f"{name}/{RECORD}"))
+
+
+def _folders(filesystem: AbstractFileSystem, path: str) -> list[str]:
+    if not filesystem.exists(path):
+        return []
+    entries = filesystem.ls(path, detail=True)
+    return sorted(str(one["name"]) for one in entries if one["type"] == "directory")
 
 
 def _line(uri: str) -> RunLine:

@@ -60,8 +60,6 @@ FormatName = Literal[
 """Of layouts that other programs write: ``corpus.formats`` has a module for each."""
 
 _CONSTANTS = ("generator", "temperature", "top_p", "group_id", "reward", "tools")
-
-
 _PROMPTS = ("prompt_ids", "prompt", "messages")
 _RESPONSES = ("response_ids", "response", "chosen_ids", "chosen", "rejected_ids", "rejected")
 
@@ -89,7 +87,7 @@ class Split(ConfigModel):
 
 
 class RowSource(Prompts):
-    """How rows are made of a file's records; on an entry, None is what the job says."""
+    """How rows are made of a file's records; what an entry leaves out is what the job says."""
 
     format: FormatName | None = None
     """The program that wrote the files: what becomes of its records is known."""

@@ -37,10 +37,8 @@ def carry_types(
     taken = sorted(set(carry) & (RESERVED | {"prompt_ids", "position", "token_id"}))
     if taken:
         raise Refused(
-            f"carry: the table has a column {taken[0]!r} of its own: what rows have under this "
-            "name "
-            "as in dlogp_ray/corpus/README.md is there anyhow, and another column of yours wants "
-            "another name in the corpus"
+            f"carry: the table has a column {taken[0]!r} of its own. Where that is yours, it comes "
+            "along anyhow: leave it out; else give yours another name in the corpus"
         )
     if isinstance(carry, Mapping):
         return dict(carry)

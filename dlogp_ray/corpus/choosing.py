@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from dlogp_ray.corpus.reading import RawRow
 from dlogp_ray.errors import Refused, RowRejected
 from dlogp_ray.status import Status
+from dlogp_ray.tables.naming import nodes_of
 
 _AT_ONCE = 64
 """Rows that are held for one query: each may take ``max_row_bytes``."""
@@ -43,7 +44,7 @@ class Condition:
         select = tree["statements"][0]["node"]
         if select.get("from_table", {}).get("table_name") != "rows" or select["where_clause"]:
             raise self._refused("expected one condition")
-        nodes = list(_nodes(select["select_list"]))
+        nodes = list(nodes_of(select["select_list"]))
         if len(select["select_list"]) != 1 or any(
             node.get("class") in _OTHER_CLASSES for node in nodes
         ):
@@ -125,19 +126,21 @@ class Condition:
         )
 
 
+@lru_cache
+def columns_of(where: str) -> tuple[str, ...]:
+    """The columns that a condition looks at.
+
+    Raises:
+        Refused: As ``Condition``.
+    """
+    return Condition(where).columns
+
+
 def _value(row: dict[str, Any], name: str) -> Any:
     """Of a column, in whatever case the condition has its name."""
     if name in row:
         return row[name]
     return next((value for other, value in row.items() if other.lower() == name.lower()), None)
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-    for inner in tree.values() if isinstance(tree, dict) else tree:
-        if isinstance(inner, dict | list):
-            yield from _nodes(inner)
 
 
 def sampled(rows: Iterable[RawRow], share: float) -> Iterator[RawRow]:

@@ -148,7 +148,7 @@ def _look(file: CorpusFile, row_map: RowMap, max_row_bytes: int, seen: _Seen) ->
             raise Refused(f"corpus {file.uri}: the column {twice[0]!r} is there twice; rename one")
         seen.records += count
         seen.names |= dict.fromkeys(names)
-        if by_name:  # no row has to be read
+        if by_name and "conversation" not in names:  # no row has to be read
             seen.standard |= row_map.standard(names)
             return
     try:

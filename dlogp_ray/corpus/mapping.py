@@ -123,16 +123,21 @@ class RowMap:
         paths = [*entry.columns.values(), *entry.explode]
         if entry.split is not None:
             paths += filter(None, entry.split.model_dump().values())
-        condition = self.condition
-        named = () if condition is None else condition.columns
-        names = frozenset(CORPUS_COLUMNS).union(carried, named, *map(roots, paths))
+        if entry.where is not None:
+            from dlogp_ray.corpus.choosing import columns_of
+
+            paths += columns_of(entry.where)
+        names = frozenset(CORPUS_COLUMNS).union(carried, *map(roots, paths))
         return None if ALL in names else names
 
     def name_of(self, file: str) -> str:
         """What ``sample_id: auto`` calls a file: its path below the entry, behind the generator."""
-        below = file.removeprefix(self.root).lstrip("/")
+        return str(self._of_generator(file.removeprefix(self.root).lstrip("/")))
+
+    def _of_generator(self, name: Any) -> Any:
+        """Behind the generator, where it is a constant: base's and RL's are mostly called alike."""
         generator = self.entry.constants.get("generator")
-        return below if generator is None else f"{generator}/{below}"
+        return name if generator is None else f"{generator}/{name}"
 
     def _of(self, record: dict[str, Any], file: str, offset: int) -> list[dict[str, Any]]:
         if self._plain and "conversation" not in record:
@@ -168,6 +173,8 @@ class RowMap:
             row |= _answered(row["conversation"], self.label("conversation"))
         if entry.sample_id == AUTO or (entry.format is not None and row.get("sample_id") is None):
             row["sample_id"] = f"{place}{number}"
+        elif entry.format is not None and "sample_id" not in mapped:
+            row["sample_id"] = self._of_generator(row["sample_id"])
         elif entry.explode and isinstance(row.get("sample_id"), str | int):
             row["sample_id"] = f"{row['sample_id']}{number}"
         return row

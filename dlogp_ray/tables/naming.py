@@ -21,7 +21,7 @@ def names_in(connection: duckdb.DuckDBPyConnection, query: str) -> set[str] | No
     tree = json.loads(text)
     if tree.get("error"):
         return None
-    nodes = list(_nodes(tree))
+    nodes = list(nodes_of(tree))
     words = {value.lower() for node in nodes for value in _texts(node)}
     # A table's name in a column's place is a whole row.
     alone = {node["column_names"][0] for node in nodes if len(node.get("column_names", ())) == 1}
@@ -30,12 +30,13 @@ def names_in(connection: duckdb.DuckDBPyConnection, query: str) -> set[str] | No
     return None if anything else words
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def nodes_of(tree: Any) -> Iterator[dict[str, Any]]:
+    """Each node of a query that DuckDB has taken apart, and what is below it."""
     if isinstance(tree, dict):
         yield tree
     for inner in tree.values() if isinstance(tree, dict) else tree:
         if isinstance(inner, dict | list):
-            yield from _nodes(inner)
+            yield from nodes_of(inner)
 
 
 def _texts(node: dict[str, Any]) -> Iterator[str]:

@@ -40,3 +40,13 @@ def test_runs_are_listed_once_with_how_far_they_are(tmp_path: Path) -> None:
 
 def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
     assert "there are no runs" in CliRunner().invoke(app, ["runs", str(tmp_path)]).stdout
+
+
+def test_runs_in_a_bucket_are_listed_without_what_is_in_them(bucket: str) -> None:
+    made_up_run(f"{bucket}/team/b", [score_rows(3)])
+    made_up_run(f"{bucket}/a", [score_rows(3)], planned=2)
+    lines = list(runs_below(bucket))
+    assert [(line.run, line.sealed, line.problem) for line in lines] == [
+        (f"{bucket}/a", False, ""),
+        (f"{bucket}/team/b", True, ""),
+    ]

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
 
+from dlogp_ray import store
 from dlogp_ray.config import CorpusEntry
 from dlogp_ray.corpus.carry import carry_types
 from dlogp_ray.corpus.columns import check_columns
@@ -321,3 +322,21 @@ def test_carried_columns_may_be_paths(tmp_path: Path) -> None:
         row_map = RowMap(CorpusEntry(path=str(path), columns=columns, explode=("scores",)))
         types = carry_types(["level", "score"], file, row_map)
         assert types == {"level": "int64", "score": "float64"}
+
+
+def test_conversations_are_seen_in_both_kinds_of_files(tmp_path: Path) -> None:
+    row = {"sample_id": "a", "conversation": RECORD["turns"]}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "c.parquet")
+    for path in (write_jsonl(tmp_path / "c.jsonl", [row]), tmp_path / "c.parquet"):
+        check_columns(*list_sources(entries({"path": str(path)})))
+
+
+def test_made_ids_are_the_same_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    store.create(f"{bucket}/dumps/5/a.jsonl", b'{"response": "a"}\n')
+    write_jsonl(tmp_path / "dumps/5/a.jsonl", [{"response": "a"}])
+    names = []
+    for place in (bucket, str(tmp_path)):
+        for path in (f"{place}/dumps", f"{place}/dumps/*/*.jsonl", f"{place}/dumps/5/a.jsonl"):
+            files, (row_map,) = list_sources(entries({"path": path, "sample_id": "auto"}))
+            names.append(row_map.name_of(files[0].uri))
+    assert names == ["5/a.jsonl", "5/a.jsonl", "a.jsonl"] * 2

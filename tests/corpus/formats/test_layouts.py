@@ -520,3 +520,15 @@ def test_trl_s_conversations_are_rendered_again(tmp_path: Path) -> None:
     (row,) = rows_of("trl", record | {"completion": several})
     assert isinstance(row, RowRejected)
     assert "text without a mask" in row.error
+
+
+def test_the_same_task_of_two_policies_has_ids_of_their_own() -> None:
+    file = "samples_gsm8k_2026-08-01T10-00-00.123456.jsonl"
+    ids = []
+    for generator in ("base", "rl"):
+        constants = {"generator": generator}
+        row_map = RowMap(CorpusEntry(path="d", format="lm_eval", constants=constants))
+        ((_, row),) = row_map.rows([(0, lm_eval(TEXTS[0]))], file)
+        assert isinstance(row, dict)
+        ids.append(row["sample_id"])
+    assert ids == ["base/gsm8k/7/0", "rl/gsm8k/7/0"]
